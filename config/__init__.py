@@ -1,0 +1,341 @@
+"""Every knob of a run: one frozen dataclass, its checks, and `load(argv)`.
+
+A configuration is the defaults below, then the config files in the order given, then --key=value;
+the later wins. Config files are plain Python: what they assign must be a knob, of the knob's type.
+Names that begin with an underscore are the file's own.
+"""
+
+import dataclasses
+import difflib
+import inspect
+import math
+import re
+import runpy
+import sys
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class UserError(Exception):
+    """A mistake of the user's: one line that names the mistake and the mend; exit status 2."""
+
+
+def run_script(main):
+    """Run `main(argv)` as a script: its return value is the exit status, a UserError one line and 2."""
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@dataclass(frozen=True)
+class Config:
+    # == corpus and batches ==
+    dataset: str = "pydoc_char"  # a folder under data/, or the path of a prepared corpus
+    batch_size: int = 64  # sequences per micro-step
+    block_size: int = 256  # context length, tokens
+    gradient_accumulation_steps: int = 1  # micro-steps per iteration
+
+    # == model ==
+    n_layer: int = 6  # transformer blocks
+    n_head: int = 6  # attention heads per block
+    n_embd: int = 384  # width, a multiple of n_head
+    dropout: float = 0.2  # probability, on embeddings, attention and both residual branches
+    bias: bool = False  # biases in Linear and LayerNorm
+
+    # == AdamW and its learning rate ==
+    max_iters: int = 5000  # optimizer updates
+    learning_rate: float = 1e-3  # the peak, reached after warm-up
+    warmup_iters: int = 100  # iterations of linear warm-up; the first step is not zero
+    lr_decay_iters: int | None = None  # iteration at which the cosine reaches min_lr; None: max_iters
+    min_lr: float | None = None  # learning rate at the end of the cosine; None: learning_rate / 10
+    weight_decay: float = 0.1  # decoupled, on matrices and embeddings only
+    beta1: float = 0.9  # decay of the first moment
+    beta2: float = 0.99  # decay of the second moment
+    grad_clip: float = 1.0  # largest global gradient norm; 0: no clipping
+
+    # == gradient noise (noise.py) ==
+    noise_schedule: str = "exponential"  # exponential, linear, cosine, constant or inverse
+    noise_sigma: float = 0.0  # sigma_0, the sd at iteration 0 (all but inverse); 0: no noise
+    noise_gamma: float = 0.99  # exponential: sigma_t = sigma_0 * gamma^t
+    noise_eta: float = 0.0  # inverse: the variance is eta / (1 + t)^0.55
+    noise_steps: int | None = None  # linear, cosine: iterations until sigma is 0; None: max_iters
+    noise_draw: str = "gaussian"  # gaussian, uniform or laplace, each of sd sigma_t
+    noise_scale: str = "absolute"  # absolute, global (times the gradient's RMS) or tensor (each its own)
+    noise_before_clip: bool = False  # True: added before clipping, not after
+
+    # == randomness ==
+    seed: int = 1  # initial weights, dropout and noise; data too unless data_seed is set
+    data_seed: int | None = None  # order of the batches; None: seed
+
+    # == looking: none of these changes a weight ==
+    eval_interval: int = 250  # iterations between evaluations
+    eval_tokens: int = 262_144  # val tokens per evaluation, at most; the whole split at the end
+    eval_train_tokens: int = 65_536  # train tokens per evaluation, at most, in fixed windows
+    log_interval: int = 10  # iterations between log lines
+    checkpoint_interval: int = 500  # iterations between checkpoints
+    sample_tokens: int = 0  # length of the sample printed at the end, tokens; 0: none
+    plot: bool = False  # draw the run's figures at the end, as `python plot.py RUN` does
+
+    # == machine ==
+    device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
+    dtype: str = "auto"  # auto, float32, bfloat16 or float16 (with a gradient scaler)
+    compile: str = "auto"  # auto (on CUDA only), on or off
+    threads: int = 0  # CPU threads; 0: PyTorch's choice. Recorded, and restored on resume
+
+    # == run folder ==
+    out_dir: str | None = None  # the run folder; None: out/<config files>/seed<seed>
+    overwrite: bool = False  # True: begin afresh where a run lies already
+
+    @property
+    def tokens_per_iter(self):
+        return self.batch_size * self.block_size * self.gradient_accumulation_steps
+
+    @property
+    def noisy(self):
+        return self.noise_sigma > 0 or self.noise_eta > 0
+
+
+KNOBS = typing.get_type_hints(Config)
+
+# What two runs may differ in and still be one run: cadence, logging, place and machine.
+NOT_IDENTITY = frozenset(
+    "eval_interval log_interval checkpoint_interval sample_tokens plot device compile threads"
+    " out_dir overwrite".split()
+)
+
+CHOICES = {
+    "noise_schedule": ("exponential", "linear", "cosine", "constant", "inverse"),
+    "noise_draw": ("gaussian", "uniform", "laplace"),
+    "noise_scale": ("absolute", "global", "tensor"),
+    "dtype": ("auto", "float32", "bfloat16", "float16"),
+    "compile": ("auto", "on", "off"),
+}
+
+
+def identity(config):
+    """The knobs, as a dict, that make two runs the same run.
+
+    `config` is a Config or the dict read from a config.json. The derived defaults are filled in, so
+    that data_seed=None and data_seed=seed are one.
+    """
+    knobs = dict(config) if isinstance(config, dict) else dataclasses.asdict(config)
+    for name, value in derived(knobs).items():
+        knobs[name] = value if knobs[name] is None else knobs[name]
+    return {name: value for name, value in knobs.items() if name not in NOT_IDENTITY}
+
+
+def derived(knobs):
+    """What the knobs that default to None stand for, by name."""
+    return {
+        "data_seed": knobs["seed"],
+        "lr_decay_iters": knobs["max_iters"],
+        "min_lr": knobs["learning_rate"] / 10,
+        "noise_steps": knobs["max_iters"],
+    }
+
+
+def load(argv):
+    """The configuration that a command line describes.
+
+    argv: config files and --key=value, in any order; files first, then the command line's own keys.
+    Returns a Config without open ends: out_dir and the knobs that derive from others are filled in.
+    Raises UserError for an unknown name, a wrong type, a bad file, or knobs at odds with each other.
+    """
+    if "--help" in argv or "-h" in argv:
+        print(help_text())
+        sys.exit(0)
+    files = [Path(word) for word in argv if not word.startswith("-")]
+    knobs = {}
+    for file in files:
+        knobs.update(read_file(file))
+    for word in argv:
+        if word.startswith("-"):
+            knobs.update([read_option(word)])
+    return settle(knobs, files)
+
+
+def settle(knobs, files=()):
+    """A checked Config from a dict of knobs, the derived ones and out_dir filled in."""
+    config = Config(**knobs)
+    check_ranges(config)
+    filled = {
+        name: value
+        for name, value in derived(dataclasses.asdict(config)).items()
+        if getattr(config, name) is None
+    }
+    if config.out_dir is None:
+        stems = "+".join(Path(file).stem for file in files) or "defaults"
+        filled["out_dir"] = f"out/{stems}/seed{config.seed}"
+    config = dataclasses.replace(config, **filled)
+    check_together(config)
+    return config
+
+
+def read_file(path):
+    """The knobs a config file assigns, checked by name and type."""
+    if not path.is_file():
+        known = [str(file.relative_to(ROOT)) for file in sorted((ROOT / "config").rglob("[a-z]*.py"))]
+        raise UserError(f"no config file {path}{did_you_mean(str(path), known)}")
+    try:
+        names = runpy.run_path(str(path))
+    except Exception as error:
+        line = getattr(error, "lineno", None) or last_line(error.__traceback__, path)
+        raise UserError(f"{path}, line {line}: {type(error).__name__}: {error}") from None
+    own = {
+        name: value
+        for name, value in names.items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+    return {name: check_type(known_knob(name, path), value, path) for name, value in own.items()}
+
+
+def last_line(traceback, path):
+    """The line of `path` that a traceback last passed through."""
+    line = 0
+    while traceback:
+        if traceback.tb_frame.f_code.co_filename == str(path):
+            line = traceback.tb_lineno
+        traceback = traceback.tb_next
+    return line
+
+
+def read_option(word):
+    """(knob, value) of a --key=value."""
+    match = re.fullmatch(r"--(\w+)=(.*)", word, re.DOTALL)
+    if not match:
+        raise UserError(f"{word} is no option; options are written --key=value, for instance --seed=2")
+    name, text = match.groups()
+    known_knob(name, "the command line")
+    return name, check_type(name, from_text(name, text), "the command line")
+
+
+def from_text(name, text):
+    """The value that `text` stands for in the type of a knob; the text itself where it stands for none."""
+    kinds = alternatives(name)
+    if type(None) in kinds and text == "None":
+        return None
+    if bool in kinds:
+        return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
+    for kind in (int, float):
+        if kind in kinds:
+            try:
+                return kind(text)
+            except ValueError:
+                return text
+    return text
+
+
+def known_knob(name, where):
+    if name not in KNOBS:
+        raise UserError(
+            f"{where}: no knob is called {name!r}{did_you_mean(name, KNOBS)}"
+            " (python train.py --help lists them all)"
+        )
+    return name
+
+
+def check_type(name, value, where):
+    """The value, an int made a float where the knob is a float; UserError where the type is wrong."""
+    kinds = alternatives(name)
+    if type(value) is int and float in kinds:
+        return float(value)
+    if type(value) in kinds:
+        return value
+    wanted = " or ".join(kind.__name__.replace("NoneType", "None") for kind in kinds)
+    raise UserError(f"{where}: {name} wants {wanted}, not {value!r} ({type(value).__name__})")
+
+
+def alternatives(name):
+    """The types a knob takes: (int,), or (int, NoneType) for an `int | None`."""
+    return typing.get_args(KNOBS[name]) or (KNOBS[name],)
+
+
+def did_you_mean(word, known):
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def check_ranges(config):
+    """UserError unless every knob, taken alone, makes sense."""
+    for name, allowed in CHOICES.items():
+        value = getattr(config, name)
+        if value not in allowed:
+            raise UserError(f"{name}={value!r} is none of {', '.join(allowed)}{did_you_mean(value, allowed)}")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", config.device):
+        raise UserError(f"device={config.device!r} is none of auto, cpu, cuda, cuda:N, mps")
+    at_least_one = (
+        "batch_size block_size gradient_accumulation_steps n_layer n_head n_embd max_iters lr_decay_iters"
+        " noise_steps eval_interval eval_tokens eval_train_tokens log_interval checkpoint_interval"
+    ).split()
+    check_interval(config, at_least_one, 1, math.inf)
+    not_negative = "warmup_iters min_lr weight_decay grad_clip noise_sigma noise_eta sample_tokens threads"
+    check_interval(config, [*not_negative.split(), "learning_rate", "seed", "data_seed"], 0, math.inf)
+    check_interval(config, ["noise_gamma"], 0, 1)
+    for name in ("dropout", "beta1", "beta2"):
+        value = getattr(config, name)
+        if not 0 <= value < 1:
+            raise UserError(f"{name}={value!r} is outside its range: 0 <= {name} < 1")
+
+
+def check_interval(config, names, low, high):
+    for name in names:
+        value = getattr(config, name)
+        if value is None:
+            continue
+        if not low <= value <= high or not math.isfinite(value):
+            limit = f"{name} >= {low}" if high == math.inf else f"{low} <= {name} <= {high}"
+            raise UserError(f"{name}={value!r} is outside its range: {limit}")
+
+
+def check_together(config):
+    """UserError where knobs contradict each other. Derived knobs are filled in."""
+    if config.n_embd % config.n_head:
+        raise UserError(f"n_embd={config.n_embd} is not a multiple of n_head={config.n_head}")
+    if config.min_lr > config.learning_rate:
+        raise UserError(f"min_lr={config.min_lr} is above learning_rate={config.learning_rate}")
+    if config.warmup_iters > config.lr_decay_iters:
+        raise UserError(
+            f"warmup_iters={config.warmup_iters} is beyond lr_decay_iters={config.lr_decay_iters}"
+            " (which is max_iters unless it is set): warm up for less"
+        )
+    if config.noise_schedule == "inverse" and config.noise_sigma > 0:
+        raise UserError("noise_schedule='inverse' takes noise_eta, a variance: set noise_sigma=0")
+    if config.noise_schedule == "inverse" and config.noise_eta == 0:
+        raise UserError("noise_schedule='inverse' wants noise_eta, for instance --noise_eta=0.01")
+    if config.noise_schedule != "inverse" and config.noise_eta > 0:
+        raise UserError(
+            f"noise_eta={config.noise_eta} belongs to noise_schedule='inverse';"
+            f" {config.noise_schedule!r} takes noise_sigma"
+        )
+
+
+def differences(config):
+    """{knob: value} where a Config differs from the defaults, the derived ones left out."""
+    return {
+        name: value
+        for name, value in dataclasses.asdict(config).items()
+        if value != getattr(Config, name)
+        and value != derived(dataclasses.asdict(config)).get(name)
+        and name != "out_dir"
+    }
+
+
+def help_text():
+    """Every knob with its default and its comment, from the source of Config itself."""
+    lines = [
+        "python train.py [CONFIG_FILE ...] [--key=value ...]",
+        "",
+        "Defaults, then the files in order, then the command line; the later wins.",
+    ]
+    for line in inspect.getsource(Config).splitlines():
+        if group := re.fullmatch(r"\s+# == (.*) ==", line):
+            lines += ["", group[1]]
+        elif knob := re.fullmatch(r"\s+(\w+): [^=]+ = (.+?)  # (.*)", line):
+            lines.append(f"  --{knob[1] + '=' + knob[2]:<38} {knob[3]}")
+    return "\n".join(lines)

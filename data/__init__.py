@@ -1,0 +1,1 @@
+"""Corpora: `building` makes them (no torch), `corpus` reads them, one folder each says where one is from."""

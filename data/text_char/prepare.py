@@ -1,0 +1,49 @@
+"""Your own text by characters: python data/text_char/prepare.py my.txt [more.txt ...]
+
+UTF-8 files, one after the other; the first 90 % train, the rest val.
+"""
+
+import hashlib
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+from config import UserError, run_script  # noqa: E402
+from data import building  # noqa: E402
+
+COMMAND = "python data/text_char/prepare.py my.txt [more.txt ...]"
+
+
+def main(argv, folder=HERE):
+    parser = building.options(__doc__, texts={"nargs": "*", "metavar": "TEXT", "type": Path})
+    arguments = parser.parse_args(argv)
+    texts = arguments.texts + ([Path(arguments.source)] if arguments.source else [])
+    if not texts:
+        raise UserError(f"text_char is your own text, and none was named: {COMMAND}")
+    for text in texts:
+        if not text.is_file():
+            raise UserError(f"no such file: {text}")
+    if not arguments.force and building.prepared(folder):
+        return
+    meta = building.write_corpus(
+        folder,
+        lambda: building.read_characters([(text, lambda text=text: open(text, "rb")) for text in texts]),
+        source={"from": " ".join(text.name for text in texts), "sha256": sha256(texts)},
+    )
+    building.describe(folder, meta)
+
+
+def sha256(texts):
+    """Of the files' bytes, one after the other."""
+    digest = hashlib.sha256()
+    for text in texts:
+        with open(text, "rb") as file:
+            while piece := file.read(building.CHUNK):
+                digest.update(piece)
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    run_script(main)

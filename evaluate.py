@@ -1,0 +1,59 @@
+"""Exact losses: the mean over fixed windows that cover a split, in float32, without dropout or draws.
+
+python evaluate.py RUN        the whole splits, for a run's best and last weights
+"""
+
+import math
+
+import torch
+
+from config import UserError, run_script
+from data.corpus import Corpus
+from files import read_json
+from model import GPT
+from runs import load_checkpoint
+
+
+@torch.no_grad()
+def mean_loss(model, batches):
+    """Mean cross-entropy in nats a token over batches of (x, y), each token weighed alike.
+
+    The model is put in evaluation mode for it and back into the mode it was in. No autocast.
+    """
+    mode = model.training
+    model.eval()
+    losses, counts = [], []
+    with torch.compiler.set_stance("force_eager"):
+        for x, y in batches:
+            losses.append(model(x, y)[1])
+            counts.append(y.numel())
+    model.train(mode)
+    weights = torch.tensor(counts, dtype=torch.float64)
+    return float(torch.stack(losses).cpu().double() @ weights / weights.sum())
+
+
+def bits(nats):
+    """Nats a character as bits a character (or byte)."""
+    return nats / math.log(2)
+
+
+def main(argv):
+    if len(argv) != 1:
+        raise UserError("which run? python evaluate.py out/quickstart/seed1")
+    config, run = (read_json(f"{argv[0]}/{name}.json") for name in ("config", "run"))
+    if config is None or run is None:
+        raise UserError(f"{argv[0]} is no run folder: it lacks config.json or run.json")
+    corpus = Corpus(config["dataset"])
+    if corpus.meta["splits"] != run["corpus"]["splits"]:
+        raise UserError(f"{corpus.folder} is not the corpus that {argv[0]} was trained on")
+    for name in ("best", "last"):
+        if (checkpoint := load_checkpoint(f"{argv[0]}/{name}.pt")) is None:
+            continue
+        model = GPT.from_weights(checkpoint["model"])
+        for split in corpus.tokens:
+            loss = mean_loss(model, corpus.windows(split, config["block_size"]))
+            print(f"{name} weights, {split}: {loss:.4f} nats, {bits(loss):.4f} bits a {corpus.meta['unit']}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,40 @@
+"""Atomic files: a reader sees the old one or the new one, never half of either."""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(path, mode="wb", **options):
+    """Open a temporary file beside `path`; on success it takes the path's place, on failure it goes.
+
+    The bytes are on the disk before the name changes, so that a power cut leaves a whole file too.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, mode, **options) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path, value):
+    """Write `value` as JSON in UTF-8, one key a line, atomically. NaN and infinity are refused."""
+    with replacing(path, "w", encoding="utf-8", newline="\n") as file:
+        json.dump(value, file, indent=1, ensure_ascii=False, allow_nan=False)
+        file.write("\n")
+
+
+def read_json(path):
+    """The JSON value in a file, or None where there is no file."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None

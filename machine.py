@@ -1,0 +1,99 @@
+"""Where and in which precision a run computes, and what it used."""
+
+import os
+from dataclasses import asdict, dataclass, replace
+
+import torch
+
+from config import UserError
+
+
+@dataclass(frozen=True)
+class Machine:
+    """device: cpu, cuda, cuda:N or mps; dtype: of autocast; threads: on the CPU; compile: or run eagerly."""
+
+    device: str
+    dtype: str
+    threads: int
+    compile: bool
+
+    @classmethod
+    def choose(cls, config):
+        """What the knobs' "auto" means here; UserError where they ask for what this machine lacks."""
+        device = best_device() if config.device == "auto" else config.device
+        check_device(device)
+        dtype = best_dtype(device) if config.dtype == "auto" else config.dtype
+        compiled = config.compile == "on" or (config.compile == "auto" and device.startswith("cuda"))
+        return cls(device, dtype, config.threads or torch.get_num_threads(), compiled)
+
+    def as_recorded(self, recorded):
+        """This machine with the precision and the CPU threads that a run began with, so that a resume
+        gives the same bits. `recorded` is what `record` gave; a change is said."""
+        for name in ("dtype", "threads"):
+            if getattr(self, name) != recorded[name]:
+                print(f"{name} {recorded[name]} as this run began, not {getattr(self, name)}")
+        return replace(self, dtype=recorded["dtype"], threads=recorded["threads"])
+
+    def record(self):
+        """For run.json."""
+        return {**asdict(self), "name": self.name}
+
+    @property
+    def kind(self):
+        return self.device.split(":")[0]
+
+    @property
+    def name(self):
+        if self.kind == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name", self.kind)
+
+    def __str__(self):
+        threads = f", {self.threads} threads" if self.kind == "cpu" else ""
+        return f"{self.device} ({self.name}), {self.dtype}{threads}{', compiled' if self.compile else ''}"
+
+    def autocast(self):
+        """The context of the forward pass."""
+        dtype = getattr(torch, self.dtype)
+        return torch.autocast(self.kind, dtype=dtype, enabled=dtype != torch.float32)
+
+    def scaler(self):
+        """The gradient scaler: float16 alone needs one, elsewhere it passes everything through."""
+        return torch.amp.GradScaler(self.kind, enabled=self.dtype == "float16")
+
+    def peak_memory(self):
+        """Bytes: of the card's allocator on CUDA, of the process elsewhere; None where unknown."""
+        if self.kind == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        if os.name == "nt":
+            return None
+        import resource
+        import sys
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+def best_device():
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def check_device(device):
+    kind, _, index = device.partition(":")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device={device!r}, and PyTorch sees no CUDA card here: use --device=auto")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device={device!r}, and PyTorch sees {torch.cuda.device_count()} CUDA cards here")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device='mps', and PyTorch sees no Apple GPU here: use --device=auto")
+
+
+def best_dtype(device):
+    """bfloat16 where the hardware has it, float16 on older CUDA cards, else float32."""
+    if device.startswith("cuda"):
+        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)() if device == "cpu" else {}
+    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    return "bfloat16" if fast else "float32"

@@ -1,0 +1,189 @@
+"""The GPT: pre-norm transformer blocks, learned positions, tied embedding and head (as nanoGPT's)."""
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a model; saved with its weights, so that it can be built again from them."""
+
+    vocab_size: int
+    block_size: int = 256
+    n_layer: int = 6
+    n_head: int = 6
+    n_embd: int = 384
+    dropout: float = 0.0
+    bias: bool = False
+    activation: str = "gelu_tanh"  # GPT-2's; the one there is, recorded because nanoGPT's is the exact GELU
+
+
+class LayerNorm(nn.Module):
+    """Layer normalization with an optional bias, eps 1e-5."""
+
+    def __init__(self, width, bias):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
+
+    def forward(self, x):
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, eps=1e-5)
+
+
+class CausalSelfAttention(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.n_head, self.dropout = config.n_head, config.dropout
+        self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
+        self.proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.fused = True  # False: the plain path, which has second derivatives
+
+    def forward(self, x):
+        B, T, C = x.shape
+        qkv = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, C/H)
+        dropout = self.dropout if self.training else 0.0
+        if self.fused:
+            y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        else:
+            y = plain_attention(q, k, v, dropout)
+        y = y.transpose(1, 2).reshape(B, T, C)
+        return F.dropout(self.proj(y), self.dropout, self.training)
+
+
+def plain_attention(q, k, v, dropout):
+    """softmax(q k^T / sqrt d, causal) v, with dropout on the weights. q, k, v: (B, H, T, d)."""
+    T, d = q.shape[-2:]
+    future = torch.ones(T, T, dtype=torch.bool, device=q.device).triu(1)
+    scores = (q @ k.transpose(-2, -1) / math.sqrt(d)).masked_fill(future, -math.inf)  # (B, H, T, T)
+    return F.dropout(scores.softmax(-1), dropout) @ v
+
+
+class MLP(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.dropout = config.dropout
+        self.fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+
+    def forward(self, x):
+        x = self.proj(F.gelu(self.fc(x), approximate="tanh"))
+        return F.dropout(x, self.dropout, self.training)
+
+
+class Block(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.ln_1 = LayerNorm(config.n_embd, config.bias)
+        self.attn = CausalSelfAttention(config)
+        self.ln_2 = LayerNorm(config.n_embd, config.bias)
+        self.mlp = MLP(config)
+
+    def forward(self, x):  # (B, T, C)
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT(nn.Module):
+    """Build with `GPT.create` or `GPT.from_weights`.
+
+    The head shares the token embedding's matrix, which is one parameter: wte.weight.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.ln_f = LayerNorm(config.n_embd, config.bias)
+
+    @classmethod
+    def empty(cls, config):
+        """A GPT on the CPU whose weights are whatever the memory held; no generator is touched."""
+        with torch.device("meta"):
+            model = cls(config)
+        return model.to_empty(device="cpu")
+
+    @classmethod
+    def create(cls, config, seed, device="cpu"):
+        """A GPT whose initial weights are a function of (config, seed), the same on every device."""
+        model = cls.empty(config)
+        model.initialize(torch.Generator().manual_seed(seed))
+        return model.to(device)
+
+    @torch.no_grad()
+    def initialize(self, generator):
+        """GPT-2's: N(0, 0.02^2), residual projections over sqrt(2 * n_layer), biases 0, norms 1."""
+        for name, parameter in self.named_parameters():
+            if parameter.dim() < 2:
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+                continue
+            sd = 0.02 / math.sqrt(2 * self.config.n_layer) if name.endswith("proj.weight") else 0.02
+            parameter.normal_(0.0, sd, generator=generator)
+
+    def forward(self, idx, targets=None):
+        """idx, targets: (B, T) int64, T <= block_size. Returns logits (B, T, vocab_size) in the compute
+        dtype, and the mean cross-entropy in nats (float32 or float64), or None without targets."""
+        T = idx.shape[1]
+        x = self.wte(idx) + self.wpe.weight[:T]  # (B, T, C)
+        x = F.dropout(x, self.config.dropout, self.training)
+        for block in self.blocks:
+            x = block(x)
+        logits = F.linear(self.ln_f(x), self.wte.weight)
+        if targets is None:
+            return logits, None
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        return logits, F.cross_entropy(wide.flatten(0, 1), targets.flatten())
+
+    def parameter_groups(self, weight_decay):
+        """AdamW's groups: matrices and embeddings decay, norms and biases do not."""
+        parameters = list(self.parameters())
+        return [
+            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
+            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        ]
+
+    def parameter_count(self):
+        """All parameters; the tied matrix once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def flops_per_token(self):
+        """FLOPs of forward and backward a token: 6 N + 12 L C T (PaLM, arXiv:2204.02311, appendix B).
+
+        N leaves out the position embedding, which is only added; attention is counted as if not causal.
+        """
+        c = self.config
+        return 6 * (self.parameter_count() - self.wpe.weight.numel()) + 12 * c.n_layer * c.n_embd * c.block_size
+
+    @torch.no_grad()
+    def generate(self, idx, length, generator, temperature=1.0, top_k=None):
+        """Continue idx (B, T) by `length` tokens drawn from the model; returns (B, T + length).
+
+        temperature: the logits' divisor, above 0. top_k: draw among the k likeliest only. The model's
+        mode is the caller's; `generator` is the only source of randomness, on the CPU.
+        """
+        for _ in range(length):
+            logits, _ = self(idx[:, -self.config.block_size :])
+            logits = logits[:, -1].float() / temperature  # (B, vocab_size)
+            if top_k is not None and top_k < logits.shape[-1]:
+                least = logits.topk(top_k).values[:, -1:]
+                logits = logits.masked_fill(logits < least, -math.inf)
+            token = torch.multinomial(logits.softmax(-1).cpu(), 1, generator=generator)
+            idx = torch.cat((idx, token.to(idx.device)), dim=1)
+        return idx
+
+    def weights(self):
+        """What a checkpoint holds of a model: its config and its state."""
+        return {"config": asdict(self.config), "state": self.state_dict()}
+
+    @classmethod
+    def from_weights(cls, weights, device="cpu"):
+        """The model that `weights()` described."""
+        model = cls.empty(GPTConfig(**weights["config"]))
+        model.load_state_dict(weights["state"])
+        return model.to(device)

@@ -1,0 +1,95 @@
+"""What a run shows while it trains: a bar on a terminal, plain lines elsewhere; its speed and time left."""
+
+import contextlib
+import sys
+import time
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 10
+LONG = 3600  # seconds; a run that will take longer says so first
+
+
+class Meter:
+    """The clock of one process's share of a run: its seconds, and the rate of its training steps alone."""
+
+    def __init__(self, step, seconds_before, tokens_per_iter):
+        self.tokens_per_iter = tokens_per_iter
+        self.seconds_before = seconds_before
+        self.began = time.perf_counter()
+        self.mark_step, self.mark = step, self.began
+
+    def seconds(self):
+        """Of the whole run, those of earlier processes included."""
+        return self.seconds_before + time.perf_counter() - self.began
+
+    @contextlib.contextmanager
+    def paused(self):
+        """Keep what runs inside out of the training rate."""
+        before = time.perf_counter()
+        yield
+        self.mark += time.perf_counter() - before
+
+    def tokens_per_second(self, step):
+        """Since the call before; None where there was no step between."""
+        now = time.perf_counter()
+        steps, elapsed = step - self.mark_step, now - self.mark
+        self.mark_step, self.mark = step, now
+        return steps * self.tokens_per_iter / elapsed if steps else None
+
+
+class Progress:
+    """Shows the events of the log as they come."""
+
+    def __init__(self, step, max_iters, device):
+        self.device, self.max_iters, self.first = device, max_iters, step
+        self.terminal = sys.stderr.isatty()
+        self.bar = tqdm(total=max_iters, initial=step, unit="it", disable=not self.terminal, leave=False)
+        self.shown = {}
+        self.began = self.printed = time.monotonic()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.bar.close()
+
+    def stepped(self, step):
+        """One more iteration is done; the third one tells how long the run will take."""
+        self.bar.update(1)
+        done = step - self.first
+        if done == 1:
+            self.began = time.monotonic()
+        if done == 3:
+            self.warn((time.monotonic() - self.began) / 2 * (self.max_iters - step))
+
+    def warn(self, seconds):
+        if seconds > LONG:
+            self.write(
+                f"this run will take about {seconds / 3600:.1f} hours on {self.device}, evaluations not counted;"
+                " config/cpu.py after the other config files makes it a run of two minutes"
+            )
+
+    def logged(self, event):
+        rate = event["tokens_per_second"]
+        self.show(loss=f"{event['loss']:.3f}", tokens_per_s=f"{rate:,.0f}" if rate else "-")
+        if not self.terminal and time.monotonic() - self.printed > SECONDS_BETWEEN_LINES:
+            self.write(f"iteration {event['iter']:>6,}: mini-batch loss {event['loss']:.4f}")
+
+    def evaluated(self, event):
+        self.show(val=f"{event['val_loss']:.4f}")
+        if not self.terminal:
+            rate = self.shown.get("tokens_per_s", "-")
+            self.write(
+                f"iteration {event['iter']:>6,}: train loss {event['train_loss']:.4f},"
+                f" val loss {event['val_loss']:.4f}, {rate} tokens/s"
+            )
+
+    def show(self, **items):
+        self.shown.update(items)
+        self.bar.set_postfix(self.shown)
+
+    def write(self, line):
+        self.printed = time.monotonic()
+        tqdm.write(line)
+        sys.stdout.flush()

@@ -1,0 +1,181 @@
+"""A run folder: its files, its lock, its log, its checkpoints. It explains itself and is written atomically.
+
+    config.json   every knob                     run.json      machine, versions, corpus, seeds
+    log.jsonl     one event a line               last.pt       everything that a resume needs
+    best.pt       the best evaluation's weights  result.json   how it ended; its presence says that it did
+
+Readers (plot.py, sweep.py) need no torch; only the checkpoints import it.
+"""
+
+import contextlib
+import json
+import math
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+from config import ROOT, UserError, identity
+from files import read_json, replacing, write_json
+
+OWN_FILES = ("config.json", "run.json", "log.jsonl", "last.pt", "best.pt", "result.json")
+
+
+class RunFolder:
+    """The folder of the run that this process trains; locked from `open` to `close`.
+
+    A with-statement opens and closes it. UserError where another process trains into it.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self._lock = self._log = None
+
+    def __enter__(self):
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = lock(self.path / "lock")
+        return self
+
+    def __exit__(self, *_):
+        if self._log:
+            self._log.close()
+        self._lock.close()
+
+    def read(self, name):
+        """The value in a JSON file of the folder, or None."""
+        return read_json(self.path / name)
+
+    def write(self, name, value):
+        write_json(self.path / name, finite(value))
+
+    def admit(self, config, corpus_meta):
+        """Whether a run of this config may go on here: True to resume, False to begin.
+
+        A run of another config or another corpus is refused with what differs; config.overwrite removes it.
+        """
+        if config.overwrite:
+            for name in OWN_FILES:
+                (self.path / name).unlink(missing_ok=True)
+        there = self.read("config.json")
+        if there is None:
+            return False
+        advice = "choose another --out_dir, or begin afresh with --overwrite=True"
+        here, there = identity(config), identity(there)
+        changed = [name for name in here if here[name] != there.get(name)]
+        if changed:
+            keys = ", ".join(f"{name} ({there.get(name)!r} there, {here[name]!r} here)" for name in changed)
+            raise UserError(f"{self.path} holds a run of another config: {keys}; {advice}")
+        if self.read("run.json")["corpus"]["splits"] != corpus_meta["splits"]:
+            raise UserError(f"{self.path} holds a run on other data of the same name; {advice}")
+        return True
+
+    def append(self, event):
+        """Write one event to the log; it has left this process when this returns."""
+        if self._log is None:
+            self._log = open(self.path / "log.jsonl", "a", encoding="utf-8", newline="\n")
+        self._log.write(json.dumps(finite(event), allow_nan=False) + "\n")
+        self._log.flush()
+
+    def cut_log(self, step):
+        """Drop what a resume at `step` will write again: events from `step` on and a torn last line."""
+        events, _ = read_log(self.path)
+        with replacing(self.path / "log.jsonl", "w", encoding="utf-8", newline="\n") as file:
+            file.writelines(json.dumps(event) + "\n" for event in events if event["iter"] < step)
+
+    def save(self, name, state):
+        """Save a checkpoint, a nest of dicts, lists, tensors and plain values."""
+        import torch
+
+        if self._log:
+            os.fsync(self._log.fileno())
+        with replacing(self.path / name) as file:
+            torch.save(state, file)
+
+    def load(self, name):
+        return load_checkpoint(self.path / name)
+
+
+def load_checkpoint(path):
+    """The state in a checkpoint, on the CPU, or None where there is none. Tensors and plain values only."""
+    import torch
+
+    return torch.load(path, map_location="cpu", weights_only=True) if Path(path).is_file() else None
+
+
+def lock(path):
+    """An open file that only one process can hold; the system lets go of it when the process ends."""
+    file = open(path, "a")
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise UserError(
+            f"another process is training into {path.parent}: wait for it, or choose another --out_dir"
+        ) from None
+    return file
+
+
+def read_log(folder):
+    """(events of log.jsonl up to a torn line, whether there was one); no log is ([], False)."""
+    path = Path(folder) / "log.jsonl"
+    if not path.is_file():
+        return [], False
+    events, lines = [], path.read_bytes().split(b"\n")
+    for line in lines[:-1]:
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            return events, True
+    return events, bool(lines[-1])
+
+
+def find_runs(folders):
+    """The run folders at or below `folders`, sorted; UserError for a folder that does not exist."""
+    found = set()
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise UserError(f"no such folder: {folder}")
+        found.update(path.parent for path in folder.rglob("config.json"))
+    return sorted(found)
+
+
+def finite(value):
+    """JSON has no NaN and no infinity: they become null, at any depth."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def versions():
+    """What ran: Python, packages, platform and the code's revision."""
+    from importlib.metadata import version
+
+    packages = {name: version(name) for name in ("torch", "numpy")}
+    return {
+        "python": platform.python_version(),
+        **packages,
+        "platform": platform.platform(),
+        "revision": revision(),
+    }
+
+
+def revision():
+    """The commit of the code, with "+changes" where the tree differs from it; None outside git."""
+
+    def git(*words):
+        return subprocess.run(
+            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    return None

@@ -1,0 +1,403 @@
+"""Train one small GPT, with or without gradient noise.
+
+    python train.py config/shakespeare_noise.py [more files] [--key=value ...]
+
+A run is a function of its config, its corpus and its seed. It lives in a run folder (runs.py says what is
+in it), resumes there when it was stopped, and is drawn by plot.py from there.
+
+Exit status: 0 finished, 2 a mistake in the command, 3 diverged, 128 + n stopped by signal n.
+"""
+
+import dataclasses
+import math
+import signal
+import subprocess
+import sys
+
+import torch
+
+from config import ROOT, UserError, differences, load, run_script
+from data.corpus import Corpus
+from evaluate import bits, mean_loss
+from machine import Machine
+from model import GPT, GPTConfig
+from noise import GradientNoise, schedule, stream_seed
+from progress import Meter, Progress
+from runs import RunFolder, versions
+
+
+def main(argv):
+    config = load(argv)
+    machine = Machine.choose(config)
+    corpus = Corpus(config.dataset, machine.device)
+    corpus.check_length(config.block_size)
+    with RunFolder(config.out_dir) as folder:
+        resuming = folder.admit(config, corpus.meta)
+        if resuming and (result := folder.read("result.json")):
+            print(f"{folder.path}: {result['status']} already; --overwrite=True begins afresh")
+            return 0
+        if resuming:
+            machine = machine.as_recorded(folder.read("run.json")["machine"])
+        training = Training(config, corpus, machine)
+        begin(training, folder, resuming)
+        try:
+            with Signals() as signals:
+                train(training, folder, signals)
+            finish(training, folder)
+        except Stopped as stop:
+            print(f"stopped after iteration {training.step:,}; the same command goes on from there")
+            return 128 + stop.signal
+        except Diverged as end:
+            return give_up(training, folder, end.iteration)
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"{machine.device} has too little memory for this: halve batch_size and double"
+                " gradient_accumulation_steps, or make n_embd, n_layer or block_size smaller"
+            ) from None
+        if config.sample_tokens:
+            print_sample(training, folder)
+    if config.plot:
+        subprocess.run([sys.executable, ROOT / "plot.py", config.out_dir], check=False)
+    return 0
+
+
+class Diverged(Exception):
+    """The loss, or without a scaler the gradient, is not finite."""
+
+    def __init__(self, iteration):
+        super().__init__()
+        self.iteration = iteration
+
+
+class Stopped(Exception):
+    """A signal asked this process to stop, and the checkpoint is written."""
+
+    def __init__(self, signal_number):
+        super().__init__()
+        self.signal = signal_number
+
+
+class Signals:
+    """Within it SIGINT and SIGTERM are noted, to be heeded between two steps; a second one acts at once."""
+
+    def __enter__(self):
+        self.caught = None
+        self.before = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def note(self, number, _frame):
+        self.caught = number
+        signal.signal(number, self.before[number])
+
+
+class Training:
+    """One run in memory: what it computes with, and how far it has come.
+
+    step: updates done. trace: (max_iters, 3) on the device, a row an iteration: mini-batch loss, gradient
+    norm before clipping, noise norm; so that nothing is fetched from the device between log lines.
+    """
+
+    def __init__(self, config, corpus, machine):
+        torch.set_num_threads(machine.threads)
+        self.config, self.corpus, self.machine = config, corpus, machine
+        self.model = GPT.create(model_config(config, corpus), stream_seed(config.seed, "init"), machine.device)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameter_groups(config.weight_decay),
+            lr=config.learning_rate,
+            betas=(config.beta1, config.beta2),
+            fused=True,
+        )
+        self.scaler = machine.scaler()
+        self.noise = gradient_noise(config, self.model)
+        self.step = self.checked = 0
+        self.best = {"val_loss": math.inf, "iter": None}
+        self.seconds = 0.0
+        self.trace = torch.full((config.max_iters, 3), math.nan, device=machine.device)
+
+    def state(self):
+        """Everything that a resume needs. What evaluation at this step finds is not yet in it."""
+        return {
+            "model": self.model.weights(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "best": self.best,
+            "seconds": self.seconds,
+            "trace": self.trace[: self.step],
+        }
+
+    def restore(self, state):
+        self.model.load_state_dict(state["model"]["state"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+        self.checked = self.step
+        self.trace[: self.step] = state["trace"]
+
+    def check_finite(self):
+        """Raise Diverged at the first iteration since the last check whose loss is not finite.
+
+        A gradient that is not finite is the scaler's to skip; without one it has spoilt the weights.
+        """
+        columns = 1 if self.scaler.is_enabled() else 2
+        bad = ~self.trace[self.checked : self.step, :columns].isfinite().all(dim=1)
+        if bad.any():
+            raise Diverged(self.checked + int(bad.nonzero()[0]))
+        self.checked = self.step
+
+    def skipped_steps(self):
+        """Iterations whose update the scaler skipped, because a gradient was not finite."""
+        return int((~self.trace[: self.step, 1].isfinite()).sum()) if self.scaler.is_enabled() else 0
+
+
+def model_config(config, corpus):
+    names = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "bias")
+    return GPTConfig(corpus.meta["vocab_size"], **{name: getattr(config, name) for name in names})
+
+
+def gradient_noise(config, model):
+    sigma = schedule(
+        config.noise_schedule,
+        sigma=config.noise_sigma,
+        gamma=config.noise_gamma,
+        eta=config.noise_eta,
+        steps=config.noise_steps,
+    )
+    return GradientNoise(
+        model.named_parameters(), sigma, config.seed, draw=config.noise_draw, scale=config.noise_scale
+    )
+
+
+def train_step(t):
+    """One iteration. The order is the method: accumulate, unscale, clip, noise, update."""
+    config = t.config
+    for group in t.optimizer.param_groups:
+        group["lr"] = learning_rate(t.step, config)
+    loss = accumulate(t)
+    t.scaler.unscale_(t.optimizer)  # also without clipping, or the scaler would divide the noise too
+    if config.noise_before_clip:
+        noise_norm = t.noise.add_(t.step)
+    grad_norm = clip(t.model, config.grad_clip)
+    if not config.noise_before_clip:
+        noise_norm = t.noise.add_(t.step)
+    t.scaler.step(t.optimizer)
+    t.scaler.update()
+    t.optimizer.zero_grad(set_to_none=True)
+    t.trace[t.step] = torch.stack((loss, grad_norm, noise_norm))
+    t.step += 1
+
+
+def accumulate(t):
+    """The mean loss of this iteration's micro-steps, and its gradient. Dropout is a function of the step."""
+    config, loss = t.config, 0.0
+    for micro_step in range(config.gradient_accumulation_steps):
+        seed = stream_seed(config.data_seed, "data", t.step, micro_step)
+        x, y = t.corpus.batch(seed, config.batch_size, config.block_size)
+        if config.dropout:
+            torch.manual_seed(stream_seed(config.seed, "dropout", t.step, micro_step))
+        with t.machine.autocast():
+            part = t.model(x, y)[1] / config.gradient_accumulation_steps
+        t.scaler.scale(part).backward()
+        loss += part.detach()
+    return loss
+
+
+def clip(model, largest):
+    """Clip the gradients to a global norm, 0 for not at all; returns the norm they had."""
+    gradients = [parameter.grad for parameter in model.parameters()]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if largest:
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), largest, norm)
+    return norm
+
+
+def learning_rate(step, config):
+    """Linear warm-up from learning_rate / (warmup_iters + 1), then a cosine down to min_lr."""
+    if step < config.warmup_iters:
+        return config.learning_rate * (step + 1) / (config.warmup_iters + 1)
+    if step >= config.lr_decay_iters:
+        return config.min_lr
+    progress = (step - config.warmup_iters) / (config.lr_decay_iters - config.warmup_iters)
+    return config.min_lr + (config.learning_rate - config.min_lr) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def begin(t, folder, resuming):
+    """Make the folder say what the run is, or bring the run to where its folder says it was."""
+    config, machine = t.config, t.machine
+    state = folder.load("last.pt") if resuming else None
+    if state:
+        t.restore(state)
+    if resuming:
+        folder.cut_log(t.step)
+    else:
+        run = {"machine": machine.record(), **versions(), "corpus": t.corpus.meta}
+        run["parameters"] = t.model.parameter_count()
+        folder.write("run.json", run)
+        folder.write("config.json", dataclasses.asdict(config))
+    changed = ", ".join(f"{name}={value!r}" for name, value in differences(config).items())
+    print(f"config: {changed or 'the defaults'}")
+    print(
+        f"{folder.path}: {t.corpus.meta['name']}, {t.model.parameter_count():,} parameters, {machine};"
+        f" iterations {t.step:,} to {config.max_iters:,} of {config.tokens_per_iter:,} tokens",
+        flush=True,
+    )
+    if machine.compile:
+        compile_blocks(t)
+
+
+def compile_blocks(t):
+    """Compile the block, once for all of them; where that fails, which shows at the first call, go on eagerly."""
+    for block in t.model.blocks:
+        block.compile()
+    try:
+        accumulate(t)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        print(f"compilation failed, going on without it ({reason}); --compile=off says so beforehand")
+        for block in t.model.blocks:
+            block._compiled_call_impl = None
+    t.optimizer.zero_grad(set_to_none=True)
+
+
+def train(t, folder, signals):
+    """From the step that the run has reached to max_iters: checkpoint, evaluate, step, log.
+
+    A checkpoint at step s holds what was before the evaluation at s, which a resume does again.
+    """
+    config, begun_at = t.config, t.step
+    meter = Meter(t.step, t.seconds, config.tokens_per_iter)
+    with Progress(t.step, config.max_iters, t.machine.name) as progress:
+        while True:
+            due = t.step % config.checkpoint_interval == 0 or t.step == config.max_iters
+            if signals.caught or (due and t.step > begun_at):
+                with meter.paused():
+                    checkpoint(t, folder, meter.seconds())
+            if signals.caught:
+                raise Stopped(signals.caught)
+            if t.step % config.eval_interval == 0 or t.step == config.max_iters:
+                with meter.paused():
+                    progress.evaluated(evaluate(t, folder))
+            if t.step == config.max_iters:
+                t.seconds = meter.seconds()
+                return
+            train_step(t)
+            if (t.step - 1) % config.log_interval == 0:
+                progress.logged(log(t, folder, meter))
+            progress.stepped(t.step)
+
+
+def checkpoint(t, folder, seconds):
+    t.check_finite()
+    t.seconds = seconds
+    folder.save("last.pt", t.state())
+
+
+def evaluate(t, folder):
+    """Log the losses over the fixed windows; keep the weights if none before had a lower val loss."""
+    config = t.config
+    t.check_finite()
+    event = {
+        "kind": "eval",
+        "iter": t.step,
+        "tokens": t.step * config.tokens_per_iter,
+        "train_loss": train_loss(t),
+        "val_loss": mean_loss(t.model, t.corpus.windows("val", config.block_size, config.eval_tokens)),
+    }
+    folder.append(event)
+    if event["val_loss"] < t.best["val_loss"]:
+        t.best = {"val_loss": event["val_loss"], "iter": t.step}
+        folder.save("best.pt", {"model": t.model.weights(), **t.best})
+    return event
+
+
+def train_loss(t):
+    """Dropout off, over fixed windows of the train split."""
+    return mean_loss(t.model, t.corpus.windows("train", t.config.block_size, t.config.eval_train_tokens))
+
+
+def log(t, folder, meter):
+    """Log the iteration just done; its loss is the mean over the iterations since the line before."""
+    config, iteration = t.config, t.step - 1
+    t.check_finite()
+    rows = t.trace[max(0, t.step - config.log_interval) : t.step].cpu()
+    _, grad_norm, noise_norm = rows[-1].tolist()
+    event = {
+        "kind": "train",
+        "iter": iteration,
+        "tokens": t.step * config.tokens_per_iter,
+        "loss": rows[:, 0].mean().item(),
+        "lr": learning_rate(iteration, config),
+        "sigma": t.noise.sigma(iteration),
+        "grad_norm": grad_norm,
+        "clipped_norm": min(grad_norm, config.grad_clip or math.inf),
+        "noise_norm": noise_norm,
+        "skipped_steps": t.skipped_steps(),
+        "tokens_per_second": meter.tokens_per_second(t.step),
+    }
+    folder.append(event)
+    return event
+
+
+def finish(t, folder):
+    """Evaluate the whole splits with the last and with the best weights, and write result.json."""
+    best = GPT.from_weights(folder.load("best.pt")["model"], t.machine.device)
+    losses = {
+        "best_val_loss": t.best["val_loss"],
+        "final_train_loss": train_loss(t),
+        "minibatch_loss_last100": t.trace[-100:, 0].mean().item(),
+    }
+    for split in t.corpus.tokens.keys() - {"train"}:
+        for name, model in (("final", t.model), ("best_weights", best)):
+            windows = t.corpus.windows(split, t.config.block_size)
+            losses[f"{name}_{split}_loss"] = mean_loss(model, windows)
+    if t.corpus.meta["unit"] in ("character", "byte"):
+        losses |= {name.replace("loss", "bpc"): bits(loss) for name, loss in losses.items()}
+    folder.write("result.json", {"status": "finished", **losses, **facts(t)})
+    print(
+        f"finished: val loss {losses['final_val_loss']:.4f} (best {t.best['val_loss']:.4f} at iteration"
+        f" {t.best['iter']:,}), train loss {losses['final_train_loss']:.4f}, {t.seconds:.0f} s"
+    )
+
+
+def give_up(t, folder, iteration):
+    """A diverged run is a result too: the same command would only diverge again."""
+    best = {"best_val_loss": t.best["val_loss"]}
+    folder.write("result.json", {"status": "diverged", "diverged_at": iteration, **best, **facts(t)})
+    print(
+        f"error: the loss or its gradient is not finite at iteration {iteration:,}; {folder.path} keeps the"
+        " checkpoint before it. Lower learning_rate or noise_sigma, or clip by grad_clip",
+        file=sys.stderr,
+    )
+    return 3
+
+
+def facts(t):
+    """What result.json tells of a run beside its losses."""
+    return {
+        "best_iter": t.best["iter"],
+        "iterations": t.step,
+        "tokens": t.step * t.config.tokens_per_iter,
+        "skipped_steps": t.skipped_steps(),
+        "seconds": t.seconds,
+        "peak_memory_bytes": t.machine.peak_memory(),
+        "device": t.machine.name,
+    }
+
+
+def print_sample(t, folder):
+    """A text drawn from the best weights, from its own stream; it begins after the corpus's first symbol."""
+    model = GPT.from_weights(folder.load("best.pt")["model"], t.machine.device).eval()
+    start = torch.zeros((1, 1), dtype=torch.int64, device=t.machine.device)
+    generator = torch.Generator().manual_seed(stream_seed(t.config.seed, "sample"))
+    tokens = model.generate(start, t.config.sample_tokens, generator, temperature=0.8)[0, 1:]
+    print(f"\n--- a sample of the best weights ---\n{t.corpus.decode(tokens.tolist())}\n---")
+
+
+if __name__ == "__main__":
+    run_script(main)
