@@ -66,7 +66,7 @@ class Progress:
     def warn(self, seconds):
         if seconds > LONG:
             self.write(
-                f"this run will take about {seconds / 3600:.1f} hours on {self.device}, evaluations not counted;"
+                f"this run will take about {seconds / 3600:.1f} hours on {self.device}, and evaluations beside;"
                 " config/cpu.py after the other config files makes it a run of two minutes"
             )
 

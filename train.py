@@ -250,7 +250,7 @@ def begin(t, folder, resuming):
 
 
 def compile_blocks(t):
-    """Compile the block, once for all of them; where that fails, which shows at the first call, go on eagerly."""
+    """Compile the block, once for all of them; where that fails, at the first call, go on eagerly."""
     for block in t.model.blocks:
         block.compile()
     try:

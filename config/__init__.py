@@ -104,10 +104,27 @@ class Config:
 KNOBS = typing.get_type_hints(Config)
 
 # What two runs may differ in and still be one run: cadence, logging, place and machine.
-NOT_IDENTITY = frozenset(
-    "eval_interval log_interval checkpoint_interval sample_tokens plot device compile threads"
-    " out_dir overwrite".split()
+NOT_IDENTITY = {
+    *("eval_interval", "log_interval", "checkpoint_interval", "sample_tokens", "plot"),
+    *("device", "compile", "threads", "out_dir", "overwrite"),
+}
+
+# Ranges of the knobs taken alone: at least 1; at least 0; from 0 to 1; from 0 to under 1.
+POSITIVE = (
+    *("batch_size", "block_size", "gradient_accumulation_steps", "n_layer", "n_head", "n_embd"),
+    *("max_iters", "lr_decay_iters", "noise_steps"),
+    *("eval_interval", "eval_tokens", "eval_train_tokens", "log_interval", "checkpoint_interval"),
 )
+NOT_NEGATIVE = (
+    *("learning_rate", "min_lr", "warmup_iters", "weight_decay", "grad_clip", "noise_sigma", "noise_eta"),
+    *("seed", "data_seed", "sample_tokens", "threads"),
+)
+RANGES = {
+    **dict.fromkeys(POSITIVE, (lambda x: x >= 1, "1 or more")),
+    **dict.fromkeys(NOT_NEGATIVE, (lambda x: x >= 0, "0 or more")),
+    "noise_gamma": (lambda x: 0 <= x <= 1, "from 0 to 1"),
+    **dict.fromkeys(("dropout", "beta1", "beta2"), (lambda x: 0 <= x < 1, "from 0 to under 1")),
+}
 
 CHOICES = {
     "noise_schedule": ("exponential", "linear", "cosine", "constant", "inverse"),
@@ -269,28 +286,10 @@ def check_ranges(config):
             raise UserError(f"{name}={value!r} is none of {', '.join(allowed)}{did_you_mean(value, allowed)}")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", config.device):
         raise UserError(f"device={config.device!r} is none of auto, cpu, cuda, cuda:N, mps")
-    at_least_one = (
-        "batch_size block_size gradient_accumulation_steps n_layer n_head n_embd max_iters lr_decay_iters"
-        " noise_steps eval_interval eval_tokens eval_train_tokens log_interval checkpoint_interval"
-    ).split()
-    check_interval(config, at_least_one, 1, math.inf)
-    not_negative = "warmup_iters min_lr weight_decay grad_clip noise_sigma noise_eta sample_tokens threads"
-    check_interval(config, [*not_negative.split(), "learning_rate", "seed", "data_seed"], 0, math.inf)
-    check_interval(config, ["noise_gamma"], 0, 1)
-    for name in ("dropout", "beta1", "beta2"):
+    for name, (within, limits) in RANGES.items():
         value = getattr(config, name)
-        if not 0 <= value < 1:
-            raise UserError(f"{name}={value!r} is outside its range: 0 <= {name} < 1")
-
-
-def check_interval(config, names, low, high):
-    for name in names:
-        value = getattr(config, name)
-        if value is None:
-            continue
-        if not low <= value <= high or not math.isfinite(value):
-            limit = f"{name} >= {low}" if high == math.inf else f"{low} <= {name} <= {high}"
-            raise UserError(f"{name}={value!r} is outside its range: {limit}")
+        if value is not None and not (math.isfinite(value) and within(value)):
+            raise UserError(f"{name}={value!r} is out of range: {name} is {limits}")
 
 
 def check_together(config):
