@@ -1,0 +1,504 @@
+"""Figures and tables from run folders alone.
+
+    python plot.py FOLDER [FOLDER ...] [--out=DIR]       the default DIR is FOLDER/figures
+
+Every run folder at or below the folders is read; out/<arm>/seed<n> is a run of that arm. Runs that share
+corpus, model size, batch and length are one setting, and one panel. For whatever there is it writes, as
+PNG and PDF of column width (3.3 inches):
+
+    figure1_training_loss     mean loss over fixed train windows, dropout off     (the paper's figure 1)
+    figure2_validation_loss   mean loss over fixed val windows                    (the paper's figure 2)
+    figure3_noise             sigma, the norm of the noise, the norm of the gradient
+    table1.md                 losses of every arm beside the paper's Table 1
+"""
+
+import collections
+import dataclasses
+import functools
+import re
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
+from scipy import stats
+
+from config import Config, UserError, identity, run_script
+from files import replacing
+from runs import find_runs, read_json, read_log
+
+WIDTH = 3.3  # inches, a column
+STYLE = {
+    "font.size": 7,
+    "axes.titlesize": 7,
+    "axes.labelsize": 7,
+    "legend.fontsize": 6.5,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "lines.linewidth": 1.1,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "pdf.fonttype": 42,
+    "savefig.dpi": 300,
+}
+# Okabe and Ito's colours, told apart by the colour-blind; the line styles tell them apart in grey.
+COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (2, 2)))
+
+# Nats per character, one seed each, none of the spread reported (the paper's Table 1): train, val.
+PAPER = {
+    "shakespeare_char": {"baseline": (0.8132, 1.4692), "noise": (0.8083, 1.4650)},
+    "enwik8": {"baseline": (0.9323, 1.0048), "noise": (0.9379, 1.0067)},
+    "text8": {"baseline": (0.9978, 0.9793), "noise": (1.0041, 0.9791)},
+}
+
+
+def main(argv):
+    folders, out = arguments(argv)
+    settings = group(read_run(path) for path in find_runs(folders))
+    if not settings:
+        raise UserError(f"no run lies in {', '.join(map(str, folders))}: train one by python train.py")
+    written = [
+        *save(loss_figure(settings, "train_loss", "training loss"), out / "figure1_training_loss"),
+        *save(loss_figure(settings, "val_loss", "validation loss"), out / "figure2_validation_loss"),
+        *save(noise_figure(settings), out / "figure3_noise"),
+        write_text(out / "table1.md", table(settings)),
+    ]
+    for note in notes(run for setting in settings for arm in setting.arms for run in arm.runs):
+        print(note)
+    print("\n".join(map(str, written)))
+    return 0
+
+
+def arguments(argv):
+    """(folders, output folder) of a command line."""
+    if "--help" in argv or "-h" in argv:
+        print(__doc__)
+        raise SystemExit(0)
+    out = [word.removeprefix("--out=") for word in argv if word.startswith("--out=")]
+    folders = [Path(word) for word in argv if not word.startswith("--")]
+    if strange := [word for word in argv if word.startswith("--") and not word.startswith("--out=")]:
+        raise UserError(f"{strange[0]} is no option of plot.py; it has --out=DIR")
+    if not folders:
+        raise UserError("which runs? python plot.py out")
+    return folders, Path(out[-1]) if out else folders[0] / "figures"
+
+
+# Reading.
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder as it is: `evals` and `steps` are the log's events, `result` is None while it runs."""
+
+    path: Path
+    config: dict
+    about: dict
+    result: dict | None
+    evals: list
+    steps: list
+    torn: bool
+
+    @property
+    def arm(self):
+        """The name of its arm: the folder's, or the folder above's where the folder is seed<n>."""
+        is_seed = re.fullmatch(r"seed\d+", self.path.name)
+        return (self.path.resolve().parent if is_seed else self.path.resolve()).name
+
+    @property
+    def seed(self):
+        return self.config["seed"]
+
+    @property
+    def setting(self):
+        """What runs must share to stand in one panel, as a dict."""
+        names = "dataset n_layer n_head n_embd block_size batch_size gradient_accumulation_steps max_iters"
+        knobs = {name: self.config[name] for name in names.split()}
+        knobs["dataset"] = self.about["corpus"]["name"]
+        return {**knobs, "data": self.about["corpus"]["splits"]["train"]["sha256"]}
+
+    @property
+    def noisy(self):
+        return Config(**self.config).noisy
+
+    def series(self, events, name):
+        """{iteration: value} of one logged quantity, the missing left out."""
+        return {event["iter"]: event[name] for event in events if event[name] is not None}
+
+
+def read_run(path):
+    config, about = read_json(path / "config.json"), read_json(path / "run.json")
+    if missing := [field.name for field in dataclasses.fields(Config) if field.name not in config]:
+        raise UserError(f"{path}/config.json lacks {missing[0]}: it is of another version of this code")
+    events, torn = read_log(path)
+    evals = [event for event in events if event["kind"] == "eval"]
+    steps = [event for event in events if event["kind"] == "train"]
+    return Run(path, config, about, read_json(path / "result.json"), evals, steps, torn)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs that differ in their seeds alone."""
+
+    name: str
+    runs: list
+
+    @property
+    def noisy(self):
+        return self.runs[0].noisy
+
+    def curve(self, kind, name):
+        """{iteration: {seed: value}} over the runs, each as far as it goes."""
+        table = collections.defaultdict(dict)
+        for run in self.runs:
+            for iteration, value in run.series(getattr(run, kind), name).items():
+                table[iteration][run.seed] = value
+        return dict(sorted(table.items()))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Arms that may be compared: one corpus, one model size, one length."""
+
+    knobs: dict
+    parameters: int
+    unit: str
+    arms: list
+
+    @property
+    def title(self):
+        return self.knobs["dataset"]
+
+    @property
+    def size(self):
+        k = self.knobs
+        batch = k["batch_size"] * k["gradient_accumulation_steps"]
+        return (
+            f"{self.parameters / 1e6:.1f} M parameters, {k['max_iters']:,} iterations"
+            f" of {batch} × {k['block_size']} {self.unit}s"
+        )
+
+    @property
+    def baseline(self):
+        """The arm without noise; among several the one called baseline; None where that is unclear."""
+        quiet = [arm for arm in self.arms if not arm.noisy]
+        named = [arm for arm in quiet if "baseline" in arm.name]
+        return (named or quiet)[0] if len(named or quiet) == 1 else None
+
+
+def group(runs):
+    """Runs as settings of arms, the baseline first. UserError where one arm's name covers two configs."""
+    table = collections.defaultdict(lambda: collections.defaultdict(list))
+    for run in runs:
+        table[tuple(run.setting.items())][run.arm].append(run)
+    settings = []
+    for key, arms in sorted(table.items(), key=str):
+        arms = [Arm(name, sorted(members, key=lambda run: run.seed)) for name, members in arms.items()]
+        for arm in arms:
+            check_arm(arm)
+        arms.sort(key=lambda arm: (arm.noisy, arm.name))
+        about = arms[0].runs[0].about
+        settings.append(Setting(dict(key), about["parameters"], about["corpus"]["unit"], arms))
+    return settings
+
+
+def check_arm(arm):
+    """UserError unless the runs of an arm differ in their seeds, and in nothing else."""
+    first, seeds = arm.runs[0], set()
+    for run in arm.runs:
+        here, there = identity(first.config), identity(run.config)
+        for name in here.keys() - {"seed", "data_seed"}:
+            if here[name] != there[name]:
+                raise UserError(
+                    f"{first.path} and {run.path} are both called {arm.name!r} and differ in {name}:"
+                    f" {here[name]!r} and {there[name]!r}; give the arms folders of their own"
+                )
+        if run.seed in seeds:
+            raise UserError(f"{run.path}: {arm.name!r} has seed {run.seed} twice")
+        seeds.add(run.seed)
+
+
+def notes(runs):
+    """A line for every run that is not whole."""
+    for run in runs:
+        if run.torn:
+            yield f"{run.path}: the last line of its log is torn and left out"
+        if run.result is None:
+            reached = max((event["iter"] for event in run.steps + run.evals), default=0)
+            yield f"{run.path}: unfinished, drawn up to iteration {reached:,}"
+        elif run.result["status"] != "finished":
+            yield f"{run.path}: {run.result['status']} at iteration {run.result['diverged_at']:,}"
+
+
+# Statistics.
+
+
+def interval(values):
+    """(mean, half-width of the 95 % t interval of the mean); None for the half-width of one value."""
+    values = np.asarray(values, dtype=float)
+    n = len(values)
+    if n < 2:
+        return float(values.mean()), None
+    return float(values.mean()), float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n))
+
+
+def mean_band(curve):
+    """(iterations, mean, low, high) of a {iteration: {seed: value}}; low and high are nan for one seed."""
+    rows = [(iteration, *interval(list(values.values()))) for iteration, values in curve.items()]
+    iterations, mean, half = (np.array(column, dtype=float) for column in zip(*rows))
+    return iterations, mean, mean - half, mean + half
+
+
+def differences(arm, baseline, name, iterations):
+    """[(iteration, mean difference to the baseline, half-interval or None)], paired by seed."""
+    rows = []
+    mine, theirs = arm.curve("evals", name), baseline.curve("evals", name)
+    for iteration in iterations:
+        a, b = mine.get(iteration, {}), theirs.get(iteration, {})
+        if pairs := [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]:
+            rows.append((iteration, *interval(pairs)))
+    return rows
+
+
+def with_interval(mean, half, sign=""):
+    return f"{mean:{sign}.4f}" + (f" ± {half:.4f}" if half is not None else "")
+
+
+# Drawing. Panels are laid out in inches, so that text never shrinks and never meets the data.
+
+LEFT, RIGHT, LINE = 0.5, 0.14, 0.118  # margins; the height of a line of text
+
+
+@dataclass
+class Panel:
+    """A plot with its title and legend above and its caption beneath, none of them over the data."""
+
+    draw: object  # function of the axes
+    title: str = ""
+    caption: tuple = ()
+    legend_rows: int = 0
+    height: float = 1.75
+    x_axis: bool = True  # False: the panel beneath has it
+
+    @property
+    def above(self):
+        return LINE * (1.2 * bool(self.title) + 1.25 * self.legend_rows) + 0.06
+
+    @property
+    def below(self):
+        return (0.36 if self.x_axis else 0.04) + LINE * len(self.caption) + 0.1 * bool(self.caption)
+
+    @property
+    def total(self):
+        return self.above + self.height + self.below
+
+
+def figure_of(panels):
+    height = sum(panel.total for panel in panels)
+    figure, top = Figure(figsize=(WIDTH, height)), height
+    for panel in panels:
+        bottom = top - panel.above - panel.height
+        box = (LEFT / WIDTH, bottom / height, 1 - (LEFT + RIGHT) / WIDTH, panel.height / height)
+        axes = figure.add_axes(box)
+        panel.draw(axes)
+        axes.yaxis.set_label_coords(-0.135, 0.5)
+        if panel.x_axis:
+            axes.set_xlabel("iteration")
+        else:
+            axes.tick_params(labelbottom=False)
+        if panel.legend_rows:
+            axes.legend(
+                loc="lower left", bbox_to_anchor=(-0.17, 1.0), ncol=2, frameon=False,
+                borderpad=0.1, handlelength=2.6, columnspacing=1.0, labelspacing=0.25,
+            )  # fmt: skip
+        figure.text(0.02, (top - 0.03) / height, panel.title, va="top", weight="bold")
+        text = "\n".join(panel.caption)
+        figure.text(0.02, (bottom - 0.36) / height, text, va="top", size=6, linespacing=1.35)
+        top -= panel.total
+    return figure
+
+
+def colours(axes):
+    axes.set_prop_cycle(cycler(color=COLOURS) + cycler(linestyle=DASHES))
+
+
+def loss_figure(settings, name, label):
+    """A panel a setting, a line an arm: its mean over seeds, with the 95 % interval as a band."""
+    with rc_context(STYLE):
+        return figure_of([loss_panel(setting, name, label) for setting in settings])
+
+
+def loss_panel(setting, name, label):
+    arms = [arm for arm in setting.arms if arm.curve("evals", name)]
+
+    def draw(axes):
+        colours(axes)
+        for arm in arms:
+            iterations, mean, low, high = mean_band(arm.curve("evals", name))
+            (line,) = axes.plot(iterations, mean, label=arm.name)
+            axes.fill_between(iterations, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+        axes.set(ylabel=f"{label} (nats)", xlim=(0, setting.knobs["max_iters"]))
+        axes.margins(y=0.04)
+
+    return Panel(draw, setting.title, loss_caption(setting, arms, name), legend_rows(arms))
+
+
+def legend_rows(arms):
+    return -(-len(arms) // 2)
+
+
+def loss_caption(setting, arms, name):
+    lines = wrap(f"{setting.size}. {seeds_line(arms)}")
+    baseline = setting.baseline
+    if baseline in arms and len(arms) > 1:
+        lines += wrap(f"Difference to {baseline.name}, paired by seed, at iteration:")
+        reached = [iteration for iteration in baseline.curve("evals", name) if iteration]
+        stated = (
+            sorted({reached[round(part * (len(reached) - 1))] for part in (0.25, 0.5, 1)}) if reached else []
+        )
+        for arm in arms:
+            if arm is not baseline and (rows := differences(arm, baseline, name, stated)):
+                figures = ", ".join(f"{at:,}: {with_interval(mean, half, '+')}" for at, mean, half in rows)
+                lines += wrap(f"{arm.name}: {figures}")
+    return lines + [line for note in panel_notes(arms) for line in wrap(note)]
+
+
+def stated_iterations(reached):
+    """A quarter, half and all of the way, of the iterations at which there are evaluations."""
+    parts = (0.25, 0.5, 1) if reached else ()
+    return sorted({min(reached, key=lambda at: abs(at - part * reached[-1])) for part in parts})
+
+
+def seeds_line(arms):
+    counts = {len(arm.runs) for arm in arms}
+    if counts == {1}:
+        return "n = 1 seed an arm: no interval can be drawn."
+    n = (
+        f"n = {counts.pop()} seeds an arm"
+        if len(counts) == 1
+        else "n = " + ", ".join(f"{len(arm.runs)} ({arm.name})" for arm in arms)
+    )
+    return f"{n}; band: 95 % t interval of the mean (unadjusted)."
+
+
+def panel_notes(arms):
+    for arm in arms:
+        for run in arm.runs:
+            for note in notes([run]):
+                yield f"{arm.name}, seed {run.seed}{note.removeprefix(str(run.path))}."
+
+
+def wrap(text):
+    return textwrap.wrap(text, 72, subsequent_indent="  ")
+
+
+def noise_figure(settings):
+    """For each setting with noise: sigma, the norm of the noise, the norm of the gradient."""
+    with rc_context(STYLE):
+        panels = [panel for setting in settings for panel in noise_panels(setting)]
+        return figure_of(panels) if panels else None
+
+
+def noise_panels(setting):
+    noisy = [arm for arm in setting.arms if arm.noisy]
+    if not noisy:
+        return []
+    draw = functools.partial(noise_drawing, setting)
+    caption = wrap(f"{setting.size}. {seeds_line(setting.arms)} Gradient norm before clipping.")
+    return [
+        Panel(
+            draw(noisy, "sigma", "noise sd"),
+            setting.title,
+            legend_rows=legend_rows(setting.arms),
+            height=1,
+            x_axis=False,
+        ),
+        Panel(draw(noisy, "noise_norm", "noise norm"), height=1, x_axis=False),
+        Panel(draw(setting.arms, "grad_norm", "gradient norm", "linear"), caption=caption, height=1),
+    ]
+
+
+def noise_drawing(setting, arms, name, label, scale="log"):
+    def draw(axes):
+        colours(axes)
+        for arm in setting.arms:  # all of them, so that an arm has one colour throughout
+            curve = arm.curve("steps", name) if arm in arms else {}
+            iterations, mean, low, high = mean_band(curve) if curve else ([], [], [], [])
+            if scale == "log":
+                mean = np.where(np.asarray(mean) > 0, mean, np.nan)  # no noise, no point
+            (line,) = axes.plot(iterations, mean, label=arm.name)
+            axes.fill_between(iterations, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+        axes.set(ylabel=label, xlim=(0, setting.knobs["max_iters"]), yscale=scale)
+
+    return draw
+
+
+def save(figure, stem):
+    """Write a figure as PNG and PDF, the same bytes for the same data; returns the paths."""
+    if figure is None:
+        return []
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None, "Producer": None})):
+        path = stem.with_suffix(suffix)
+        with rc_context(STYLE), replacing(path) as file:
+            figure.savefig(file, format=suffix[1:], metadata=metadata)
+        paths.append(path)
+    return paths
+
+
+# The table.
+
+COLUMNS = {
+    "minibatch_loss_last100": "train, last 100 mini-batches",
+    "final_train_loss": "train, dropout off",
+    "best_val_loss": "val, best",
+    "final_val_loss": "val, final",
+}
+
+
+def table(settings):
+    """Markdown: for each setting its arms, mean ± half of the 95 % t interval, above the paper's rows."""
+    lines = ["Losses in nats per symbol: mean ± half of the 95 % t interval over seeds (unadjusted).", ""]
+    for setting in settings:
+        lines += [f"**{setting.title}**: {setting.size}", ""]
+        lines += [f"| | n | {' | '.join(COLUMNS.values())} |", f"|---|---:|{'---:|' * len(COLUMNS)}"]
+        lines += [row(arm) for arm in setting.arms]
+        for name, (train, val) in PAPER.get(setting.knobs["dataset"], {}).items():
+            lines.append(f"| *paper, {name}* | 1 | {train:.4f} | – | {val:.4f} | – |")
+        if setting.knobs["dataset"] in PAPER:
+            lines += ["", paper_note(setting)]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def row(arm):
+    ended = [run.result for run in arm.runs if run.result and run.result["status"] == "finished"]
+    cells = []
+    for name in COLUMNS:
+        values = [result[name] for result in ended]
+        cells.append(with_interval(*interval(values)) if values else "–")
+    rest = len(arm.runs) - len(ended)
+    name = f"{arm.name} ({rest} unfinished or diverged)" if rest else arm.name
+    return f"| {name} | {len(ended)} | {' | '.join(cells)} |"
+
+
+def paper_note(setting):
+    note = "The paper's rows are one seed each at 10.7 M parameters (6 layers, width 384, context 256)"
+    full = {"n_layer": 6, "n_embd": 384, "block_size": 256}
+    same = all(setting.knobs[name] == value for name, value in full.items())
+    return note + ("." if same else ", a larger model than this one: not comparable.")
+
+
+def write_text(path, text):
+    with replacing(path, "w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+    return path
+
+
+if __name__ == "__main__":
+    run_script(main)
