@@ -356,10 +356,7 @@ def loss_caption(setting, arms, name):
     baseline = setting.baseline
     if baseline in arms and len(arms) > 1:
         lines += wrap(f"Difference to {baseline.name}, paired by seed, at iteration:")
-        reached = [iteration for iteration in baseline.curve("evals", name) if iteration]
-        stated = (
-            sorted({reached[round(part * (len(reached) - 1))] for part in (0.25, 0.5, 1)}) if reached else []
-        )
+        stated = stated_iterations([at for at in baseline.curve("evals", name) if at])
         for arm in arms:
             if arm is not baseline and (rows := differences(arm, baseline, name, stated)):
                 figures = ", ".join(f"{at:,}: {with_interval(mean, half, '+')}" for at, mean, half in rows)
