@@ -64,7 +64,7 @@ def main(argv):
     ]
     for note in notes(run for setting in settings for arm in setting.arms for run in arm.runs):
         print(note)
-    print("\n".join(map(str, written)))
+    print(f"drawn in {out}: {', '.join(path.name for path in written)}")
     return 0
 
 

@@ -11,6 +11,7 @@ import contextlib
 import json
 import math
 import os
+import pickle
 import platform
 import subprocess
 from pathlib import Path
@@ -34,6 +35,8 @@ class RunFolder:
     def __enter__(self):
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = lock(self.path / "lock")
+        for half_written in self.path.glob(".*.tmp"):  # by a process that was killed
+            half_written.unlink()
         return self
 
     def __exit__(self, *_):
@@ -96,10 +99,20 @@ class RunFolder:
 
 
 def load_checkpoint(path):
-    """The state in a checkpoint, on the CPU, or None where there is none. Tensors and plain values only."""
+    """The state in a checkpoint, on the CPU, or None where there is none. Tensors and plain values only.
+
+    UserError where the file is damaged, or holds anything else.
+    """
     import torch
 
-    return torch.load(path, map_location="cpu", weights_only=True) if Path(path).is_file() else None
+    if not Path(path).is_file():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError):
+        raise UserError(
+            f"{path} is damaged or no checkpoint of this code; without it the run begins afresh: remove it"
+        ) from None
 
 
 def lock(path):

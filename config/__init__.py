@@ -167,14 +167,12 @@ def load(argv):
     if "--help" in argv or "-h" in argv:
         print(help_text())
         sys.exit(0)
+    options = dict(read_option(word) for word in argv if word.startswith("-"))
     files = [Path(word) for word in argv if not word.startswith("-")]
     knobs = {}
     for file in files:
         knobs.update(read_file(file))
-    for word in argv:
-        if word.startswith("-"):
-            knobs.update([read_option(word)])
-    return settle(knobs, files)
+    return settle({**knobs, **options}, files)
 
 
 def settle(knobs, files=()):

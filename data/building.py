@@ -87,12 +87,16 @@ def write_corpus(folder, chunks, source, unit="character", splits=None):
         raise UserError(
             f"{source['from']}: {len(symbols):,} distinct symbols in {length:,}; a corpus has 1 to 65,536"
         )
+    lengths = split_lengths(length, splits)
+    if not all(lengths.values()):
+        empty = min(lengths, key=lengths.get)
+        raise UserError(f"{source['from']}: {length} {unit}s are too few, the {empty} split would be empty")
     table = np.zeros(CODE_POINTS, np.dtype("<u2"))
     table[symbols] = np.arange(len(symbols))
 
     (folder / "meta.json").unlink(missing_ok=True)
     rest, parts = (table[chunk] for chunk in chunks()), {}
-    for name, count in split_lengths(length, splits).items():
+    for name, count in lengths.items():
         taken, rest = take(rest, count)
         parts[name] = {"tokens": count, "sha256": write_tokens(folder / f"{name}.bin", taken)}
     meta = {

@@ -1,0 +1,129 @@
+"""Knobs: files, command line, checks, and one line for every mistake."""
+
+import dataclasses
+
+import pytest
+
+import noise
+from config import CHOICES, KNOBS, RANGES, Config, UserError, help_text, identity, load, settle
+
+
+def test_the_later_wins(tmp_path):
+    first, second = tmp_path / "first.py", tmp_path / "second.py"
+    first.write_text("max_iters = 100\nn_layer = 3\n")
+    second.write_text("import math\n_half = math.floor(7 / 2)\nn_layer = _half + 1\n")
+    config = load([str(first), "--seed=5", str(second), "--max_iters=300"])
+    assert (config.max_iters, config.n_layer, config.seed) == (300, 4, 5)
+    assert config.out_dir == "out/first+second/seed5"
+
+
+def test_derived_knobs_follow_what_they_derive_from():
+    config = load(["--seed=3", "--max_iters=200", "--learning_rate=0.5"])
+    assert (config.data_seed, config.lr_decay_iters, config.noise_steps) == (3, 200, 200)
+    assert config.min_lr == pytest.approx(0.05)
+    assert load(["--seed=3", "--data_seed=8"]).data_seed == 8
+
+
+def test_int_is_accepted_for_float():
+    assert load(["--learning_rate=1"]).learning_rate == 1.0
+    assert type(load(["--learning_rate=1"]).learning_rate) is float
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--learning_rte=1"], ["learning_rte", "did you mean 'learning_rate'"]),
+        (["--batch_size=1.5"], ["batch_size", "int", "'1.5'"]),
+        (["--bias=maybe"], ["bias", "bool", "'maybe'"]),
+        (["--seed", "3"], ["--seed", "--key=value"]),
+        (["--lr"], ["--key=value"]),
+        (["nowhere.py"], ["no config file nowhere.py"]),
+        (["config/shakespear_noise.py"], ["did you mean 'config/shakespeare_noise.py'"]),
+        (["--n_head=5"], ["n_embd=384", "n_head=5"]),
+        (["--dropout=1"], ["dropout=1.0", "under 1"]),
+        (["--learning_rate=nan"], ["learning_rate=nan"]),
+        (["--noise_gamma=1.1"], ["noise_gamma=1.1", "from 0 to 1"]),
+        (["--noise_schedule=exponetial"], ["'exponetial'", "did you mean 'exponential'"]),
+        (["--noise_schedule=inverse"], ["noise_eta"]),
+        (["--noise_schedule=inverse", "--noise_eta=1", "--noise_sigma=1"], ["noise_sigma=0"]),
+        (["--noise_eta=0.3"], ["noise_eta=0.3", "inverse"]),
+        (["--min_lr=1"], ["min_lr=1.0", "learning_rate"]),
+        (["--max_iters=10"], ["warmup_iters=100", "max_iters"]),
+        (["--device=gpu"], ["'gpu'", "cuda"]),
+        (["--dtype=fp16"], ["'fp16'", "float16"]),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(argv, words):
+    with pytest.raises(UserError) as error:
+        load(argv)
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("learning_rte = 1\n", ["bad.py", "learning_rte", "learning_rate"]),
+        ("seed = 'one'\n", ["bad.py", "seed", "int", "'one'"]),
+        ("batch_size = True\n", ["bad.py", "batch_size", "int", "bool"]),
+        ("batch_size = 1e3\n", ["bad.py", "batch_size", "int", "1000.0"]),
+        ("seed = 1\nn_layer = = 2\n", ["bad.py, line 2", "SyntaxError"]),
+        ("seed = 1\n\nn_layer = seed / 0\n", ["bad.py, line 3", "ZeroDivisionError"]),
+    ],
+)
+def test_a_mistake_in_a_file_names_the_file(tmp_path, source, words):
+    (tmp_path / "bad.py").write_text(source)
+    with pytest.raises(UserError) as error:
+        load([str(tmp_path / "bad.py")])
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_help_lists_every_knob_with_its_default_and_comment(capsys):
+    text = help_text()
+    for field in dataclasses.fields(Config):
+        (line,) = [line for line in text.splitlines() if f"  --{field.name}=" in line]
+        assert len(line.split("  ", 2)[2].strip()) > 10, f"{field.name} has no comment"
+    with pytest.raises(SystemExit) as exit_:
+        load(["--help"])
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out.strip() == text.strip()
+
+
+def test_every_knob_that_is_a_number_has_a_range_and_every_word_its_choices():
+    for name, kind in KNOBS.items():
+        if kind in (int, float, int | None, float | None):
+            assert name in RANGES, name
+        if kind is str:
+            assert name in CHOICES or name in ("dataset", "device"), name
+
+
+def test_the_choices_are_those_of_the_noise():
+    assert set(CHOICES["noise_schedule"]) == set(noise.SCHEDULES)
+    assert set(CHOICES["noise_draw"]) == set(noise.DRAWS)
+    assert set(CHOICES["noise_scale"]) == set(noise.SCALES)
+
+
+def test_cadence_logging_and_device_are_not_identity():
+    here = settle({"seed": 2})
+    looked_at = settle({"seed": 2, "eval_interval": 7, "log_interval": 3, "device": "cpu", "threads": 1})
+    assert identity(here) == identity(looked_at)
+    assert identity(here) == identity(settle({"seed": 2, "data_seed": 2, "min_lr": 1e-4}))
+    assert identity(here) != identity(settle({"seed": 2, "data_seed": 3}))
+    assert identity(dataclasses.asdict(here)) == identity(here)
+
+
+@pytest.mark.parametrize("name", ["quickstart", "shakespeare_baseline", "shakespeare_noise"])
+def test_the_config_files_load_alone_and_with_the_overlay(name):
+    assert load([f"config/{name}.py"]).out_dir == f"out/{name}/seed1"
+    small = load([f"config/{name}.py", "config/cpu.py"])
+    assert (small.n_layer, small.n_embd, small.block_size, small.max_iters) == (4, 128, 64, 2000)
+
+
+def test_the_two_shakespeare_configs_differ_in_the_noise_alone():
+    baseline, noisy = (load([f"config/shakespeare_{name}.py"]) for name in ("baseline", "noise"))
+    here, there = identity(baseline), identity(noisy)
+    assert {name for name in here if here[name] != there[name]} == {"noise_sigma"}
+    assert not baseline.noisy
+    assert noisy.noisy

@@ -1,0 +1,282 @@
+"""Preparing corpora, downloading them, and what a prepared corpus gives to training."""
+
+import hashlib
+import http.server
+import json
+import threading
+
+import numpy as np
+import pytest
+import torch
+from conftest import TEXT, tokens_of, write_corpus
+
+from config import ROOT, UserError
+from data import building
+from data.corpus import Corpus
+from data.pydoc_char import prepare as pydoc_char
+from data.shakespeare_char import prepare as shakespeare_char
+from data.text_char import prepare as text_char
+
+AWKWARD = "naïve café — 日本 🙂\nplain\n" * 7
+
+
+def nanogpt_bytes(text):
+    """What nanoGPT's shakespeare_char script writes for a text, by its published steps."""
+    index = {character: number for number, character in enumerate(sorted(set(text)))}
+    cut = int(len(text) * 0.9)
+    return {
+        split: np.array([index[character] for character in part], dtype=np.uint16).tobytes()
+        for split, part in (("train", text[:cut]), ("val", text[cut:]))
+    }
+
+
+@pytest.mark.parametrize("text", [TEXT, AWKWARD, "ab" * 30_000], ids=["ascii", "unicode", "two symbols"])
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
+def test_bytes_are_nanogpts(tmp_path, monkeypatch, text, chunk):
+    monkeypatch.setattr(building, "CHUNK", max(chunk, len(text) // 1000))
+    (tmp_path / "my.txt").write_text(text, encoding="utf-8")
+    text_char.main([str(tmp_path / "my.txt")], tmp_path)
+    for split, wanted in nanogpt_bytes(text).items():
+        assert (tmp_path / f"{split}.bin").read_bytes() == wanted
+    meta = json.loads((tmp_path / "meta.json").read_text(encoding="utf-8"))
+    assert meta["vocabulary"] == sorted(set(text))
+    assert meta["source"]["sha256"] == hashlib.sha256(text.encode()).hexdigest()
+    for split, part in meta["splits"].items():
+        data = (tmp_path / f"{split}.bin").read_bytes()
+        assert part == {"tokens": len(data) // 2, "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def test_windows_text_is_read_as_text(tmp_path):
+    (tmp_path / "my.txt").write_bytes("﻿one\r\ntwo\r\n".encode() * 20)
+    text_char.main([str(tmp_path / "my.txt")], tmp_path)
+    assert "\r" not in json.loads((tmp_path / "meta.json").read_text())["vocabulary"]
+
+
+def test_several_texts_are_one_corpus(tmp_path):
+    (tmp_path / "a.txt").write_text("abc" * 20)
+    (tmp_path / "b.txt").write_text("xyz" * 20)
+    text_char.main([str(tmp_path / "a.txt"), str(tmp_path / "b.txt")], tmp_path)
+    corpus = Corpus(str(tmp_path))
+    assert corpus.meta["vocabulary"] == list("abcxyz")
+    assert corpus.decode(corpus.tokens["train"][:6].tolist()) == "abcabc"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "0 distinct symbols"),
+        (b"a", "train split would be empty"),
+        (b"caf\xe9", "not UTF-8"),
+        (None, "no such file"),
+    ],
+)
+def test_a_text_that_will_not_do(tmp_path, content, words):
+    path = tmp_path / "my.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        text_char.main([str(path)], tmp_path)
+    assert not (tmp_path / "meta.json").exists()
+
+
+def test_text_char_without_a_text_says_the_command(tmp_path):
+    with pytest.raises(UserError, match=r"python data/text_char/prepare.py my.txt"):
+        text_char.main([], tmp_path)
+
+
+def test_a_prepared_corpus_is_left_alone_without_force(tmp_path, capsys):
+    for text, options, wanted in (
+        ("aab" * 9, [], "ab"),
+        ("xyz" * 9, [], "ab"),
+        ("xyz" * 9, ["--force"], "xyz"),
+    ):
+        (tmp_path / "my.txt").write_text(text)
+        text_char.main([str(tmp_path / "my.txt"), *options], tmp_path)
+        assert json.loads((tmp_path / "meta.json").read_text())["vocabulary"] == list(wanted)
+    assert "--force" in capsys.readouterr().out
+
+
+def test_the_embedded_corpus_needs_nothing(tmp_path):
+    pydoc_char.main([], tmp_path)
+    corpus = Corpus(str(tmp_path))
+    assert sum(map(len, corpus.tokens.values())) > 300_000
+    assert "Python" in corpus.meta["source"]["from"]
+    text = corpus.decode(corpus.tokens["train"].tolist()) + corpus.decode(corpus.tokens["val"].tolist())
+    assert hashlib.sha256(text.encode()).hexdigest() == corpus.meta["source"]["sha256"]
+
+
+def test_a_wrong_source_is_refused_before_anything_is_written(tmp_path):
+    (tmp_path / "other.txt").write_text("to be or not to be")
+    with pytest.raises(UserError, match=r"SHA-256.*text_char"):
+        shakespeare_char.main(["--source", str(tmp_path / "other.txt")], tmp_path / "corpus")
+    with pytest.raises(UserError, match="no such file"):
+        shakespeare_char.main(["--source", str(tmp_path / "none.txt")], tmp_path / "corpus")
+    assert not (tmp_path / "corpus").exists()
+
+
+@pytest.fixture
+def server():
+    """A server on loopback; `server.replies` is {path: (status, body)}, `server.asked` what was asked."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.server.asked.append(self.path)
+            status, body = self.server.replies[self.path]
+            if callable(status):
+                status = status(self.server.asked.count(self.path))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        server.replies, server.asked = {}, []
+        server.url = f"http://127.0.0.1:{server.server_address[1]}"
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def no_waiting(monkeypatch):
+    waits = []
+    monkeypatch.setattr(building.time, "sleep", waits.append)
+    return waits
+
+
+BODY = b"the text that was asked for\n" * 100
+SHA256 = hashlib.sha256(BODY).hexdigest()
+
+
+def test_the_next_mirror_is_tried_and_faults_are_tried_again(server, tmp_path, no_waiting):
+    server.replies = {
+        "/gone": (404, b""),
+        "/broken": (500, b""),
+        "/other": (200, b"<html>sign in</html>"),
+        "/late": (lambda times: 200 if times == 3 else 503, BODY),
+    }
+    urls = [server.url + path for path in server.replies]
+    path = building.fetch(urls, SHA256, tmp_path / "input.txt")
+    assert path.read_bytes() == BODY
+    assert server.asked == ["/gone"] + ["/broken"] * 3 + ["/other"] + ["/late"] * 3
+    assert no_waiting == [1.0, 2.0, 1.0, 2.0]
+    assert [file.name for file in tmp_path.iterdir()] == ["input.txt"]
+    building.fetch(urls, SHA256, tmp_path / "input.txt")
+    assert len(server.asked) == 8, "a file that is there already is not downloaded again"
+
+
+def test_all_mirrors_down_is_one_error_that_lists_them(server, tmp_path, no_waiting):
+    server.replies = {"/gone": (404, b""), "/other": (200, BODY + b"!")}
+    urls = [server.url + path for path in server.replies] + ["http://127.0.0.1:9/nobody"]
+    with pytest.raises(UserError) as error:
+        building.fetch(urls, SHA256, tmp_path / "input.txt")
+    for words in (*urls, "HTTP 404", "SHA-256", "ConnectionError", "--source=PATH", "config/quickstart.py"):
+        assert words in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_source_may_be_a_url(server, tmp_path):
+    server.replies = {"/mine": (200, BODY)}
+    path = building.fetch(["http://127.0.0.1:9/"], SHA256, tmp_path / "input.txt", server.url + "/mine")
+    assert path.read_bytes() == BODY
+
+
+def test_preparing_imports_no_torch():
+    import subprocess
+    import sys
+
+    code = "import sys, data.building, data.text_char.prepare; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_batch_is_windows_of_the_train_split(corpus):
+    data, tokens = Corpus(str(corpus)), tokens_of(corpus, "train").astype(np.int64)
+    x, y = data.batch(seed=7, batch_size=64, block_size=16)
+    assert x.shape == y.shape == (64, 16)
+    assert x.dtype == y.dtype == torch.int64
+    assert torch.equal(x[:, 1:], y[:, :-1])
+    windows = {tuple(tokens[i : i + 17]) for i in range(len(tokens) - 16)}
+    assert all(tuple(row.tolist()) in windows for row in torch.cat((x, y[:, -1:]), 1))
+    assert all(torch.equal(a, b) for a, b in zip(data.batch(7, 64, 16), (x, y)))
+    assert not torch.equal(data.batch(8, 64, 16)[0], x)
+
+
+def test_a_batch_reaches_both_ends_of_the_split(tmp_path):
+    text = "".join(chr(200 + i) for i in range(100))
+    data = Corpus(str(write_corpus(tmp_path / "c", text)))
+    x, y = data.batch(0, 2000, 80)
+    assert x[:, 0].min() == 0
+    assert y[:, -1].max() == 89, "the train split's last token is a target"
+
+
+@pytest.mark.parametrize("batch_tokens", [16, 100, 1 << 14])
+def test_windows_predict_every_token_once(corpus, batch_tokens):
+    data = Corpus(str(corpus))
+    batches = list(data.windows("val", 16, batch_tokens=batch_tokens))
+    targets = torch.cat([y.flatten() for _, y in batches])
+    assert np.array_equal(targets, tokens_of(corpus, "val")[1:])
+    inputs = torch.cat([x.flatten() for x, _ in batches])
+    assert np.array_equal(inputs, tokens_of(corpus, "val")[:-1])
+
+
+def test_capped_windows_are_whole_spread_and_within_the_cap(corpus):
+    data, tokens = Corpus(str(corpus)), tokens_of(corpus, "train")
+    rows = torch.cat([x for x, _ in data.windows("train", 16, most_tokens=1000)])
+    assert rows.shape == (62, 16)
+    ends = np.linspace(0, len(tokens) // 16, 62, endpoint=False).astype(int) * 16
+    assert np.array_equal(rows[0], tokens[:16])
+    assert abs(len(tokens) - 16 - ends[-1]) < 500
+    assert torch.equal(rows, torch.cat([x for x, _ in data.windows("train", 16, most_tokens=1000)]))
+
+
+def test_tokens_beyond_int16_survive(tmp_path):
+    """GPT-2's vocabulary has 50,257 tokens; torch indexes int16 and not uint16 on every device."""
+    text = "".join(chr(0x10000 + i) for i in range(50_257))
+    data = Corpus(str(write_corpus(tmp_path / "c", text)))
+    seen = torch.cat([y.flatten() for split in ("train", "val") for _, y in data.windows(split, 64)])
+    wanted = [token for token in range(50_257) if token not in (0, int(50_257 * 0.9))]
+    assert seen.tolist() == wanted
+
+
+def test_a_split_shorter_than_the_context_is_refused(corpus):
+    with pytest.raises(UserError, match=r"val split.*block_size=5000.*smaller block_size"):
+        Corpus(str(corpus)).check_length(5000)
+
+
+def test_an_unknown_dataset_is_named(capsys):
+    with pytest.raises(UserError, match=r"'shakespear_char'.*did you mean 'shakespeare_char'"):
+        Corpus("shakespear_char")
+
+
+@pytest.mark.parametrize("damage", ["short", "format", "lost"])
+def test_damaged_files_are_refused_with_the_mend(tmp_path, damage):
+    folder = write_corpus(tmp_path / "c", TEXT)
+    meta = json.loads((folder / "meta.json").read_text())
+    if damage == "short":
+        (folder / "val.bin").write_bytes(b"\0\0")
+    elif damage == "lost":
+        (folder / "train.bin").unlink()
+    else:
+        (folder / "meta.json").write_text(json.dumps({**meta, "format": 99}))
+    with pytest.raises(UserError, match=r"--force"):
+        Corpus(str(folder))
+
+
+def test_bytes_are_decoded_as_bytes(tmp_path):
+    text = "é and 日\n".encode() * 20
+    building.write_corpus(
+        tmp_path, lambda: iter([np.frombuffer(text, np.uint8)]), {"from": "-", "sha256": "-"}, unit="byte"
+    )
+    data = Corpus(str(tmp_path))
+    assert data.decode(data.tokens["train"][:10].tolist()).startswith("é and ")
+
+
+def test_three_splits_are_90_5_5():
+    parts = building.split_lengths(100_000_000, {"train": 0.9, "val": 0.05, "test": 0.05})
+    assert parts == {"train": 90_000_000, "val": 5_000_000, "test": 5_000_000}
+    assert building.split_lengths(1_115_394, building.HALVES) == {"train": 1_003_854, "val": 111_540}
+    assert all(building.split_lengths(n, building.HALVES)["train"] == int(n * 0.9) for n in range(1, 3000))

@@ -1,0 +1,196 @@
+"""The GPT against an independent float64 implementation, written here from the formulas."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from model import GPT, GPTConfig
+
+
+def small(**changes):
+    settings = {"vocab_size": 11, "block_size": 9, "n_layer": 2, "n_head": 3, "n_embd": 12}
+    return GPTConfig(**{**settings, **changes})
+
+
+def norm(x, weight, bias):
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / torch.sqrt((centred**2).mean(-1, keepdim=True) + 1e-5) * weight + bias
+
+
+def reference(weights, config, idx, targets):
+    """Logits and loss from formulas alone: matrix products, a loop over heads and over positions."""
+
+    def bias(name):
+        return weights.get(f"{name}.bias", 0.0)
+
+    def linear(x, name):
+        return x @ weights[f"{name}.weight"].T + bias(name)
+
+    def layer_norm(x, name):
+        return norm(x, weights[f"{name}.weight"], bias(name))
+
+    T = idx.shape[1]
+    C, d = config.n_embd, config.n_embd // config.n_head
+    x = weights["wte.weight"][idx] + weights["wpe.weight"][torch.arange(T)]
+    for layer in range(config.n_layer):
+        here = f"blocks.{layer}"
+        qkv = linear(layer_norm(x, f"{here}.ln_1"), f"{here}.attn.qkv")
+        heads = []
+        for head in range(config.n_head):
+            q, k, v = (qkv[..., part * C + head * d : part * C + (head + 1) * d] for part in range(3))
+            rows = []
+            for t in range(T):  # position t sees positions 0 to t
+                scores = torch.einsum("bd,bsd->bs", q[:, t], k[:, : t + 1]) / math.sqrt(d)
+                shares = torch.exp(scores) / torch.exp(scores).sum(1, keepdim=True)
+                rows.append(torch.einsum("bs,bsd->bd", shares, v[:, : t + 1]))
+            heads.append(torch.stack(rows, 1))
+        x = x + linear(torch.cat(heads, -1), f"{here}.attn.proj")
+        u = linear(layer_norm(x, f"{here}.ln_2"), f"{here}.mlp.fc")
+        gelu = 0.5 * u * (1 + torch.tanh(math.sqrt(2 / math.pi) * (u + 0.044715 * u**3)))
+        x = x + linear(gelu, f"{here}.mlp.proj")
+    logits = layer_norm(x, "ln_f") @ weights["wte.weight"].T
+    picked = logits.gather(-1, targets[..., None])[..., 0]
+    return logits, (torch.log(torch.exp(logits).sum(-1)) - picked).mean()
+
+
+def model_and_batch(config, dtype):
+    model = GPT.create(config, seed=3).to(dtype)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # ten times the weights, so that a different GELU would show; biases and norms off their start
+            parameter.mul_(10 if parameter.dim() > 1 else 1)
+            if parameter.dim() == 1:
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator).to(dtype))
+    idx = torch.randint(config.vocab_size, (4, config.block_size), generator=generator)
+    targets = torch.randint(config.vocab_size, (4, config.block_size), generator=generator)
+    return model, idx, targets
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 2e-4)])
+def test_logits_and_gradients_are_the_formulas(fused, bias, dtype, tolerance):
+    config = small(bias=bias)
+    model, idx, targets = model_and_batch(config, dtype)
+    for block in model.blocks:
+        block.attn.fused = fused
+    logits, loss = model(idx, targets)
+    loss.backward()
+    weights = {name: p.detach().double().requires_grad_() for name, p in model.named_parameters()}
+    wanted_logits, wanted_loss = reference(weights, config, idx, targets)
+    wanted_loss.backward()
+    torch.testing.assert_close(logits.double(), wanted_logits, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(loss.double(), wanted_loss, rtol=tolerance, atol=tolerance)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(
+            parameter.grad.double(), weights[name].grad, rtol=tolerance, atol=tolerance, msg=name
+        )
+
+
+def test_initial_weights_are_gpt2s_and_a_function_of_the_seed():
+    config = GPTConfig(vocab_size=65, n_layer=4, n_embd=192, bias=True)
+    model, again, other = (GPT.create(config, seed) for seed in (5, 5, 6))
+    for (name, p), q, r in zip(model.named_parameters(), again.parameters(), other.parameters()):
+        assert torch.equal(p, q)
+        if p.dim() == 1:
+            assert (p == (0.0 if name.endswith("bias") else 1.0)).all()
+            continue
+        assert not torch.equal(p, r)
+        sd = 0.02 / math.sqrt(8) if name.endswith("proj.weight") else 0.02
+        assert p.std().item() == pytest.approx(sd, rel=0.03)
+        assert abs(p.mean().item()) < 4 * sd / math.sqrt(p.numel())
+
+
+def test_creating_a_model_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    model = GPT.create(small(), seed=1)
+    GPT.from_weights(model.weights())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_papers_size():
+    model = GPT.create(GPTConfig(vocab_size=65), seed=0)
+    count = 65 * 384 + 256 * 384 + 6 * (12 * 384 * 384 + 2 * 384) + 384
+    assert model.parameter_count() == count == 10_745_088
+    assert model.flops_per_token() == 6 * (count - 256 * 384) + 12 * 6 * 384 * 256
+
+
+def test_matrices_decay_and_vectors_do_not():
+    model = GPT.create(small(bias=True), seed=0)
+    decayed, kept = model.parameter_groups(0.1)
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
+    assert all(p.dim() >= 2 for p in decayed["params"])
+    assert all(p.dim() == 1 for p in kept["params"])
+    assert len(decayed["params"]) + len(kept["params"]) == len(list(model.parameters()))
+
+
+def test_weights_come_back_as_the_same_model(tmp_path):
+    model, idx, _ = model_and_batch(small(bias=True), torch.float32)
+    torch.save(model.weights(), tmp_path / "weights.pt")
+    again = GPT.from_weights(torch.load(tmp_path / "weights.pt", weights_only=True))
+    assert again.config == model.config
+    assert torch.equal(model(idx)[0], again(idx)[0])
+
+
+def test_generation_is_a_function_of_its_generator_and_follows_the_model():
+    model, _, _ = model_and_batch(small(), torch.float32)
+    start = torch.tensor([[1, 2], [3, 4]])
+
+    def text(seed, **options):
+        return model.generate(start, 30, torch.Generator().manual_seed(seed), **options)
+
+    assert torch.equal(text(1), text(1))
+    assert not torch.equal(text(1), text(2))
+    assert torch.equal(text(1)[:, :2], start)
+    greedy = text(1, top_k=1)
+    for t in range(2, 32):
+        logits, _ = model(greedy[:, max(0, t - 9) : t])
+        assert torch.equal(logits[:, -1].argmax(-1), greedy[:, t])
+    assert torch.equal(text(3, temperature=1e-4), greedy)
+
+
+def test_generation_draws_from_the_softmax():
+    model, _, _ = model_and_batch(small(), torch.float32)
+    start = torch.tensor([[1, 2, 3]]).expand(20_000, 3)
+    tokens = model.generate(start, 1, torch.Generator().manual_seed(0), temperature=2.0, top_k=4)[:, -1]
+    logits = model(start[:1])[0][0, -1].detach().double() / 2.0
+    likeliest = logits.topk(4).indices
+    wanted = logits[likeliest].softmax(0)
+    counts = np.array([(tokens == token).sum() for token in likeliest])
+    assert counts.sum() == 20_000
+    wanted = wanted.numpy()
+    sd = np.sqrt(20_000 * wanted * (1 - wanted))
+    assert (np.abs(counts - 20_000 * wanted) < 4.5 * sd + 1).all()
+
+
+def test_dropout_is_where_gpt2_has_it():
+    """Off in evaluation; in training on embeddings, attention weights and both residual branches."""
+    config = small(dropout=0.5)
+    model, idx, _ = model_and_batch(config, torch.float32)
+    plain = GPT.from_weights(
+        {"config": {**model.weights()["config"], "dropout": 0.0}, "state": model.state_dict()}
+    )
+    assert torch.equal(model.eval()(idx)[0], plain(idx)[0])
+    model.train()
+    outputs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        outputs.append(model(idx)[0])
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.equal(outputs[0], outputs[2])
+    calls = []
+    keep = torch.nn.functional.dropout
+    attention = torch.nn.functional.scaled_dot_product_attention
+    try:
+        torch.nn.functional.dropout = lambda x, p, training: calls.append((p, training)) or keep(x, p, training)
+        torch.nn.functional.scaled_dot_product_attention = lambda *a, dropout_p, is_causal: (
+            calls.append((dropout_p, is_causal)) or attention(*a, dropout_p=dropout_p, is_causal=is_causal)
+        )
+        model(idx)
+    finally:
+        torch.nn.functional.dropout = keep
+        torch.nn.functional.scaled_dot_product_attention = attention
+    assert calls == [(0.5, True)] * (1 + 3 * config.n_layer)

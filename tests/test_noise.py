@@ -1,0 +1,253 @@
+"""The noise by value: schedules, draws, scales, the step, and the bugs that other implementations have."""
+
+import ast
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import noise
+from config import ROOT
+from noise import DRAWS, SCALES, SCHEDULES, GradientNoise, schedule, stream_seed
+
+CONSTANTS = {"sigma": 0.1, "gamma": 0.95, "eta": 0.3, "steps": 40}
+
+
+def two_layers():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(30, 40), nn.Linear(40, 30))
+
+
+def with_gradients(model, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.grad = 1e-3 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def gradients(model):
+    return [parameter.grad.clone() for parameter in model.parameters()]
+
+
+def constant(sigma):
+    return schedule("constant", sigma=sigma)
+
+
+@pytest.mark.parametrize(
+    ("name", "formula"),
+    [
+        ("exponential", lambda t: 0.1 * math.exp(t * math.log(0.95))),
+        ("linear", lambda t: 0.1 - 0.1 * t / 40 if t < 40 else 0.0),
+        ("cosine", lambda t: 0.1 * math.cos(math.pi * t / 80) ** 2 if t < 40 else 0.0),
+        ("constant", lambda t: 0.1),
+        ("inverse", lambda t: (0.3 * (1 + t) ** -0.55) ** 0.5),
+    ],
+)
+def test_schedules_are_their_formulas(name, formula):
+    sigma = schedule(name, **CONSTANTS)
+    for t in (0, 1, 7, 39, 40, 41, 1000):
+        assert sigma(t) == pytest.approx(formula(t), rel=1e-12, abs=1e-17)
+
+
+def test_every_schedule_has_a_formula_in_these_tests():
+    (table,) = test_schedules_are_their_formulas.pytestmark
+    assert {name for name, _ in table.args[1]} == set(SCHEDULES)
+
+
+MOMENTS = {  # fourth standardized moment, and the largest absolute value there can be
+    "gaussian": (3.0, math.inf),
+    "uniform": (1.8, math.sqrt(3)),
+    "laplace": (6.0, math.inf),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_draws_have_mean_0_sd_1_and_their_shape(name):
+    n = 2_000_000
+    x = DRAWS[name](torch.empty(n), torch.Generator().manual_seed(3)).double()
+    fourth, bound = MOMENTS[name]
+    assert abs(x.mean()) < 4.5 / math.sqrt(n)
+    assert abs((x**2).mean() - 1) < 4.5 * math.sqrt((fourth - 1) / n)
+    assert (x**4).mean() == pytest.approx(fourth, rel=0.03)
+    assert abs((x**3).mean()) < 0.05
+    assert x.abs().max() <= bound * (1 + 1e-6)
+    assert x.isfinite().all()
+    assert abs((x[1:] * x[:-1]).mean()) < 4.5 / math.sqrt(n), "neighbours are not independent"
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+def test_noise_on_zero_gradients_is_the_unit_draw_times_sigma(draw):
+    model = two_layers()
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    sigma = schedule("exponential", sigma=0.1, gamma=0.9)
+    norm = GradientNoise(model.named_parameters(), sigma, seed=5, draw=draw).add_(17)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    generator = torch.Generator().manual_seed(stream_seed(5, "noise", 17))
+    unit = DRAWS[draw](torch.empty(total), generator)
+    added = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+    torch.testing.assert_close(added, unit * 0.1 * 0.9**17, rtol=1e-6, atol=0)
+    torch.testing.assert_close(norm, added.norm(), rtol=1e-5, atol=0)
+
+
+def test_sigma_is_a_standard_deviation_whatever_the_schedule():
+    model = nn.Linear(1000, 400, bias=False)
+    for name in SCHEDULES:
+        model.weight.grad = torch.zeros_like(model.weight)
+        sigma = schedule(name, **CONSTANTS)
+        GradientNoise(model.named_parameters(), sigma, seed=1).add_(9)
+        assert model.weight.grad.std().item() == pytest.approx(sigma(9), rel=0.01)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_scales_count_sigma_in_their_unit(scale):
+    model = with_gradients(two_layers())
+    before = gradients(model)
+    norm = GradientNoise(model.named_parameters(), constant(0.5), seed=2, scale=scale).add_(0)
+    total = sum(g.numel() for g in before)
+    rms = math.sqrt(sum(g.double().square().sum() for g in before) / total)
+    units = {"absolute": [1.0] * 4, "global": [rms] * 4}
+    units["tensor"] = [g.double().square().mean().sqrt().item() for g in before]
+    xi = DRAWS["gaussian"](torch.empty(total), torch.Generator().manual_seed(stream_seed(2, "noise", 0)))
+    pieces = xi.split([g.numel() for g in before])
+    wanted = [0.5 * unit * piece.view_as(g) for unit, piece, g in zip(units[scale], pieces, before)]
+    for parameter, g, noise_ in zip(model.parameters(), before, wanted):
+        torch.testing.assert_close(parameter.grad, g + noise_, rtol=1e-4, atol=1e-7)
+    total_norm = math.sqrt(sum(w.double().square().sum() for w in wanted))
+    assert norm.item() == pytest.approx(total_norm, rel=1e-4)
+
+
+def test_a_draw_is_a_function_of_seed_and_step_alone():
+    one, two = two_layers(), two_layers()
+    a, b = (GradientNoise(m.named_parameters(), constant(1.0), seed=4) for m in (one, two))
+    for step in (0, 1, 2):
+        with_gradients(one)
+        a.add_(step)
+    torch.randn(7)
+    with_gradients(two)
+    b.add_(2)
+    assert all(map(torch.equal, gradients(one), gradients(two)))
+
+
+def test_the_global_generator_is_neither_read_nor_moved():
+    before = torch.get_rng_state()
+    model = with_gradients(two_layers())
+    torch.set_rng_state(before)
+    GradientNoise(model.named_parameters(), constant(1.0), seed=4).add_(0)
+    assert torch.equal(torch.get_rng_state(), before)
+    first = gradients(model)
+    torch.manual_seed(99)
+    GradientNoise(with_gradients(model).named_parameters(), constant(1.0), seed=4).add_(0)
+    assert all(map(torch.equal, gradients(model), first))
+
+
+def test_seeds_steps_and_streams_are_mixed_not_added():
+    drawn = {stream_seed(s, name, t) for s in range(40) for t in range(40) for name in ("noise", "dropout")}
+    assert len(drawn) == 40 * 40 * 2
+    assert len({seed & 0xFFFFFFFF for seed in drawn}) > 40 * 40 * 2 - 3, "the CPU's generator takes 32 bits"
+    assert stream_seed(1, "a", 11) != stream_seed(1, "a", 1, 1)
+    assert all(0 <= seed < 2**63 for seed in drawn)
+
+
+def test_no_two_elements_tensors_seeds_or_steps_share_their_noise():
+    def drawn(seed, step):
+        model = nn.ModuleList(nn.Linear(50, 50, bias=False) for _ in range(2))
+        noise_ = GradientNoise(model.named_parameters(), constant(1.0), seed=seed)
+        return [piece.flatten().clone() for piece in noise_.unit(step)]
+
+    pieces = [piece for seed in (1, 2) for step in (0, 1) for piece in drawn(seed, step)]
+    correlation = torch.corrcoef(torch.stack(pieces))
+    assert (correlation - torch.eye(8)).abs().max() < 5 / 50
+    assert len(set(pieces[0].tolist())) > 2490
+
+
+def test_the_same_noise_whatever_the_learning_rate():
+    """Bug elsewhere: noise scaled by the learning rate. The gradient is what is noised."""
+    moved = []
+    for rate in (0.1, 0.001):
+        model = with_gradients(two_layers())
+        start = [p.detach().clone() for p in model.parameters()]
+        GradientNoise(model.named_parameters(), constant(0.1), seed=1).add_(0)
+        torch.optim.SGD(model.parameters(), lr=rate).step()
+        moved.append([(a - p.detach()) / rate for a, p in zip(start, model.parameters())])
+    for a, b in zip(*moved):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_tied_weights_are_noised_once():
+    """Bug elsewhere: a tensor with two names gets two noises."""
+    model = two_layers()
+    model[1].weight = nn.Parameter(model[0].weight.detach().T.contiguous())
+    tied = nn.ModuleDict({"a": model[0], "b": model[0], "c": model[1]})
+    names = list(tied.named_parameters(remove_duplicate=False))
+    assert len(names) == 6
+    with_gradients(tied)
+    before = gradients(tied)
+    GradientNoise(names, constant(1.0), seed=1).add_(0)
+    for g, p in zip(before, tied.parameters()):
+        if p.dim() == 2:
+            assert (p.grad - g).std().item() == pytest.approx(1, rel=0.1)
+
+
+def test_parameters_are_chosen_by_a_predicate_and_the_frozen_left_alone():
+    model = two_layers()
+    model[1].weight.requires_grad_(False)
+    with_gradients(model)
+    before = gradients(model)
+    where = lambda name, parameter: parameter.dim() >= 2  # noqa: E731
+    GradientNoise(model.named_parameters(), constant(1.0), seed=1, where=where).add_(0)
+    changed = [not torch.equal(g, p.grad) for g, p in zip(before, model.parameters())]
+    assert changed == [True, False, False, False]
+    with pytest.raises(ValueError, match="no trainable parameter"):
+        GradientNoise(model.named_parameters(), constant(1.0), seed=1, where=lambda *_: False)
+
+
+def test_a_missing_gradient_changes_no_other_noise():
+    whole, part = with_gradients(two_layers()), with_gradients(two_layers())
+    part[0].bias.grad = None
+    for model in (whole, part):
+        GradientNoise(model.named_parameters(), constant(1.0), seed=1).add_(0)
+    assert part[0].bias.grad is None
+    for name in ("0.weight", "1.weight", "1.bias"):
+        assert torch.equal(whole.get_parameter(name).grad, part.get_parameter(name).grad)
+
+
+@pytest.mark.parametrize("sigma", [0.0, noise.SIGMA_FLOOR / 2])
+def test_nothing_is_drawn_under_the_floor(sigma, monkeypatch):
+    model = with_gradients(two_layers())
+    before = gradients(model)
+    monkeypatch.setitem(DRAWS, "gaussian", lambda *_: pytest.fail("a draw under the floor"))
+    norm = GradientNoise(model.named_parameters(), constant(sigma), seed=1).add_(0)
+    assert norm.item() == 0
+    assert all(map(torch.equal, gradients(model), before))
+
+
+def test_the_floor_is_far_under_the_gradients_resolution():
+    gradient = torch.tensor(3e-4)
+    resolution = torch.nextafter(gradient, torch.tensor(1.0)) - gradient
+    assert 1e-3 * resolution > noise.SIGMA_FLOOR
+    assert noise.SIGMA_FLOOR < 1e-6 * 1e-8, "AdamW's epsilon"
+
+
+def test_bfloat16_parameters_and_strided_gradients_are_noised_alike():
+    model = two_layers().bfloat16()
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    model[0].weight.grad = torch.zeros(30, 40, dtype=torch.bfloat16).T
+    noise_ = GradientNoise(model.named_parameters(), constant(1.0), seed=1)
+    noise_.add_(3)
+    for parameter, xi in zip(model.parameters(), noise_.unit(3)):
+        torch.testing.assert_close(parameter.grad.float(), xi, rtol=0.01, atol=0.01)
+
+
+def test_it_needs_torch_alone(tmp_path):
+    """Anyone can copy the one file: it imports the standard library and torch."""
+    tree = ast.parse((ROOT / "noise.py").read_text())
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert imported - sys.stdlib_module_names == {"torch"}
+    (tmp_path / "noise.py").write_text((ROOT / "noise.py").read_text())
+    subprocess.run([sys.executable, "-c", "import noise; noise.schedule"], cwd=tmp_path, check=True)

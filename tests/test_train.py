@@ -1,0 +1,320 @@
+"""Training: the step's order, mixed precision, resuming, stopping, diverging, and what it says."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import checkpoint, same_weights, weights
+
+import progress
+import train
+from config import ROOT, UserError, load
+from data.corpus import Corpus
+from machine import Machine
+from model import Block
+from noise import stream_seed
+from runs import RunFolder, read_log
+
+
+def gradients_at_update(t):
+    """What the optimizer is given in the next `train_step`, and the step taken."""
+    seen = []
+    t.optimizer.register_step_pre_hook(
+        lambda *_: seen.append({name: p.grad.clone() for name, p in t.model.named_parameters()})
+    )
+    train.train_step(t)
+    return seen[0] if seen else None
+
+
+def unit_noise(t, step):
+    names = [name for name, _ in t.model.named_parameters()]
+    return {name: xi.clone() for name, xi in zip(names, t.noise.unit(step))}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("grad_clip", [0.0, 0.5])
+def test_the_noise_reaches_the_update_whole_and_once(training, dtype, grad_clip):
+    """Bugs elsewhere: divided by the loss scale when clipping is off; once per micro-batch; clipped away."""
+    knobs = {"dtype": dtype, "grad_clip": grad_clip, "gradient_accumulation_steps": 3, "noise_sigma": 0.25}
+    clean = gradients_at_update(training(**{**knobs, "noise_sigma": 0.0}))
+    noisy_run = training(**knobs)
+    noisy, xi = gradients_at_update(noisy_run), unit_noise(noisy_run, 0)
+    for name in clean:
+        torch.testing.assert_close(noisy[name] - clean[name], 0.25 * xi[name], rtol=1e-4, atol=1e-6)
+    total = math.sqrt(sum(g.double().square().sum() for g in clean.values()))
+    assert total == pytest.approx(min(noisy_run.trace[0, 1].item(), grad_clip or math.inf), rel=1e-4)
+
+
+def test_noise_before_clipping_is_clipped(training):
+    t = training(noise_before_clip=True, noise_sigma=10.0, grad_clip=1.0)
+    noisy = gradients_at_update(t)
+    assert math.sqrt(sum(g.double().square().sum() for g in noisy.values())) == pytest.approx(1, rel=1e-3)
+    assert t.trace[0, 1] > 100, "the norm before clipping has the noise in it"
+
+
+def test_accumulation_is_the_mean_over_micro_steps(training):
+    t = training(gradient_accumulation_steps=3, dropout=0.0, noise_sigma=0.0, grad_clip=0.0)
+    model = train.GPT.from_weights(t.model.weights())
+    losses = []
+    for micro_step in range(3):
+        seed = stream_seed(t.config.data_seed, "data", 0, micro_step)
+        loss = model(*t.corpus.batch(seed, 4, 16))[1]
+        (loss / 3).backward()
+        losses.append(loss.item())
+    given = gradients_at_update(t)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(given[name], parameter.grad)
+    assert t.trace[0, 0].item() == pytest.approx(sum(losses) / 3, rel=1e-6)
+
+
+def test_a_step_with_infinite_gradients_is_skipped_counted_and_logged(run, monkeypatch):
+    """A loss scale far beyond float16 makes the first gradients infinite, until the scaler has halved it."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**36)
+    monkeypatch.setattr(Machine, "scaler", lambda self: scaler)
+    folder = run(dtype="float16", max_iters=40, grad_clip=0.0, noise_sigma=1e-3)
+    skipped = json.loads((folder / "result.json").read_text())["skipped_steps"]
+    assert 5 < skipped < 35
+    events = [event for event in read_log(folder)[0] if event["kind"] == "train"]
+    assert [event["skipped_steps"] for event in events] == [min(i + 1, skipped) for i in range(40)]
+    assert [event["grad_norm"] is None for event in events] == [i < skipped for i in range(40)]
+    steps = {float(state["step"]) for state in checkpoint(folder)["optimizer"]["state"].values()}
+    assert steps == {40 - skipped}
+    for event in events:  # a skipped step is still step t of the schedule
+        assert event["sigma"] == pytest.approx(1e-3 * 0.9 ** event["iter"])
+    before = [event["val_loss"] for event in read_log(folder)[0] if event["kind"] == "eval"][:2]
+    assert before[0] == before[1], "nothing moved while every step was skipped"
+
+
+def test_float16_trains_like_float32(run):
+    losses = {}
+    for dtype in ("float16", "bfloat16", "float32"):
+        folder = run(dtype, dtype=dtype, max_iters=60, noise_sigma=0.0, grad_clip=1.0, dropout=0.0)
+        result = json.loads((folder / "result.json").read_text())
+        assert result["skipped_steps"] == 0
+        losses[dtype] = result["final_val_loss"]
+    assert losses["float32"] < 2.9
+    assert losses["float16"] == pytest.approx(losses["float32"], abs=0.02)
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], abs=0.05)
+
+
+def test_learning_rate_warms_up_from_above_zero_and_ends_at_min_lr():
+    config = load(["--learning_rate=1", "--min_lr=0.2", "--warmup_iters=4", "--max_iters=24"])
+    rates = [train.learning_rate(step, config) for step in range(30)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert rates[14] == pytest.approx(0.6)
+    assert sorted(rates[4:25], reverse=True) == rates[4:25]
+    assert rates[24:] == [0.2] * 6
+
+
+def test_exactly_max_iters_updates(run):
+    folder = run(max_iters=7)
+    state = checkpoint(folder)
+    assert {float(s["step"]) for s in state["optimizer"]["state"].values()} == {7.0}
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["iterations"], result["tokens"]) == (7, 7 * 2 * 4 * 16)
+
+
+def test_the_log_and_the_result_tell_what_was_promised(run):
+    folder = run(log_interval=3)
+    events, torn = read_log(folder)
+    assert not torn
+    steps = [event for event in events if event["kind"] == "train"]
+    evals = [event for event in events if event["kind"] == "eval"]
+    assert [event["iter"] for event in steps] == [0, 3, 6, 9]
+    assert [event["iter"] for event in evals] == [0, 4, 8, 12]
+    names = "iter tokens loss lr sigma grad_norm clipped_norm noise_norm skipped_steps tokens_per_second"
+    assert set(names.split()) <= set(steps[0])
+    trace = checkpoint(folder)["trace"]
+    assert steps[2]["loss"] == pytest.approx(trace[4:7, 0].mean().item())
+    assert steps[2]["noise_norm"] == trace[6, 2].item()
+    assert steps[2]["sigma"] == pytest.approx(0.01 * 0.9**6)
+    result = json.loads((folder / "result.json").read_text())
+    assert result["best_val_loss"] == min(event["val_loss"] for event in evals)
+    assert result["minibatch_loss_last100"] == pytest.approx(trace[:, 0].mean().item())
+    assert result["final_val_loss"] == pytest.approx(evals[-1]["val_loss"])
+    assert result["final_train_loss"] == evals[-1]["train_loss"]
+    assert result["best_val_bpc"] == pytest.approx(result["best_val_loss"] / math.log(2))
+    assert {"seconds", "peak_memory_bytes", "device", "skipped_steps", "best_iter"} <= set(result)
+    best = checkpoint(folder, "best.pt")
+    assert (best["iter"], best["val_loss"]) == (result["best_iter"], result["best_val_loss"])
+
+
+def test_the_final_evaluation_covers_the_whole_split_and_the_best_weights(run, corpus):
+    folder = run(eval_tokens=128, learning_rate=0.5, grad_clip=0.0, noise_sigma=0.0, eval_interval=1)
+    result = json.loads((folder / "result.json").read_text())
+    data = Corpus(str(corpus))
+    for name, key in (("last.pt", "final_val_loss"), ("best.pt", "best_weights_val_loss")):
+        model = train.GPT.from_weights(checkpoint(folder, name)["model"])
+        assert result[key] == pytest.approx(train.mean_loss(model, data.windows("val", 16)), rel=1e-6)
+    assert result["best_iter"] < 12
+    assert result["best_val_loss"] != pytest.approx(result["best_weights_val_loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(run, command, tmp_path, capsys, monkeypatch, number):
+    whole = run("whole")
+    step = train.train_step
+
+    def interrupted(t):
+        step(t)
+        if t.step == 7:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(train, "train_step", interrupted)
+    assert train.main(command("stopped")) == 128 + number
+    assert "stopped after iteration 7" in capsys.readouterr().out
+    assert checkpoint(tmp_path / "stopped")["step"] == 7
+    monkeypatch.setattr(train, "train_step", step)
+    assert same_weights(run("stopped"), whole)
+    assert signal.getsignal(number) == {signal.SIGINT: signal.default_int_handler}.get(number, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("spoilt", ["loss", "gradient"])
+def test_a_run_that_diverges_says_where_and_keeps_the_last_good_checkpoint(run, capsys, monkeypatch, spoilt):
+    accumulate = train.accumulate
+
+    def spoil(t):
+        loss = accumulate(t)
+        if t.step >= 7:
+            if spoilt == "gradient":
+                t.model.wte.weight.grad[0, 0] = math.inf
+            else:
+                loss = loss * math.nan
+        return loss
+
+    monkeypatch.setattr(train, "accumulate", spoil)
+    folder = run(status=3, log_interval=100, eval_interval=100, checkpoint_interval=5)
+    captured = capsys.readouterr()
+    assert "iteration 7" in captured.err
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["status"], result["diverged_at"]) == ("diverged", 7)
+    state = checkpoint(folder)
+    assert state["step"] == 5
+    assert all(tensor.isfinite().all() for tensor in state["model"]["state"].values())
+    run(log_interval=100)
+    assert "diverged already" in capsys.readouterr().out
+
+
+def test_compilation_that_fails_falls_back_with_one_line(run, capsys, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no compiler\nand a long explanation")
+
+    monkeypatch.setattr(Block, "compile", lambda self: setattr(self, "_compiled_call_impl", broken))
+    folder = run("compiled", compile="on")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "compilation failed" in line]
+    assert "no compiler" in line
+    assert same_weights(folder, run("plain"))
+
+
+def test_a_run_that_is_done_is_left_alone_and_overwrite_begins_afresh(run, capsys):
+    folder = run()
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.suffix != ".py"}
+    capsys.readouterr()
+    run()
+    assert "finished already; --overwrite=True" in capsys.readouterr().out
+    for name, time in before.items():
+        assert (folder / name).stat().st_mtime_ns == time, name
+    run(overwrite=True, seed=2)
+    assert json.loads((folder / "config.json").read_text())["seed"] == 2
+    assert [event["iter"] for event in read_log(folder)[0] if event["kind"] == "eval"] == [0, 4, 8, 12]
+
+
+def test_another_config_is_refused_with_what_differs(run, command):
+    run(max_iters=5)
+    with pytest.raises(UserError) as error:
+        train.main(command(max_iters=5, learning_rate=0.5, n_layer=1, eval_interval=9))
+    for words in ("learning_rate (0.01 there, 0.5 here)", "n_layer (2 there, 1 here)", "--overwrite=True"):
+        assert words in str(error.value)
+    assert "eval_interval" not in str(error.value)
+
+
+def test_another_corpus_under_the_same_name_is_refused(run, command, tmp_path):
+    from conftest import write_corpus
+
+    run(dataset=write_corpus(tmp_path / "c", "abcd" * 300), max_iters=5)
+    write_corpus(tmp_path / "c", "dcba" * 300)
+    with pytest.raises(UserError, match="other data of the same name"):
+        train.main(command(dataset=tmp_path / "c", max_iters=5))
+
+
+def test_two_processes_cannot_train_into_one_folder(command, tmp_path):
+    with RunFolder(tmp_path / "run"), pytest.raises(UserError, match="another process"):
+        train.main(command())
+    holder = (
+        "import sys, time; from runs import RunFolder\n"
+        "with RunFolder(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+    )
+    words = [sys.executable, "-c", holder, str(tmp_path / "run")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        process.stdout.readline()
+        with pytest.raises(UserError, match="another process"):
+            train.main(command())
+        process.kill()
+    assert train.main(command()) == 0, "the lock outlived its holder"
+
+
+def test_a_long_run_says_so_first(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    shown = progress.Progress(0, 5000, "a slow machine")
+    for step, now in ((1, 60.0), (2, 64.0), (3, 68.0)):
+        clock[0] = now
+        shown.stepped(step)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "5.6 hours on a slow machine" in line
+    assert "config/cpu.py" in line
+    brief = progress.Progress(0, 500, "a machine")
+    for step in (1, 2, 3):
+        clock[0] += 4
+        brief.stepped(step)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_missing_corpus_is_prepared_and_said(capsys, monkeypatch, tmp_path):
+    """As after a fresh clone: the folder has its script and nothing prepared."""
+    import data.corpus
+    from data.pydoc_char import prepare
+
+    (tmp_path / "data" / "pydoc_char").mkdir(parents=True)
+    (tmp_path / "data" / "pydoc_char" / "prepare.py").touch()
+    monkeypatch.setattr(data.corpus, "ROOT", tmp_path)
+    main = prepare.main
+    monkeypatch.setattr(prepare, "main", lambda argv: main(argv, tmp_path / "data" / "pydoc_char"))
+    assert Corpus("pydoc_char").meta["name"] == "pydoc_char"
+    assert "pydoc_char is not prepared yet" in capsys.readouterr().out
+
+
+def test_a_sample_is_printed_from_the_best_weights(run, capsys):
+    run("a", sample_tokens=80)
+    first = capsys.readouterr().out.split("---")[2]
+    assert len(first.strip("\n")) > 60
+    run("b", sample_tokens=80)
+    assert capsys.readouterr().out.split("---")[2] == first
+
+
+def test_too_little_memory_is_one_line(command, monkeypatch):
+    def exhausted(_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    monkeypatch.setattr(train, "train_step", exhausted)
+    with pytest.raises(UserError, match="halve batch_size"):
+        train.main(command())
+
+
+def test_the_paper_config_is_the_papers_model():
+    config = load(["config/shakespeare_noise.py"])
+    assert config.tokens_per_iter == 16_384
+    assert train.learning_rate(100, config) == 1e-3
+    assert train.learning_rate(5000, config) == 1e-4
+
+
+def test_best_weights_are_those_of_the_lowest_val_loss(run):
+    folder = run(max_iters=30, eval_interval=3)
+    evals = {e["iter"]: e["val_loss"] for e in read_log(folder)[0] if e["kind"] == "eval"}
+    assert checkpoint(folder, "best.pt")["iter"] == min(evals, key=evals.get)
+    assert weights(folder, "best.pt").keys() == weights(folder).keys()
