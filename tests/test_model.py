@@ -1,12 +1,13 @@
 """The GPT against an independent float64 implementation, written here from the formulas."""
 
 import math
+from sys import modules
 
 import numpy as np
 import pytest
 import torch
 
-from model import GPT, GPTConfig
+from model import GPT, GPTConfig, dropout
 
 
 def small(**changes):
@@ -166,31 +167,44 @@ def test_generation_draws_from_the_softmax():
     assert (np.abs(counts - 20_000 * wanted) < 4.5 * sd + 1).all()
 
 
-def test_dropout_is_where_gpt2_has_it():
-    """Off in evaluation; in training on embeddings, attention weights and both residual branches."""
-    config = small(dropout=0.5)
-    model, idx, _ = model_and_batch(config, torch.float32)
-    plain = GPT.from_weights(
-        {"config": {**model.weights()["config"], "dropout": 0.0}, "state": model.state_dict()}
-    )
-    assert torch.equal(model.eval()(idx)[0], plain(idx)[0])
-    model.train()
-    outputs = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        outputs.append(model(idx)[0])
-    assert torch.equal(outputs[0], outputs[1])
-    assert not torch.equal(outputs[0], outputs[2])
-    calls = []
-    keep = torch.nn.functional.dropout
-    attention = torch.nn.functional.scaled_dot_product_attention
-    try:
-        torch.nn.functional.dropout = lambda x, p, training: calls.append((p, training)) or keep(x, p, training)
-        torch.nn.functional.scaled_dot_product_attention = lambda *a, dropout_p, is_causal: (
-            calls.append((dropout_p, is_causal)) or attention(*a, dropout_p=dropout_p, is_causal=is_causal)
-        )
-        model(idx)
-    finally:
-        torch.nn.functional.dropout = keep
-        torch.nn.functional.scaled_dot_product_attention = attention
-    assert calls == [(0.5, True)] * (1 + 3 * config.n_layer)
+@pytest.mark.parametrize("fused", [True, False])
+def test_dropout_is_where_gpt2_has_it(monkeypatch, fused):
+    """On embeddings, attention weights and both residual branches in training; nowhere in evaluation."""
+    model, idx, _ = model_and_batch(small(dropout=0.5), torch.float32)
+    for block in model.blocks:
+        block.attn.fused = fused
+    seen = []
+
+    def watched(x, p):
+        seen.append((tuple(x.shape), p))
+        return dropout(x, p)
+
+    monkeypatch.setattr(modules["model"], "dropout", watched)
+    model(idx)
+    stream, attention = (4, 9, 12), (4, 3, 9, 9)
+    assert seen == [(shape, 0.5) for shape in (stream, *(attention, stream, stream) * 2)]
+    seen.clear()
+    logits = model.eval()(idx)[0]
+    assert {p for _, p in seen} == {0.0}
+    plain, _, _ = model_and_batch(small(), torch.float32)
+    torch.testing.assert_close(logits, plain(idx)[0])
+
+
+@pytest.mark.parametrize("p", [0.1, 0.2, 0.5, 0.9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_drops_p_and_keeps_the_mean(p, dtype):
+    n = 999_999  # not a multiple of the four elements that share a draw
+    x = torch.ones(n, dtype=dtype, requires_grad=True)
+    torch.manual_seed(1)
+    y = dropout(x, p)
+    y.backward(torch.ones_like(y))
+    assert torch.equal(x.grad, y.detach()), "the gradient has the same mask"
+    kept = (y != 0).double()
+    assert abs(kept.mean() - (1 - p)) < 4.5 * math.sqrt(p * (1 - p) / n)
+    assert y.max().item() == pytest.approx(1 / (1 - p), rel=1e-3 if dtype == torch.float32 else 1e-2)
+    for lag in (1, 2, 3, 4):  # within a shared draw and across draws
+        product = ((kept[lag:] - (1 - p)) * (kept[:-lag] - (1 - p))).mean()
+        assert abs(product) < 4.5 * p * (1 - p) / math.sqrt(n)
+    torch.manual_seed(1)
+    assert torch.equal(dropout(x, p), y)
+    assert not torch.equal(dropout(x, p), y)

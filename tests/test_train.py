@@ -1,5 +1,6 @@
 """Training: the step's order, mixed precision, resuming, stopping, diverging, and what it says."""
 
+import itertools
 import json
 import math
 import os
@@ -80,8 +81,9 @@ def test_a_step_with_infinite_gradients_is_skipped_counted_and_logged(run, monke
     skipped = json.loads((folder / "result.json").read_text())["skipped_steps"]
     assert 5 < skipped < 35
     events = [event for event in read_log(folder)[0] if event["kind"] == "train"]
-    assert [event["skipped_steps"] for event in events] == [min(i + 1, skipped) for i in range(40)]
-    assert [event["grad_norm"] is None for event in events] == [i < skipped for i in range(40)]
+    infinite = [event["grad_norm"] is None for event in events]
+    assert all(infinite[:5])
+    assert [event["skipped_steps"] for event in events] == list(itertools.accumulate(infinite))
     steps = {float(state["step"]) for state in checkpoint(folder)["optimizer"]["state"].values()}
     assert steps == {40 - skipped}
     for event in events:  # a skipped step is still step t of the schedule
@@ -145,7 +147,7 @@ def test_the_log_and_the_result_tell_what_was_promised(run):
 
 
 def test_the_final_evaluation_covers_the_whole_split_and_the_best_weights(run, corpus):
-    folder = run(eval_tokens=128, learning_rate=0.5, grad_clip=0.0, noise_sigma=0.0, eval_interval=1)
+    folder = run(eval_tokens=128, learning_rate=2.0, grad_clip=0.0, noise_sigma=0.0, eval_interval=1)
     result = json.loads((folder / "result.json").read_text())
     data = Corpus(str(corpus))
     for name, key in (("last.pt", "final_val_loss"), ("best.pt", "best_weights_val_loss")):
