@@ -1,0 +1,132 @@
+"""Break each law on purpose and see its test fail: python tests/mutations.py
+
+Each mutation is one change to one file, made in a copy of the tree; the named test must pass before it and
+fail after it. Not part of the suite: it takes a few minutes. Exit status 1 where a mutation survives.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LAWS = "tests/test_laws.py"
+
+MUTATIONS = [  # law, what it does, file, old, new, test
+    (
+        *(1, "dropout draws from wherever the global generator is", "train.py"),
+        'torch.manual_seed(stream_seed(config.seed, "dropout", t.step, micro_step))',
+        "pass",
+        f"{LAWS}::test_law_1_the_same_command_gives_the_same_bits",
+    ),
+    (
+        *(1, "a resume takes this machine's threads and precision", "machine.py"),
+        'return replace(self, dtype=recorded["dtype"], threads=recorded["threads"])',
+        "return replace(self)",
+        f"{LAWS}::test_law_1_threads_and_precision_are_recorded_and_restored",
+    ),
+    (
+        *(2, "a checkpoint rounds the weights that it saves", "train.py"),
+        '"model": self.model.weights(),',
+        '"model": self.model.bfloat16().float().weights(),',
+        f"{LAWS}::test_law_2_looking_changes_no_weight",
+    ),
+    (
+        *(3, "the noise draws from the global generator", "noise.py"),
+        "self.draw(self._buffer, generator)",
+        "self.draw(self._buffer, None)",
+        f"{LAWS}::test_law_3_the_draw_depends_on_nothing_else",
+    ),
+    (
+        *(3, "sigma 0 counts as the floor", "noise.py"),
+        "sigma = self.sigma(step)\n",
+        "sigma = max(self.sigma(step), 1e-6)\n",
+        f"{LAWS}::test_law_3_sigma_0_is_the_baseline_bit_for_bit",
+    ),
+    (
+        *(3, "seeds and steps are added", "noise.py"),
+        "return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1",
+        "return seed + sum(counters)",
+        "tests/test_noise.py::test_seeds_steps_and_streams_are_mixed_not_added",
+    ),
+    (
+        *(4, "a resume forgets the optimizer's moments", "train.py"),
+        'self.optimizer.load_state_dict(state["optimizer"])',
+        "pass",
+        f"{LAWS}::test_law_4_stopped_after_any_step",
+    ),
+    (
+        *(4, "a resume leaves the log's lines of the steps that it does again", "runs.py"),
+        'for event in events if event["iter"] < step',
+        "for event in events",
+        f"{LAWS}::test_law_4_a_crash_at_every_single_write_resumes_to_the_same_bits",
+    ),
+    (
+        *(4, "a resume begins one step late", "train.py"),
+        'self.step, self.best, self.seconds = state["step"]',
+        'self.step, self.best, self.seconds = state["step"] + 1',
+        f"{LAWS}::test_law_4_sigkill_at_random_steps",
+    ),
+    (
+        *(5, "reading a run folder takes torch", "runs.py"),
+        "import pickle\n",
+        "import pickle\nimport torch\n",
+        f"{LAWS}::test_law_5_a_run_folder_is_drawn_wherever_it_lies_without_torch",
+    ),
+    (
+        *(5, "the plots ask the model", "plot.py"),
+        "import functools\n",
+        "import functools\nimport model\n",
+        f"{LAWS}::test_law_5_nothing_downstream_is_imported_upstream",
+    ),
+    (
+        *(6, "files are written in place", "files.py"),
+        'temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")',
+        'temporary = path; os = type("", (), {"replace": print, "fsync": print})',
+        f"{LAWS}::test_law_6_a_killed_writer_leaves_the_old_file",
+    ),
+    (
+        *(6, "checkpoints are unpickled", "runs.py"),
+        "weights_only=True",
+        "weights_only=False",
+        f"{LAWS}::test_law_6_no_pickle_is_read",
+    ),
+    (
+        *(7, "an unknown knob is a KeyError", "config/__init__.py"),
+        "        raise UserError(\n            f\"{where}: no knob is called",
+        "        raise KeyError(\n            f\"{where}: no knob is called",
+        f"{LAWS}::test_law_7_a_mistake_is_one_line_and_status_2",
+    ),
+    (
+        *(7, "the run folder is made before the mistake is found", "train.py"),
+        "    corpus.check_length(config.block_size)\n    with RunFolder(config.out_dir) as folder:\n",
+        "    with RunFolder(config.out_dir) as folder:\n        corpus.check_length(config.block_size)\n",
+        f"{LAWS}::test_law_7_a_mistake_is_one_line_and_status_2",
+    ),
+]  # fmt: skip
+
+
+def main():
+    survivors = 0
+    for law, what, file, old, new, test in MUTATIONS:
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / "tree"
+            shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "out", "__pycache__"))
+            before = passes(copy, test)
+            source = (copy / file).read_text()
+            assert source.count(old) == 1, f"{file} has {source.count(old)} times: {old}"
+            (copy / file).write_text(source.replace(old, new))
+            killed = before and not passes(copy, test)
+        survivors += not killed
+        print(f"law {law}: {what} ({file}): {test.split('::')[1]} {'fails' if killed else 'DOES NOT FAIL'}", flush=True)
+    return 1 if survivors else 0
+
+
+def passes(tree, test):
+    words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", test]
+    return subprocess.run(words, cwd=tree, capture_output=True, check=False).returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""What the README promises: the lines for one's own loop, its tables, its commands."""
+
+import hashlib
+import re
+
+import pytest
+import torch
+
+import noise
+from config import ROOT, Config, load
+from model import GPT, GPTConfig
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(containing):
+    """The one code block of the README that contains a text."""
+    (found,) = [b for b in re.findall(r"```\w*\n(.*?)```", README, re.DOTALL) if containing in b]
+    return found
+
+
+def sum_of_noise(sigma, step, elements):
+    """The sum of one step's noise over all tensors, without noise.py: the seed, the draw, the schedule."""
+    digest = hashlib.blake2b(f"(1, 'noise', {step})".encode(), digest_size=8).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") // 2)
+    return sigma * torch.randn(elements, generator=generator).double().sum().item()
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+def test_the_three_lines_work_in_any_loop(monkeypatch, optimizer):
+    """The block as it stands, run; the sum of what it adds to the gradients against the formula."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 40), torch.nn.Tanh(), torch.nn.Linear(40, 3))
+    elements = sum(parameter.numel() for parameter in model.parameters())
+    namespace = {
+        "torch": torch,
+        "model": model,
+        "loss_function": torch.nn.functional.mse_loss,
+        "batches": [(torch.randn(8, 5), torch.randn(8, 3)) for _ in range(6)],
+        "optimizer": getattr(torch.optim, optimizer)(model.parameters(), lr=1e-3),
+    }
+    sums, add_ = [], noise.GradientNoise.add_
+
+    def total():
+        return sum(parameter.grad.double().sum().item() for parameter in model.parameters())
+
+    def watched(self, step):
+        before = total()
+        norm = add_(self, step)
+        sums.append((total() - before, norm.item()))
+        return norm
+
+    monkeypatch.setattr(noise.GradientNoise, "add_", watched)
+    start = [parameter.detach().clone() for parameter in model.parameters()]
+    exec(block("GradientNoise("), namespace)
+    assert len(sums) == 6
+    for step, (added, norm) in enumerate(sums):
+        sigma = 0.01 * 0.99**step
+        assert added == pytest.approx(sum_of_noise(sigma, step, elements), abs=1e-5)
+        assert norm == pytest.approx(sigma * elements**0.5, rel=0.2)
+    assert all(not torch.equal(a, b) for a, b in zip(start, model.parameters()))
+
+
+def test_only_three_lines_of_the_block_are_ours():
+    ours = [line for line in block("GradientNoise(").splitlines() if "noise" in line or "Noise" in line]
+    assert len(ours) == 3
+
+
+@pytest.mark.parametrize(
+    ("files", "vocabulary", "train_tokens"),
+    [
+        ("shakespeare_baseline.py", 65, 1_003_854),
+        ("shakespeare_noise.py", 65, 1_003_854),
+        ("shakespeare_baseline.py cpu.py", 65, 1_003_854),
+        ("quickstart.py", None, None),
+    ],
+)
+def test_the_hyperparameter_table_is_the_configs(files, vocabulary, train_tokens):
+    (row,) = [line for line in README.splitlines() if line.startswith(f"| `{files}` |")]
+    config = load([str(ROOT / "config" / name) for name in files.split()])
+    tokens = config.tokens_per_iter * config.max_iters
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    wanted = [
+        f"{config.n_layer} × {config.n_embd}, {config.n_head} heads",
+        f"{config.batch_size} × {config.block_size}",
+        f"{config.max_iters:,}",
+        f"{config.learning_rate:g}",
+        f"{config.dropout:g}",
+        f"{tokens / 1e6:.1f} M",
+    ]
+    assert cells[2:8] == wanted
+    if vocabulary:
+        names = ("block_size", "n_layer", "n_head", "n_embd", "bias")
+        model = GPT.create(GPTConfig(vocabulary, **{name: getattr(config, name) for name in names}), 0)
+        assert cells[1] == f"{model.parameter_count() / 1e6:.2f} M"
+        assert cells[8] == f"{tokens / train_tokens:.1f}"
+
+
+def test_every_file_and_knob_that_the_readme_names_is_there():
+    named = set(re.findall(r"(?<![\w/.])((?:config|data|tests)/[\w./]+\.(?:py|md)|\w+\.py)\b", README))
+    allowed = {"my.txt", "prepare.py"}
+    for name in named - allowed:
+        places = [ROOT / name, ROOT / "config" / name, ROOT / "data" / "corpora" / name]
+        assert any(place.is_file() for place in places), name
+    for knob in re.findall(r"--(\w+)=", README):
+        assert knob in Config.__dataclass_fields__ or knob in ("source", "out"), knob
+
+
+def test_each_top_level_script_has_its_line():
+    for path in ROOT.glob("*.py"):
+        assert f"`{path.name}`" in README, path.name
