@@ -5,7 +5,6 @@ by side: corpus, model size, batch and length.
 """
 
 import collections
-import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from config import Config, UserError, identity
+from config import Config, UserError, identity, recorded
 from runs import find_runs, read_json, read_log
 
 
@@ -30,7 +29,7 @@ class Run:
     """One run folder as it is: `evals` and `steps` are the log's events, `result` is None while it runs."""
 
     path: Path
-    config: dict
+    config: Config
     about: dict
     result: dict | None
     evals: list
@@ -45,19 +44,15 @@ class Run:
 
     @property
     def seed(self):
-        return self.config["seed"]
+        return self.config.seed
 
     @property
     def setting(self):
         """What runs must share to stand in one panel, as a dict."""
         names = "dataset n_layer n_head n_embd block_size batch_size gradient_accumulation_steps max_iters"
-        knobs = {name: self.config[name] for name in names.split()}
+        knobs = {name: getattr(self.config, name) for name in names.split()}
         knobs["dataset"] = self.about["corpus"]["name"]
         return {**knobs, "data": self.about["corpus"]["splits"]["train"]["sha256"]}
-
-    @property
-    def noisy(self):
-        return Config(**self.config).noisy
 
     def series(self, events, name):
         """{iteration: value} of one logged quantity, the missing left out."""
@@ -65,9 +60,9 @@ class Run:
 
 
 def read_run(path):
-    config, about = read_json(path / "config.json"), read_json(path / "run.json")
-    if missing := [field.name for field in dataclasses.fields(Config) if field.name not in config]:
-        raise UserError(f"{path}/config.json lacks {missing[0]}: it is of another version of this code")
+    config, about = recorded(read_json(path / "config.json")), read_json(path / "run.json")
+    if about is None:
+        raise UserError(f"{path} has a config.json and no run.json, so it is no run")
     events, torn = read_log(path)
     evals = [event for event in events if event["kind"] == "eval"]
     steps = [event for event in events if event["kind"] == "train"]
@@ -83,7 +78,7 @@ class Arm:
 
     @property
     def noisy(self):
-        return self.runs[0].noisy
+        return self.runs[0].config.noisy
 
     def curve(self, kind, name):
         """{iteration: {seed: value}} over the runs, each as far as it goes."""
@@ -144,9 +139,9 @@ def check_arm(arm):
     """UserError unless the runs of an arm differ in their seeds, and in nothing else."""
     first, seeds = arm.runs[0], set()
     for run in arm.runs:
-        here, there = identity(first.config), identity(run.config)
-        for name in here.keys() - {"seed", "data_seed"}:
-            if here[name] != there[name]:
+        here, there = ({**identity(r.config), "eval_interval": r.config.eval_interval} for r in (first, run))
+        for name in here:
+            if name not in ("seed", "data_seed") and here[name] != there[name]:
                 raise UserError(
                     f"{first.path} and {run.path} are both called {arm.name!r} and differ in {name}:"
                     f" {here[name]!r} and {there[name]!r}; give the arms folders of their own"
@@ -185,11 +180,11 @@ def mean_band(curve):
 
 
 def differences(arm, baseline, name, iterations):
-    """[(iteration, mean difference to the baseline, half-interval or None)], paired by seed."""
+    """[(iteration, mean difference to the baseline, half-interval or None, n pairs)], paired by seed."""
     rows = []
     mine, theirs = arm.curve("evals", name), baseline.curve("evals", name)
     for iteration in iterations:
         a, b = mine.get(iteration, {}), theirs.get(iteration, {})
         if pairs := [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]:
-            rows.append((iteration, *interval(pairs)))
+            rows.append((iteration, *interval(pairs), len(pairs)))
     return rows

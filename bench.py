@@ -23,7 +23,7 @@ from model import GPT
 from noise import stream_seed
 
 SEEDS = 3
-TURNS = 10  # turns a seed
+TURNS = 10  # at most, a seed
 
 
 def main(argv):
@@ -31,7 +31,8 @@ def main(argv):
     machine = Machine.choose(config)
     corpus = Corpus(config.dataset, machine.device)
     corpus.check_length(config.block_size)
-    turn = max(1, config.max_iters // TURNS)
+    turns = min(TURNS, config.max_iters)
+    turn = config.max_iters // turns
     loops = {"plain loop": PlainLoop, "train.py": OurLoop}
     times = {name: [] for name in loops}  # seconds a step, one entry a turn
     losses = {name: [] for name in loops}  # a list a seed: mean loss of each turn, then the val loss
@@ -40,7 +41,7 @@ def main(argv):
         seeded = dataclasses.replace(config, seed=seed, data_seed=seed)
         pair = {name: loop(seeded, corpus, machine) for name, loop in loops.items()}
         curves = {name: [] for name in loops}
-        for _ in range(TURNS):
+        for _ in range(turns):
             for name, loop in pair.items():
                 seconds, loss = timed(loop, turn, machine)
                 times[name].append(seconds)
@@ -50,7 +51,7 @@ def main(argv):
                 [*curves[name], mean_loss(loop.model, corpus.windows("val", config.block_size))]
             )
     report_times(times, config.tokens_per_iter)
-    report_losses(losses, turn)
+    report_losses(losses, turn, turns)
     return 0
 
 
@@ -100,8 +101,7 @@ class OurLoop:
     def __init__(self, config, corpus, machine):
         self.training = train.Training(config, corpus, machine)
         self.model = self.training.model
-        if machine.compile:
-            train.compile_blocks(self.training)
+        train.rehearse(self.training)
 
     def train_step(self):
         train.train_step(self.training)
@@ -136,9 +136,9 @@ def report_times(times, tokens):
     print(f"      ratio: {median(ratios):.2f} (turns from {min(ratios):.2f} to {max(ratios):.2f})")
 
 
-def report_losses(losses, turn):
+def report_losses(losses, turn, turns):
     print(f"mean loss of each turn, mean ± sd over {SEEDS} seeds:")
-    names = [f"to iteration {turn * (i + 1):,}" for i in range(TURNS)] + ["val loss at the end"]
+    names = [f"to iteration {turn * (i + 1):,}" for i in range(turns)] + ["val loss at the end"]
     for row, name in enumerate(names):
         cells = []
         for label, curves in losses.items():

@@ -3,6 +3,7 @@
 python evaluate.py RUN        the whole splits, for a run's best and last weights
 """
 
+import contextlib
 import math
 
 import torch
@@ -18,12 +19,14 @@ from runs import load_checkpoint
 def mean_loss(model, batches):
     """Mean cross-entropy in nats a token over batches of (x, y), each token weighed alike.
 
-    The model is put in evaluation mode for it and back into the mode it was in. No autocast.
+    The model is put in evaluation mode for it and back into the mode it was in. No autocast, and a
+    compiled model runs eagerly, since compiling it for float32 would cost more than it saves.
     """
     mode = model.training
+    eagerly = torch.compiler.set_stance("force_eager") if model.compiled else contextlib.nullcontext()
     model.eval()
     losses, counts = [], []
-    with torch.compiler.set_stance("force_eager"):
+    with eagerly:
         for x, y in batches:
             losses.append(model(x, y)[1])
             counts.append(y.numel())

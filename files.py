@@ -1,9 +1,12 @@
-"""Atomic files: a reader sees the old one or the new one, never half of either."""
+"""Atomic files and locks: a reader sees the old file or the new one, never half of either."""
 
 import contextlib
+import errno
 import json
 import os
 from pathlib import Path
+
+from config import UserError
 
 
 @contextlib.contextmanager
@@ -33,8 +36,33 @@ def write_json(path, value):
 
 
 def read_json(path):
-    """The JSON value in a file, or None where there is no file."""
+    """The JSON value in a file, or None where there is no file; UserError where it is no JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+
+
+def lock(path, wait=False):
+    """An open file that one process at a time can hold; the system lets go of it when the process ends.
+
+    wait: until it is free. Otherwise None where another process holds it.
+    """
+    file = open(path, "a")
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        file.close()
+        if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            raise
+        return None
+    return file

@@ -1,11 +1,16 @@
 """Where and in which precision a run computes, and what it used."""
 
+import contextlib
 import os
+import platform
+import subprocess
+import sys
 from dataclasses import asdict, dataclass, replace
 
+import numpy as np
 import torch
 
-from config import UserError
+from config import ROOT, UserError
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,12 @@ class Machine:
             if getattr(self, name) != recorded[name]:
                 print(f"{name} {recorded[name]} as this run began, not {getattr(self, name)}")
         return replace(self, dtype=recorded["dtype"], threads=recorded["threads"])
+
+    def apply(self):
+        """Make this process compute so."""
+        torch.set_num_threads(self.threads)
+        if self.kind == "cuda":
+            torch.cuda.set_device(self.device)
 
     def record(self):
         """For run.json."""
@@ -68,7 +79,6 @@ class Machine:
         if os.name == "nt":
             return None
         import resource
-        import sys
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
@@ -97,3 +107,28 @@ def best_dtype(device):
     capabilities = getattr(torch.cpu, "get_capabilities", dict)() if device == "cpu" else {}
     fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
     return "bfloat16" if fast else "float32"
+
+
+def versions():
+    """What runs: Python, packages, platform and the code's revision."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "cuda": torch.version.cuda,
+        "platform": platform.platform(),
+        "revision": revision(),
+    }
+
+
+def revision():
+    """The commit of the code, with "+changes" where the tree differs from it; None outside git."""
+
+    def git(*words):
+        return subprocess.run(
+            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    return None

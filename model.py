@@ -117,6 +117,7 @@ class GPT(nn.Module):
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = LayerNorm(config.n_embd, config.bias)
+        self.compiled = False
 
     @classmethod
     def empty(cls, config):
@@ -155,6 +156,15 @@ class GPT(nn.Module):
             return logits, None
         wide = logits if logits.dtype == torch.float64 else logits.float()
         return logits, F.cross_entropy(wide.flatten(0, 1), targets.flatten())
+
+    def compile_blocks(self, on=True):
+        """Compile the block, once for all of them, at its next call; or, with on=False, no longer."""
+        for block in self.blocks:
+            if on:
+                block.compile()
+            else:
+                block._compiled_call_impl = None
+        self.compiled = on
 
     def parameter_groups(self, weight_decay):
         """AdamW's groups: matrices and embeddings decay, norms and biases do not."""

@@ -161,6 +161,8 @@ class GradientNoise:
             self._buffer = None
             return torch.zeros((), device=self.parameters[0].device)
         pairs = [(p.grad, xi) for p, xi in zip(self.parameters, self.unit(step)) if p.grad is not None]
+        if not pairs:
+            raise ValueError("no parameter has a gradient: call add_ after backward, before zero_grad")
         gradients, noise = [list(column) for column in zip(*pairs)]
         factor = self.scale(gradients)
         if factor is not None:

@@ -6,8 +6,8 @@ Every run folder at or below the folders is read; out/<arm>/seed<n> is a run of 
 corpus, model size, batch and length are one setting, and one panel. For whatever there is it writes, as
 PNG and PDF of column width (3.3 inches):
 
-    figure1_training_loss     mean loss over fixed train windows, dropout off     (the paper's figure 1)
-    figure2_validation_loss   mean loss over fixed val windows                    (the paper's figure 2)
+    figure1_training_loss     mean loss over fixed train windows, dropout off
+    figure2_validation_loss   mean loss over fixed val windows
     figure3_noise             sigma, the norm of the noise, the norm of the gradient
     table1.md                 losses of every arm beside the paper's Table 1
 """
@@ -51,6 +51,12 @@ PAPER = {
     "enwik8": {"baseline": (0.9323, 1.0048), "noise": (0.9379, 1.0067)},
     "text8": {"baseline": (0.9978, 0.9793), "noise": (1.0041, 0.9791)},
 }
+PAPER_SIZE = {"n_layer": 6, "n_embd": 384, "block_size": 256, "gradient_accumulation_steps": 1}
+PAPER_LENGTH = {
+    "shakespeare_char": {"batch_size": 64, "max_iters": 5000},
+    "enwik8": {"batch_size": 32, "max_iters": 100_000},
+    "text8": {"batch_size": 32, "max_iters": 100_000},
+}
 
 
 def main(argv):
@@ -60,7 +66,7 @@ def main(argv):
         *save(loss_figure(settings, "train_loss", "training loss"), out / "figure1_training_loss"),
         *save(loss_figure(settings, "val_loss", "validation loss"), out / "figure2_validation_loss"),
         *save(noise_figure(settings), out / "figure3_noise"),
-        write_text(out / "table1.md", table(settings)),
+        save_text(out / "table1.md", table(settings)),
     ]
     for note in notes(run for setting in settings for arm in setting.arms for run in arm.runs):
         print(note)
@@ -145,7 +151,10 @@ def colours(axes):
 
 
 def loss_figure(settings, name, label):
-    """A panel a setting, a line an arm: its mean over seeds, with the 95 % interval as a band."""
+    """A panel a setting, a line an arm: its mean over seeds, with the 95 % interval as a band.
+
+    Where a run ends early, the mean goes on without it, and the caption says so.
+    """
     with rc_context(STYLE):
         return figure_of([loss_panel(setting, name, label) for setting in settings])
 
@@ -170,15 +179,15 @@ def legend_rows(arms):
 
 
 def loss_caption(setting, arms, name):
-    lines = wrap(f"{setting.size}. {seeds_line(arms)}")
+    lines = wrap(f"{setting.size}; fixed windows, dropout off. {seeds_line(arms)}")
     baseline = setting.baseline
     if baseline in arms and len(arms) > 1:
         lines += wrap(f"Difference to {baseline.name}, paired by seed, at iteration:")
         stated = stated_iterations([at for at in baseline.curve("evals", name) if at])
         for arm in arms:
             if arm is not baseline and (rows := differences(arm, baseline, name, stated)):
-                figures = ", ".join(f"{at:,}: {with_interval(mean, half, '+')}" for at, mean, half in rows)
-                lines += wrap(f"{arm.name}: {figures}")
+                figures = (f"{at:,}: {with_interval(mean, half, '+')} (n = {n})" for at, mean, half, n in rows)
+                lines += wrap(f"{arm.name}: {', '.join(figures)}")
     return lines + [line for note in panel_notes(arms) for line in wrap(note)]
 
 
@@ -303,13 +312,16 @@ def row(arm):
 
 
 def paper_note(setting):
-    note = "The paper's rows are one seed each at 10.7 M parameters (6 layers, width 384, context 256)"
-    full = {"n_layer": 6, "n_embd": 384, "block_size": 256}
+    full = {**PAPER_SIZE, **PAPER_LENGTH[setting.knobs["dataset"]]}
+    note = (
+        "The paper's rows are one seed each, of 6 layers, width 384, context 256"
+        f" and {full['max_iters']:,} iterations of batch {full['batch_size']}"
+    )
     same = all(setting.knobs[name] == value for name, value in full.items())
-    return note + ("." if same else ", a larger model than this one: not comparable.")
+    return note + ("." if same else ", which these runs are not: the two are not comparable.")
 
 
-def write_text(path, text):
+def save_text(path, text):
     with replacing(path, "w", encoding="utf-8", newline="\n") as file:
         file.write(text)
     return path

@@ -7,17 +7,20 @@ import time
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 10
-LONG = 3600  # seconds; a run that will take longer says so first
 
 
 class Meter:
     """The clock of one process's share of a run: its seconds, and the rate of its training steps alone."""
 
-    def __init__(self, step, seconds_before, tokens_per_iter):
+    def __init__(self, tokens_per_iter):
         self.tokens_per_iter = tokens_per_iter
-        self.seconds_before = seconds_before
         self.began = time.perf_counter()
-        self.mark_step, self.mark = step, self.began
+        self.seconds_before = 0.0  # in earlier processes
+        self.start(0)
+
+    def start(self, step):
+        """The rate counts from here."""
+        self.mark_step, self.mark = step, time.perf_counter()
 
     def seconds(self):
         """Of the whole run, those of earlier processes included."""
@@ -32,21 +35,19 @@ class Meter:
 
     def tokens_per_second(self, step):
         """Since the call before; None where there was no step between."""
-        now = time.perf_counter()
-        steps, elapsed = step - self.mark_step, now - self.mark
-        self.mark_step, self.mark = step, now
+        steps, elapsed = step - self.mark_step, time.perf_counter() - self.mark
+        self.start(step)
         return steps * self.tokens_per_iter / elapsed if steps else None
 
 
 class Progress:
     """Shows the events of the log as they come."""
 
-    def __init__(self, step, max_iters, device):
-        self.device, self.max_iters, self.first = device, max_iters, step
+    def __init__(self, step, max_iters):
         self.terminal = sys.stderr.isatty()
         self.bar = tqdm(total=max_iters, initial=step, unit="it", disable=not self.terminal, leave=False)
         self.shown = {}
-        self.began = self.printed = time.monotonic()
+        self.printed = time.monotonic()
 
     def __enter__(self):
         return self
@@ -54,21 +55,8 @@ class Progress:
     def __exit__(self, *_):
         self.bar.close()
 
-    def stepped(self, step):
-        """One more iteration is done; the third one tells how long the run will take."""
+    def stepped(self):
         self.bar.update(1)
-        done = step - self.first
-        if done == 1:
-            self.began = time.monotonic()
-        if done == 3:
-            self.warn((time.monotonic() - self.began) / 2 * (self.max_iters - step))
-
-    def warn(self, seconds):
-        if seconds > LONG:
-            self.write(
-                f"this run will take about {seconds / 3600:.1f} hours on {self.device}, and evaluations beside;"
-                " config/cpu.py after the other config files makes it a run of two minutes"
-            )
 
     def logged(self, event):
         rate = event["tokens_per_second"]

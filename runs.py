@@ -3,29 +3,27 @@
     config.json   every knob                     run.json      machine, versions, corpus, seeds
     log.jsonl     one event a line               last.pt       everything that a resume needs
     best.pt       the best evaluation's weights  result.json   how it ended; its presence says that it did
+    lock          held while a process trains
 
-Readers (plot.py, sweep.py) need no torch; only the checkpoints import it.
+Readers need no torch; only the checkpoints import it.
 """
 
-import contextlib
 import json
 import math
 import os
 import pickle
-import platform
-import subprocess
 from pathlib import Path
 
-from config import ROOT, UserError, identity
-from files import read_json, replacing, write_json
+from config import UserError, identity, recorded
+from files import lock, read_json, replacing, write_json
 
 OWN_FILES = ("config.json", "run.json", "log.jsonl", "last.pt", "best.pt", "result.json")
 
 
 class RunFolder:
-    """The folder of the run that this process trains; locked from `open` to `close`.
+    """The folder of the run that this process trains, locked within a with-statement.
 
-    A with-statement opens and closes it. UserError where another process trains into it.
+    UserError where another process trains into it.
     """
 
     def __init__(self, path):
@@ -35,6 +33,10 @@ class RunFolder:
     def __enter__(self):
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = lock(self.path / "lock")
+        if self._lock is None:
+            raise UserError(
+                f"another process is training into {self.path}: wait for it, or choose another --out_dir"
+            )
         for half_written in self.path.glob(".*.tmp"):  # by a process that was killed
             half_written.unlink()
         return self
@@ -56,19 +58,20 @@ class RunFolder:
 
         A run of another config or another corpus is refused with what differs; config.overwrite removes it.
         """
-        if config.overwrite:
-            for name in OWN_FILES:
+        if config.overwrite or self.read("config.json") is None:
+            for name in OWN_FILES:  # config.json first: without it, what an interruption leaves is no run
                 (self.path / name).unlink(missing_ok=True)
-        there = self.read("config.json")
-        if there is None:
             return False
         advice = "choose another --out_dir, or begin afresh with --overwrite=True"
-        here, there = identity(config), identity(there)
-        changed = [name for name in here if here[name] != there.get(name)]
+        there, about = self.read("config.json"), self.read("run.json")
+        if about is None:
+            raise UserError(f"{self.path} has a config.json and no run.json, so it is no run; {advice}")
+        here, there = identity(config), identity(recorded(there))
+        changed = [name for name in here if here[name] != there[name]]
         if changed:
-            keys = ", ".join(f"{name} ({there.get(name)!r} there, {here[name]!r} here)" for name in changed)
+            keys = ", ".join(f"{name} ({there[name]!r} there, {here[name]!r} here)" for name in changed)
             raise UserError(f"{self.path} holds a run of another config: {keys}; {advice}")
-        if self.read("run.json")["corpus"]["splits"] != corpus_meta["splits"]:
+        if about["corpus"]["splits"] != corpus_meta["splits"]:
             raise UserError(f"{self.path} holds a run on other data of the same name; {advice}")
         return True
 
@@ -115,26 +118,6 @@ def load_checkpoint(path):
         ) from None
 
 
-def lock(path):
-    """An open file that only one process can hold; the system lets go of it when the process ends."""
-    file = open(path, "a")
-    try:
-        if os.name == "nt":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise UserError(
-            f"another process is training into {path.parent}: wait for it, or choose another --out_dir"
-        ) from None
-    return file
-
-
 def read_log(folder):
     """(events of log.jsonl up to a torn line, whether there was one); no log is ([], False)."""
     path = Path(folder) / "log.jsonl"
@@ -166,29 +149,3 @@ def finite(value):
     if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def versions():
-    """What ran: Python, packages, platform and the code's revision."""
-    from importlib.metadata import version
-
-    packages = {name: version(name) for name in ("torch", "numpy")}
-    return {
-        "python": platform.python_version(),
-        **packages,
-        "platform": platform.platform(),
-        "revision": revision(),
-    }
-
-
-def revision():
-    """The commit of the code, with "+changes" where the tree differs from it; None outside git."""
-
-    def git(*words):
-        return subprocess.run(
-            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
-    return None

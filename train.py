@@ -13,51 +13,65 @@ import math
 import signal
 import subprocess
 import sys
+import time
 
 import torch
 
 from config import ROOT, UserError, differences, load, run_script
 from data.corpus import Corpus
 from evaluate import bits, mean_loss
-from machine import Machine
+from machine import Machine, versions
 from model import GPT, GPTConfig
 from noise import GradientNoise, schedule, stream_seed
 from progress import Meter, Progress
-from runs import RunFolder, versions
+from runs import RunFolder
+
+DIVERGED = 3  # exit status
+LONG = 3600  # seconds; a run that will take longer says so first
 
 
 def main(argv):
     config = load(argv)
     machine = Machine.choose(config)
-    corpus = Corpus(config.dataset, machine.device)
-    corpus.check_length(config.block_size)
-    with RunFolder(config.out_dir) as folder:
-        resuming = folder.admit(config, corpus.meta)
-        if resuming and (result := folder.read("result.json")):
-            print(f"{folder.path}: {result['status']} already; --overwrite=True begins afresh")
-            return 0
-        if resuming:
-            machine = machine.as_recorded(folder.read("run.json")["machine"])
-        training = Training(config, corpus, machine)
-        begin(training, folder, resuming)
-        try:
-            with Signals() as signals:
-                train(training, folder, signals)
-            finish(training, folder)
-        except Stopped as stop:
-            print(f"stopped after iteration {training.step:,}; the same command goes on from there")
-            return 128 + stop.signal
-        except Diverged as end:
-            return give_up(training, folder, end.iteration)
-        except torch.OutOfMemoryError:
-            raise UserError(
-                f"{machine.device} has too little memory for this: halve batch_size and double"
-                " gradient_accumulation_steps, or make n_embd, n_layer or block_size smaller"
-            ) from None
-        if config.sample_tokens:
-            print_sample(training, folder)
-    if config.plot:
+    try:
+        corpus = Corpus(config.dataset, machine.device)
+        corpus.check_length(config.block_size)
+        with RunFolder(config.out_dir) as folder:
+            status = train_in(folder, config, corpus, machine)
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"{machine.device} has too little memory for this: halve batch_size and double"
+            " gradient_accumulation_steps, or make n_embd, n_layer or block_size smaller"
+        ) from None
+    if config.plot and status == 0:
         subprocess.run([sys.executable, ROOT / "plot.py", config.out_dir], check=False)
+    return status
+
+
+def train_in(folder, config, corpus, machine):
+    """The run that this folder is for, from where it was left to its end; returns the exit status."""
+    resuming = folder.admit(config, corpus.meta)
+    if resuming and (result := folder.read("result.json")):
+        print(f"{folder.path}: {result['status']} already; --overwrite=True begins afresh")
+        return 0 if result["status"] == "finished" else DIVERGED
+    if resuming:
+        machine = machine.as_recorded(folder.read("run.json")["machine"])
+    t = Training(config, corpus, machine)
+    resume(t, folder) if resuming else begin(t, folder)
+    announce(t, folder)
+    try:
+        with Signals() as signals:
+            rehearse(t)
+            train(t, folder, signals)
+        finish(t, folder)
+    except Stopped as stop:
+        command = "the same command, without --overwrite," if config.overwrite else "the same command"
+        print(f"stopped after iteration {t.step:,}; {command} goes on from there")
+        return 128 + stop.signal
+    except Diverged as end:
+        return give_up(t, folder, end.iteration)
+    if config.sample_tokens:
+        print_sample(t, folder)
     return 0
 
 
@@ -97,12 +111,13 @@ class Signals:
 class Training:
     """One run in memory: what it computes with, and how far it has come.
 
-    step: updates done. trace: (max_iters, 3) on the device, a row an iteration: mini-batch loss, gradient
-    norm before clipping, noise norm; so that nothing is fetched from the device between log lines.
+    step: updates done. best: the lowest val loss so far, and its iteration; best.pt is the same on disk.
+    trace: (max_iters, 3) on the device, a row an iteration: mini-batch loss, gradient norm before clipping,
+    noise norm; so that nothing is fetched from the device between log lines.
     """
 
     def __init__(self, config, corpus, machine):
-        torch.set_num_threads(machine.threads)
+        machine.apply()
         self.config, self.corpus, self.machine = config, corpus, machine
         self.model = GPT.create(model_config(config, corpus), stream_seed(config.seed, "init"), machine.device)
         self.optimizer = torch.optim.AdamW(
@@ -115,18 +130,17 @@ class Training:
         self.noise = gradient_noise(config, self.model)
         self.step = self.checked = 0
         self.best = {"val_loss": math.inf, "iter": None}
-        self.seconds = 0.0
+        self.meter = Meter(config.tokens_per_iter)
         self.trace = torch.full((config.max_iters, 3), math.nan, device=machine.device)
 
     def state(self):
-        """Everything that a resume needs. What evaluation at this step finds is not yet in it."""
+        """Everything that a resume needs beside best.pt."""
         return {
             "model": self.model.weights(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "step": self.step,
-            "best": self.best,
-            "seconds": self.seconds,
+            "seconds": self.meter.seconds(),
             "trace": self.trace[: self.step],
         }
 
@@ -134,8 +148,8 @@ class Training:
         self.model.load_state_dict(state["model"]["state"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
-        self.checked = self.step
+        self.step = self.checked = state["step"]
+        self.meter.seconds_before = state["seconds"]
         self.trace[: self.step] = state["trace"]
 
     def check_finite(self):
@@ -225,44 +239,69 @@ def learning_rate(step, config):
     return config.min_lr + (config.learning_rate - config.min_lr) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def begin(t, folder, resuming):
-    """Make the folder say what the run is, or bring the run to where its folder says it was."""
-    config, machine = t.config, t.machine
-    state = folder.load("last.pt") if resuming else None
-    if state:
+def begin(t, folder):
+    """Make the folder say what the run is. config.json comes last: with it, the folder is a run."""
+    run = {
+        "machine": t.machine.record(),
+        "versions": versions(),
+        "seeds": {"seed": t.config.seed, "data_seed": t.config.data_seed},
+        "parameters": t.model.parameter_count(),
+        "corpus": t.corpus.meta,
+        "resumed": [],
+    }
+    folder.write("run.json", run)
+    folder.write("config.json", dataclasses.asdict(t.config))
+
+
+def resume(t, folder):
+    """Bring the run to where its folder says it was, and the folder's log with it."""
+    if state := folder.load("last.pt"):
         t.restore(state)
-    if resuming:
-        folder.cut_log(t.step)
-    else:
-        run = {"machine": machine.record(), **versions(), "corpus": t.corpus.meta}
-        run["parameters"] = t.model.parameter_count()
-        folder.write("run.json", run)
-        folder.write("config.json", dataclasses.asdict(config))
+    if best := folder.load("best.pt"):  # it may be of a later step than last.pt, which will come again
+        t.best = {"val_loss": best["val_loss"], "iter": best["iter"]}
+    folder.cut_log(t.step)
+    run = folder.read("run.json")
+    run["resumed"].append({"iter": t.step, "machine": t.machine.record(), "versions": versions()})
+    folder.write("run.json", run)
+
+
+def announce(t, folder):
+    config = t.config
     changed = ", ".join(f"{name}={value!r}" for name, value in differences(config).items())
     print(f"config: {changed or 'the defaults'}")
     print(
-        f"{folder.path}: {t.corpus.meta['name']}, {t.model.parameter_count():,} parameters, {machine};"
+        f"{folder.path}: {t.corpus.meta['name']}, {t.model.parameter_count():,} parameters, {t.machine};"
         f" iterations {t.step:,} to {config.max_iters:,} of {config.tokens_per_iter:,} tokens",
         flush=True,
     )
-    if machine.compile:
-        compile_blocks(t)
 
 
-def compile_blocks(t):
-    """Compile the block, once for all of them; where that fails, at the first call, go on eagerly."""
-    for block in t.model.blocks:
-        block.compile()
+def rehearse(t):
+    """Two forward and backward passes that change nothing: they compile, and tell how long the run will be.
+
+    Where compilation fails, which shows at the first call, the run goes on without it.
+    """
+    t.model.compile_blocks(on=t.machine.compile)
     try:
-        accumulate(t)
+        float(accumulate(t))
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        print(f"compilation failed, going on without it ({reason}); --compile=off says so beforehand")
-        for block in t.model.blocks:
-            block._compiled_call_impl = None
+        if not t.model.compiled:
+            raise
+        reason = " ".join([type(error).__name__, *str(error).strip().splitlines()[:2]])
+        print(f"compilation failed, going on without it ({reason}); --compile=off avoids the attempt")
+        t.model.compile_blocks(on=False)
+    began = time.perf_counter()
+    float(accumulate(t))  # float() waits for the device
+    seconds = (time.perf_counter() - began) * (t.config.max_iters - t.step)
     t.optimizer.zero_grad(set_to_none=True)
+    if seconds > LONG:
+        print(
+            f"this run will take about {seconds / 3600:.1f} hours on {t.machine.name}, evaluations not counted;"
+            " config/cpu.py after the other config files makes it a run of two minutes",
+            flush=True,
+        )
 
 
 def train(t, folder, signals):
@@ -271,48 +310,51 @@ def train(t, folder, signals):
     A checkpoint at step s holds what was before the evaluation at s, which a resume does again.
     """
     config, begun_at = t.config, t.step
-    meter = Meter(t.step, t.seconds, config.tokens_per_iter)
-    with Progress(t.step, config.max_iters, t.machine.name) as progress:
+    t.meter.start(t.step)
+    with Progress(t.step, config.max_iters) as progress:
         while True:
-            due = t.step % config.checkpoint_interval == 0 or t.step == config.max_iters
+            last = t.step == config.max_iters
+            due = last or t.step % config.checkpoint_interval == 0
             if signals.caught or (due and t.step > begun_at):
-                with meter.paused():
-                    checkpoint(t, folder, meter.seconds())
+                checkpoint(t, folder)
             if signals.caught:
                 raise Stopped(signals.caught)
-            if t.step % config.eval_interval == 0 or t.step == config.max_iters:
-                with meter.paused():
-                    progress.evaluated(evaluate(t, folder))
-            if t.step == config.max_iters:
-                t.seconds = meter.seconds()
+            if last or t.step % config.eval_interval == 0:
+                progress.evaluated(evaluate(t, folder))
+            if last:
                 return
             train_step(t)
             if (t.step - 1) % config.log_interval == 0:
-                progress.logged(log(t, folder, meter))
-            progress.stepped(t.step)
+                progress.logged(log(t, folder))
+            progress.stepped()
 
 
-def checkpoint(t, folder, seconds):
+def checkpoint(t, folder):
     t.check_finite()
-    t.seconds = seconds
-    folder.save("last.pt", t.state())
+    with t.meter.paused():
+        if not all(parameter.isfinite().all() for parameter in t.model.parameters()):
+            raise Diverged(t.step - 1)
+        folder.save("last.pt", t.state())
 
 
 def evaluate(t, folder):
     """Log the losses over the fixed windows; keep the weights if none before had a lower val loss."""
     config = t.config
     t.check_finite()
-    event = {
-        "kind": "eval",
-        "iter": t.step,
-        "tokens": t.step * config.tokens_per_iter,
-        "train_loss": train_loss(t),
-        "val_loss": mean_loss(t.model, t.corpus.windows("val", config.block_size, config.eval_tokens)),
-    }
-    folder.append(event)
-    if event["val_loss"] < t.best["val_loss"]:
-        t.best = {"val_loss": event["val_loss"], "iter": t.step}
-        folder.save("best.pt", {"model": t.model.weights(), **t.best})
+    with t.meter.paused():
+        event = {
+            "kind": "eval",
+            "iter": t.step,
+            "tokens": t.step * config.tokens_per_iter,
+            "train_loss": train_loss(t),
+            "val_loss": mean_loss(t.model, t.corpus.windows("val", config.block_size, config.eval_tokens)),
+        }
+        if not math.isfinite(event["val_loss"]):
+            raise Diverged(t.step - 1)
+        folder.append(event)
+        if event["val_loss"] < t.best["val_loss"]:
+            t.best = {"val_loss": event["val_loss"], "iter": t.step}
+            folder.save("best.pt", {"model": t.model.weights(), **t.best})
     return event
 
 
@@ -321,7 +363,7 @@ def train_loss(t):
     return mean_loss(t.model, t.corpus.windows("train", t.config.block_size, t.config.eval_train_tokens))
 
 
-def log(t, folder, meter):
+def log(t, folder):
     """Log the iteration just done; its loss is the mean over the iterations since the line before."""
     config, iteration = t.config, t.step - 1
     t.check_finite()
@@ -335,10 +377,10 @@ def log(t, folder, meter):
         "lr": learning_rate(iteration, config),
         "sigma": t.noise.sigma(iteration),
         "grad_norm": grad_norm,
-        "clipped_norm": min(grad_norm, config.grad_clip or math.inf),
+        "clipped_norm": min(grad_norm, config.grad_clip or math.inf) if math.isfinite(grad_norm) else None,
         "noise_norm": noise_norm,
         "skipped_steps": t.skipped_steps(),
-        "tokens_per_second": meter.tokens_per_second(t.step),
+        "tokens_per_second": t.meter.tokens_per_second(t.step),
     }
     folder.append(event)
     return event
@@ -352,7 +394,7 @@ def finish(t, folder):
         "final_train_loss": train_loss(t),
         "minibatch_loss_last100": t.trace[-100:, 0].mean().item(),
     }
-    for split in t.corpus.tokens.keys() - {"train"}:
+    for split in [split for split in t.corpus.tokens if split != "train"]:
         for name, model in (("final", t.model), ("best_weights", best)):
             windows = t.corpus.windows(split, t.config.block_size)
             losses[f"{name}_{split}_loss"] = mean_loss(model, windows)
@@ -361,7 +403,7 @@ def finish(t, folder):
     folder.write("result.json", {"status": "finished", **losses, **facts(t)})
     print(
         f"finished: val loss {losses['final_val_loss']:.4f} (best {t.best['val_loss']:.4f} at iteration"
-        f" {t.best['iter']:,}), train loss {losses['final_train_loss']:.4f}, {t.seconds:.0f} s"
+        f" {t.best['iter']:,}), train loss {losses['final_train_loss']:.4f}, {t.meter.seconds():.0f} s"
     )
 
 
@@ -374,7 +416,7 @@ def give_up(t, folder, iteration):
         " checkpoint before it. Lower learning_rate or noise_sigma, or clip by grad_clip",
         file=sys.stderr,
     )
-    return 3
+    return DIVERGED
 
 
 def facts(t):
@@ -384,7 +426,7 @@ def facts(t):
         "iterations": t.step,
         "tokens": t.step * t.config.tokens_per_iter,
         "skipped_steps": t.skipped_steps(),
-        "seconds": t.seconds,
+        "seconds": t.meter.seconds(),
         "peak_memory_bytes": t.machine.peak_memory(),
         "device": t.machine.name,
     }

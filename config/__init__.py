@@ -25,10 +25,13 @@ class UserError(Exception):
 
 
 def run_script(main):
-    """Run `main(argv)` as a script: its return value is the exit status, a UserError one line and 2."""
+    """Run `main(argv)` as a script: its return value is the exit status; a UserError, or a file that the
+    system refuses, is one line and status 2. A terminal without some character shows it as "?"."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")
     try:
         sys.exit(main(sys.argv[1:]))
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -141,13 +144,18 @@ CHOICES = {
 def identity(config):
     """The knobs, as a dict, that make two runs the same run.
 
-    `config` is a Config or the dict read from a config.json. The derived defaults are filled in, so
-    that data_seed=None and data_seed=seed are one.
+    The derived defaults are filled in, so that data_seed=None and data_seed=seed are one.
     """
-    knobs = dict(config) if isinstance(config, dict) else dataclasses.asdict(config)
+    knobs = dataclasses.asdict(config)
     for name, value in derived(knobs).items():
         knobs[name] = value if knobs[name] is None else knobs[name]
     return {name: value for name, value in knobs.items() if name not in NOT_IDENTITY}
+
+
+def recorded(knobs):
+    """The Config that a config.json tells of. Knobs that it does not know yet have their defaults, which
+    leave things as they were without the knob; knobs that there are no more are left out."""
+    return Config(**{name: value for name, value in knobs.items() if name in KNOBS})
 
 
 def derived(knobs):

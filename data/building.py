@@ -13,13 +13,14 @@ little-endian uint16, and meta.json, written last, which says what they are:
 import argparse
 import contextlib
 import hashlib
+import io
 import itertools
 import time
 from pathlib import Path
 
 import numpy as np
 
-from config import UserError
+from config import ROOT, UserError
 from files import replacing, write_json
 
 FORMAT = 1
@@ -29,7 +30,7 @@ HALVES = {"train": 0.9, "val": 0.1}
 
 
 def options(description, **extra):
-    """The parser of a prepare script: --source and --force, which they all have."""
+    """The parser of a prepare script: --source and --force, and what is its own."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--source", metavar="PATH_OR_URL", help="take the text from here")
     parser.add_argument("--force", action="store_true", help="prepare again what is prepared")
@@ -42,18 +43,16 @@ def prepared(folder):
     """Whether a folder holds a prepared corpus; says so, since the scripts then have nothing to do."""
     if not (Path(folder) / "meta.json").is_file():
         return False
-    print(f"{folder} is prepared already; --force prepares it again")
+    print(f"{shown(Path(folder))} is prepared already; --force prepares it again")
     return True
 
 
 def read_characters(streams):
     """The characters of UTF-8 streams, one after the other, as chunks of code points.
 
-    Line ends are made "\\n" and a byte order mark is dropped, as in Python's text mode. streams: pairs
+    Line ends are made "\\n", as by Python's text mode, and a byte order mark is dropped. streams: pairs
     (name, function that opens a binary file). UserError where the bytes are not UTF-8.
     """
-    import io
-
     for name, open_stream in streams:
         with open_stream() as raw, io.TextIOWrapper(raw, encoding="utf-8-sig") as text:
             try:
@@ -78,7 +77,8 @@ def write_corpus(folder, chunks, source, unit="character", splits=None):
 
     chunks: function that yields the text as arrays of code points (or bytes); it is called twice, once
         for the vocabulary and once to encode, so that a text of any length passes through a few MB.
-    source: what meta.json records. splits: {name: fraction}; 90 % train and the rest val unless given.
+    source: for meta.json, {"from": ..., "sha256": ...}.
+    splits: {name: fraction} in the text's order; 90 % train and the rest val unless given.
     Returns the meta dict. UserError where a text is empty or has more than 65,536 symbols.
     """
     folder, splits = Path(folder), splits or HALVES
@@ -167,38 +167,43 @@ def write_tokens(path, chunks):
 def describe(folder, meta):
     """The line with which a prepare script ends."""
     counts = ", ".join(f"{name} {part['tokens']:,}" for name, part in meta["splits"].items())
-    print(f"{folder}: {meta['vocab_size']} symbols; {counts} {meta['unit']}s")
+    print(f"{shown(folder)}: {meta['vocab_size']} symbols; {counts} {meta['unit']}s")
 
 
 def fetch(urls, sha256, target, source=None):
-    """The path of a file with this SHA-256: `source` where it is given, else downloaded to `target`.
+    """(path of a file with this SHA-256, where it is from): `source` if given, else a download to `target`.
 
-    urls: mirrors, tried in order. source: a path or URL that takes their place. A file at `target`
-    that already has the hash is used as it is. Nothing appears at `target` but a file with the hash.
-    UserError where the hash is another, or every mirror failed, with each one's reason.
+    urls: mirrors, tried in order. source: a path or URL that takes their place. sha256: None takes any.
+    A file at `target` that already has the hash is used as it is. Nothing appears at `target` but a file
+    with the hash. UserError where the hash is another, or every mirror failed, with each one's reason.
     """
     if source and "://" not in source:
-        return check_hash(Path(source), sha256)
+        return check_hash(Path(source), sha256), Path(source).name
     target = Path(target)
     if not source and target.is_file() and hash_of(target) == sha256:
-        return target
+        return target, target.name
     failures = []
     for url in [source] if source else urls:
         try:
             download(url, sha256, target)
-            return target
+            return target, url
         except DownloadError as error:
             failures.append(f"{url} ({error})")
     raise UserError(
         f"{target.name} could not be had from {'; '.join(failures)}. If you have the file, use"
-        f" python {target.parent / 'prepare.py'} --source=PATH; config/quickstart.py needs no download"
+        f" python {shown(target.parent / 'prepare.py')} --source=PATH; config/quickstart.py needs no download"
     )
+
+
+def shown(path):
+    """A path as its reader would type it: from the repository's root where it lies there."""
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
 def check_hash(path, sha256):
     if not path.is_file():
         raise UserError(f"--source={path}: no such file")
-    if (actual := hash_of(path)) != sha256:
+    if sha256 and (actual := hash_of(path)) != sha256:
         raise UserError(
             f"--source={path}: its SHA-256 is {actual}, this corpus has {sha256};"
             " for a text of your own use python data/text_char/prepare.py FILE"
@@ -218,8 +223,8 @@ class DownloadError(Exception):
 def download(url, sha256, target, attempts=3, wait=1.0, timeout=30):
     """Download `url` to `target`, which appears only whole and with the right SHA-256.
 
-    A fault of the network or the server (5xx, time-out, broken connection) is tried `attempts` times,
-    with waits of 1, 2, 4, ... times `wait` seconds; a refusal (4xx) or a wrong hash is final.
+    A fault that may pass (5xx, 408, 429, time-out, broken connection) is tried `attempts` times,
+    with waits of 1, 2, 4, ... times `wait` seconds; a refusal (other 4xx) or a wrong hash is final.
     """
     import requests
 
@@ -231,7 +236,7 @@ def download(url, sha256, target, attempts=3, wait=1.0, timeout=30):
         except requests.RequestException as error:
             status = getattr(error.response, "status_code", None)
             reason = f"HTTP {status}" if status else type(error).__name__
-            if status is not None and status < 500:
+            if status is not None and status < 500 and status not in (408, 429):
                 break
     raise DownloadError(reason)
 
@@ -251,5 +256,5 @@ def download_once(url, sha256, target, timeout):
             digest.update(piece)
             received += len(piece)
             bar.update(len(piece))
-        if digest.hexdigest() != sha256:
+        if sha256 and digest.hexdigest() != sha256:
             raise DownloadError(f"{received:,} bytes of another SHA-256, {digest.hexdigest()[:12]}...")

@@ -1,14 +1,14 @@
 """A prepared corpus: its tokens on the training device, batches as a function of a seed, fixed windows."""
 
-import importlib
+import runpy
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from config import ROOT, UserError, did_you_mean
-from data.building import FORMAT
-from files import read_json
+from data.building import FORMAT, hash_of, shown
+from files import lock, read_json
 
 
 def corpus_folder(dataset):
@@ -22,8 +22,11 @@ def corpus_folder(dataset):
             f"dataset={dataset!r} is neither a folder under data/ ({', '.join(known)}) nor the path of a"
             f" prepared corpus{did_you_mean(dataset, known)}"
         )
-    print(f"{dataset} is not prepared yet: python data/{dataset}/prepare.py", flush=True)
-    importlib.import_module(f"data.{dataset}.prepare").main([])
+    with lock(folder / "lock", wait=True):  # several runs may be started at once
+        if not (folder / "meta.json").is_file():
+            script = folder / "prepare.py"
+            print(f"{dataset} is not prepared yet: python {shown(script)}", flush=True)
+            runpy.run_path(str(script))["main"]([])
     return folder
 
 
@@ -41,15 +44,14 @@ class Corpus:
         self.tokens = {name: self.load(name).to(device) for name in self.meta["splits"]}
 
     def load(self, split):
-        """A split as a mapped int16 tensor: torch indexes no uint16 on every device, so `widen` undoes
-        the sign that tokens from 32,768 up get by it."""
+        """A split as a mapped int16 tensor, since torch does not index uint16 on every device."""
         path, count = self.folder / f"{split}.bin", self.meta["splits"][split]["tokens"]
-        if not path.is_file() or path.stat().st_size != 2 * count:
-            raise self.damaged(f"lacks {count:,} tokens in {split}.bin")
+        if not path.is_file() or hash_of(path) != self.meta["splits"][split]["sha256"]:
+            raise self.damaged(f"has not the {count:,} tokens in {split}.bin that it was prepared with")
         return torch.from_numpy(np.memmap(path, np.int16, mode="c"))
 
     def damaged(self, what):
-        return UserError(f"{self.folder} {what}: python {self.folder / 'prepare.py'} --force")
+        return UserError(f"{shown(self.folder)} {what}: prepare it again with --force")
 
     def check_length(self, block_size):
         """UserError unless every split holds a window of block_size tokens and its targets."""
@@ -71,8 +73,7 @@ class Corpus:
         starts = torch.from_numpy(starts)
         if tokens.device.type == "cuda":
             starts = starts.pin_memory().to(tokens.device, non_blocking=True)
-        rows = widen(tokens.unfold(0, block_size + 1, 1)[starts.to(tokens.device)])
-        return rows[:, :-1], rows[:, 1:]
+        return inputs_and_targets(tokens, starts.to(tokens.device), block_size)
 
     def windows(self, split, block_size, most_tokens=None, batch_tokens=1 << 13):
         """Fixed inputs and targets that cover a split, for evaluation: yields (x, y) batches, (B, T).
@@ -87,13 +88,10 @@ class Corpus:
         capped = most_tokens is not None and targets > most_tokens
         kept = max(1, most_tokens // block_size) if capped else whole
         starts = torch.arange(kept, device=tokens.device) * whole // kept * block_size
-        table = tokens.unfold(0, block_size + 1, 1)
         for part in starts.split(max(1, batch_tokens // block_size)):
-            rows = widen(table[part])
-            yield rows[:, :-1], rows[:, 1:]
-        if not capped and whole * block_size < targets:
-            row = widen(tokens[whole * block_size :])[None]
-            yield row[:, :-1], row[:, 1:]
+            yield inputs_and_targets(tokens, part, block_size)
+        if not capped and (rest := targets - whole * block_size):
+            yield inputs_and_targets(tokens, torch.tensor([targets - rest], device=tokens.device), rest)
 
     def decode(self, tokens):
         """The text of a list of tokens; bytes that are no UTF-8 are shown as replacement characters."""
@@ -101,6 +99,8 @@ class Corpus:
         return bytes(symbols).decode(errors="replace") if self.meta["unit"] == "byte" else "".join(symbols)
 
 
-def widen(tokens):
-    """int16 tokens as they are stored, as the int64 that embeddings and losses take."""
-    return tokens.long() & 0xFFFF
+def inputs_and_targets(tokens, starts, length):
+    """Windows of int16 tokens from `starts`, and the same one token on: (len(starts), length) int64 each."""
+    offsets = torch.arange(length + 1, device=tokens.device)
+    rows = tokens[starts[:, None] + offsets].long() & 0xFFFF  # the mask undoes int16's sign
+    return rows[:, :-1], rows[:, 1:]

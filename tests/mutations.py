@@ -57,6 +57,12 @@ MUTATIONS = [  # law, what it does, file, old, new, test
         f"{LAWS}::test_law_4_stopped_after_any_step",
     ),
     (
+        *(4, "a resume forgets the loss scale", "train.py"),
+        'self.scaler.load_state_dict(state["scaler"])',
+        "pass",
+        f"{LAWS}::test_law_4_the_loss_scale_is_resumed",
+    ),
+    (
         *(4, "a resume leaves the log's lines of the steps that it does again", "runs.py"),
         'for event in events if event["iter"] < step',
         "for event in events",
@@ -64,8 +70,8 @@ MUTATIONS = [  # law, what it does, file, old, new, test
     ),
     (
         *(4, "a resume begins one step late", "train.py"),
-        'self.step, self.best, self.seconds = state["step"]',
-        'self.step, self.best, self.seconds = state["step"] + 1',
+        'self.step = self.checked = state["step"]',
+        'self.step = self.checked = state["step"] + 1',
         f"{LAWS}::test_law_4_sigkill_at_random_steps",
     ),
     (
@@ -100,8 +106,8 @@ MUTATIONS = [  # law, what it does, file, old, new, test
     ),
     (
         *(7, "the run folder is made before the mistake is found", "train.py"),
-        "    corpus.check_length(config.block_size)\n    with RunFolder(config.out_dir) as folder:\n",
-        "    with RunFolder(config.out_dir) as folder:\n        corpus.check_length(config.block_size)\n",
+        "corpus.check_length(config.block_size)\n        with RunFolder(config.out_dir) as folder:\n",
+        "with RunFolder(config.out_dir) as folder:\n            corpus.check_length(config.block_size)\n",
         f"{LAWS}::test_law_7_a_mistake_is_one_line_and_status_2",
     ),
 ]  # fmt: skip
@@ -119,7 +125,10 @@ def main():
             (copy / file).write_text(source.replace(old, new))
             killed = before and not passes(copy, test)
         survivors += not killed
-        print(f"law {law}: {what} ({file}): {test.split('::')[1]} {'fails' if killed else 'DOES NOT FAIL'}", flush=True)
+        print(
+            f"law {law}: {what} ({file}): {test.split('::')[1]} {'fails' if killed else 'DOES NOT FAIL'}",
+            flush=True,
+        )
     return 1 if survivors else 0
 
 

@@ -3,6 +3,8 @@
 import hashlib
 import http.server
 import json
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -159,8 +161,9 @@ def test_the_next_mirror_is_tried_and_faults_are_tried_again(server, tmp_path, n
         "/late": (lambda times: 200 if times == 3 else 503, BODY),
     }
     urls = [server.url + path for path in server.replies]
-    path = building.fetch(urls, SHA256, tmp_path / "input.txt")
+    path, origin = building.fetch(urls, SHA256, tmp_path / "input.txt")
     assert path.read_bytes() == BODY
+    assert origin == server.url + "/late"
     assert server.asked == ["/gone"] + ["/broken"] * 3 + ["/other"] + ["/late"] * 3
     assert no_waiting == [1.0, 2.0, 1.0, 2.0]
     assert [file.name for file in tmp_path.iterdir()] == ["input.txt"]
@@ -181,14 +184,29 @@ def test_all_mirrors_down_is_one_error_that_lists_them(server, tmp_path, no_wait
 
 def test_a_source_may_be_a_url(server, tmp_path):
     server.replies = {"/mine": (200, BODY)}
-    path = building.fetch(["http://127.0.0.1:9/"], SHA256, tmp_path / "input.txt", server.url + "/mine")
+    path, _ = building.fetch(["http://127.0.0.1:9/"], SHA256, tmp_path / "input.txt", server.url + "/mine")
     assert path.read_bytes() == BODY
+    text_char.main(["--source", server.url + "/mine"], tmp_path)
+    assert Corpus(str(tmp_path)).meta["source"]["sha256"] == SHA256
+
+
+def test_100_mb_of_text_are_prepared_within_400_mb(tmp_path):
+    text = "".join(map(chr, range(32, 127))) * 11_000 + "é" * 10
+    with open(tmp_path / "my.txt", "w", encoding="utf-8") as file:
+        for _ in range(96):
+            file.write(text)
+    code = (
+        "import resource, sys; from pathlib import Path; from data.text_char import prepare\n"
+        "prepare.main([sys.argv[1]], Path(sys.argv[2]))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "my.txt"), str(tmp_path / "corpus")]
+    output = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert (tmp_path / "my.txt").stat().st_size > 100e6
+    assert int(output.splitlines()[-1]) < 400e3, "kilobytes"
 
 
 def test_preparing_imports_no_torch():
-    import subprocess
-    import sys
-
     code = "import sys, data.building, data.text_char.prepare; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
@@ -252,17 +270,21 @@ def test_an_unknown_dataset_is_named(capsys):
         Corpus("shakespear_char")
 
 
-@pytest.mark.parametrize("damage", ["short", "format", "lost"])
+@pytest.mark.parametrize("damage", ["short", "changed", "format", "lost", "json"])
 def test_damaged_files_are_refused_with_the_mend(tmp_path, damage):
     folder = write_corpus(tmp_path / "c", TEXT)
     meta = json.loads((folder / "meta.json").read_text())
     if damage == "short":
         (folder / "val.bin").write_bytes(b"\0\0")
+    elif damage == "changed":
+        (folder / "val.bin").write_bytes((folder / "val.bin").read_bytes()[::-1])
+    elif damage == "json":
+        (folder / "meta.json").write_text('{"format": 1,')
     elif damage == "lost":
         (folder / "train.bin").unlink()
     else:
         (folder / "meta.json").write_text(json.dumps({**meta, "format": 99}))
-    with pytest.raises(UserError, match=r"--force"):
+    with pytest.raises(UserError, match=r"damaged" if damage == "json" else r"--force"):
         Corpus(str(folder))
 
 

@@ -164,17 +164,17 @@ def test_no_two_elements_tensors_seeds_or_steps_share_their_noise():
     assert len(set(pieces[0].tolist())) > 2490
 
 
-def test_the_same_noise_whatever_the_learning_rate():
-    """Bug elsewhere: noise scaled by the learning rate. The gradient is what is noised."""
-    moved = []
-    for rate in (0.1, 0.001):
-        model = with_gradients(two_layers())
-        start = [p.detach().clone() for p in model.parameters()]
-        GradientNoise(model.named_parameters(), constant(0.1), seed=1).add_(0)
-        torch.optim.SGD(model.parameters(), lr=rate).step()
-        moved.append([(a - p.detach()) / rate for a, p in zip(start, model.parameters())])
-    for a, b in zip(*moved):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+def test_ranks_with_one_seed_add_one_noise():
+    """Bug elsewhere: each rank its own noise, which the mean over ranks takes away."""
+    ranks = [with_gradients(two_layers(), seed=rank) for rank in range(4)]
+    before = [gradients(model) for model in ranks]
+    for model in ranks:
+        GradientNoise(model.named_parameters(), constant(1.0), seed=1).add_(0)
+    for tensors in zip(*(zip(gradients(model), clean) for model, clean in zip(ranks, before))):
+        added = torch.stack([noisy - clean for noisy, clean in tensors])
+        torch.testing.assert_close(added.mean(0), added[0], rtol=0, atol=1e-6)
+        if added[0].numel() > 100:
+            assert added.mean(0).std().item() == pytest.approx(1, rel=0.1)
 
 
 def test_tied_weights_are_noised_once():
@@ -213,6 +213,11 @@ def test_a_missing_gradient_changes_no_other_noise():
     assert part[0].bias.grad is None
     for name in ("0.weight", "1.weight", "1.bias"):
         assert torch.equal(whole.get_parameter(name).grad, part.get_parameter(name).grad)
+
+
+def test_without_any_gradient_it_says_so():
+    with pytest.raises(ValueError, match="after backward"):
+        GradientNoise(two_layers().named_parameters(), constant(1.0), seed=1).add_(0)
 
 
 @pytest.mark.parametrize("sigma", [0.0, noise.SIGMA_FLOOR / 2])

@@ -64,10 +64,10 @@ def test_differences_are_paired_by_seed(study):
     (setting,) = read_settings([study])
     baseline, noise = setting.arms
     assert (baseline.name, noise.name) == ("baseline", "noise")
-    ((at, mean, half),) = differences(noise, baseline, "val_loss", [500])
+    ((at, mean, half, n),) = differences(noise, baseline, "val_loss", [500])
     pairs = [0.1 * (1 + 0.3 * seed) for seed in (1, 2, 3)]
     wanted = stats.ttest_1samp(pairs, 0).confidence_interval(0.95)
-    assert at == 500
+    assert (at, n) == (500, 3)
     assert (mean - half, mean + half) == pytest.approx((wanted.low, wanted.high), rel=1e-9)
 
 
@@ -75,7 +75,8 @@ def test_the_difference_leaves_out_seeds_without_a_pair(study):
     fake_run(study / "noise" / "seed9", 9, noise_sigma=0.1)
     (setting,) = read_settings([study])
     baseline, noise = setting.arms
-    ((_, mean, _),) = differences(noise, baseline, "val_loss", [500])
+    ((_, mean, _, n),) = differences(noise, baseline, "val_loss", [500])
+    assert n == 3
     assert mean == pytest.approx(0.1 * (1 + 0.3 * 2))
 
 
@@ -149,7 +150,8 @@ def test_a_diverged_run_is_counted_and_said(study, capsys):
     assert "noise (1 unfinished or diverged) | 3 |" in (study / "figures" / "table1.md").read_text()
 
 
-def test_the_table_stands_beside_the_papers(study):
+def test_the_table_stands_beside_the_papers(study, monkeypatch):
+    monkeypatch.setitem(plot.PAPER_LENGTH["shakespeare_char"], "max_iters", 1000)
     text = plot.table(read_settings([study]))
     values = [val_loss(1000, seed, 0.1) for seed in (1, 2, 3)]
     mean, half = interval(values)
@@ -157,9 +159,9 @@ def test_the_table_stands_beside_the_papers(study):
     assert "| *paper, baseline* | 1 | 0.8132 | – | 1.4692 | – |" in text
     assert "| *paper, noise* | 1 | 0.8083 | – | 1.4650 | – |" in text
     assert "not comparable" not in text
-    for seed in (1, 2):
-        fake_run(study / "small" / "baseline" / f"seed{seed}", seed, n_layer=2)
-    assert "not comparable" in plot.table(read_settings([study / "small"]))
+    for name, knobs in (("small", {"n_layer": 2}), ("short", {"batch_size": 4})):
+        fake_run(study / name / "baseline" / "seed1", **knobs)
+        assert "not comparable" in plot.table(read_settings([study / name]))
 
 
 def test_one_seed_gives_no_interval(tmp_path):
@@ -201,10 +203,16 @@ def test_folders_without_runs_are_named(tmp_path):
         plot.main([str(tmp_path)])
 
 
-def test_a_config_of_another_version_is_named(study):
+def test_a_config_of_an_older_version_is_read_with_the_defaults_of_what_came_since(study):
     path = study / "noise" / "seed1" / "config.json"
     config = json.loads(path.read_text())
     del config["noise_eta"]
-    path.write_text(json.dumps(config))
-    with pytest.raises(UserError, match="lacks noise_eta"):
-        plot.main([str(study)])
+    path.write_text(json.dumps({**config, "knob_of_old": 1}))
+    assert plot.main([str(study)]) == 0
+
+
+def test_another_cadence_of_evaluation_is_another_arm(study):
+    """The lowest of ten evaluations is not to be compared with the lowest of a hundred."""
+    fake_run(study / "noise" / "seed8", 8, noise_sigma=0.1, eval_interval=10)
+    with pytest.raises(UserError, match="differ in eval_interval"):
+        read_settings([study])

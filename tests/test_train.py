@@ -4,15 +4,16 @@ import itertools
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 
 import pytest
 import torch
-from conftest import checkpoint, same_weights, weights
+from conftest import checkpoint, same_weights, weights, write_corpus
+from torch import nn
 
-import progress
 import train
 from config import ROOT, UserError, load
 from data.corpus import Corpus
@@ -73,11 +74,12 @@ def test_accumulation_is_the_mean_over_micro_steps(training):
     assert t.trace[0, 0].item() == pytest.approx(sum(losses) / 3, rel=1e-6)
 
 
-def test_a_step_with_infinite_gradients_is_skipped_counted_and_logged(run, monkeypatch):
+@pytest.mark.parametrize("grad_clip", [0.0, 1.0])
+def test_a_step_with_infinite_gradients_is_skipped_counted_and_logged(run, monkeypatch, grad_clip):
     """A loss scale far beyond float16 makes the first gradients infinite, until the scaler has halved it."""
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**36)
     monkeypatch.setattr(Machine, "scaler", lambda self: scaler)
-    folder = run(dtype="float16", max_iters=40, grad_clip=0.0, noise_sigma=1e-3)
+    folder = run(dtype="float16", max_iters=40, grad_clip=grad_clip, noise_sigma=1e-3)
     skipped = json.loads((folder / "result.json").read_text())["skipped_steps"]
     assert 5 < skipped < 35
     events = [event for event in read_log(folder)[0] if event["kind"] == "train"]
@@ -102,6 +104,12 @@ def test_float16_trains_like_float32(run):
     assert losses["float32"] < 2.9
     assert losses["float16"] == pytest.approx(losses["float32"], abs=0.02)
     assert losses["bfloat16"] == pytest.approx(losses["float32"], abs=0.05)
+
+
+def test_the_noise_does_not_know_the_learning_rate(run):
+    """Bug elsewhere: noise scaled by the learning rate."""
+    slow, fast = (checkpoint(run(f"lr{rate}", learning_rate=rate)) for rate in (1e-4, 1e-2))
+    assert torch.equal(slow["trace"][:, 2], fast["trace"][:, 2])
 
 
 def test_learning_rate_warms_up_from_above_zero_and_ends_at_min_lr():
@@ -198,19 +206,45 @@ def test_a_run_that_diverges_says_where_and_keeps_the_last_good_checkpoint(run, 
     state = checkpoint(folder)
     assert state["step"] == 5
     assert all(tensor.isfinite().all() for tensor in state["model"]["state"].values())
-    run(log_interval=100)
+    run(status=3, log_interval=100)
     assert "diverged already" in capsys.readouterr().out
+
+
+def compile_with(monkeypatch, backend):
+    """Compile by another backend than inductor, which needs a compiler and minutes."""
+    monkeypatch.setattr(Block, "compile", lambda block: nn.Module.compile(block, backend=backend))
+
+
+def test_compiled_blocks_train_as_eager_ones(run, monkeypatch):
+    ran = []
+
+    def backend(graph, _):
+        return lambda *inputs: ran.append(1) or graph(*inputs)
+
+    compile_with(monkeypatch, backend)
+    compiled = run("compiled", compile="on", dropout=0.0)
+    steps_of_blocks = 2 * 2 * (12 + 2)  # blocks, micro-steps, iterations and the rehearsal; no evaluation
+    assert len(ran) == steps_of_blocks
+    plain = run("plain", dropout=0.0)
+    for name, tensor in weights(plain).items():
+        torch.testing.assert_close(weights(compiled)[name], tensor, rtol=1e-3, atol=1e-4)
 
 
 def test_compilation_that_fails_falls_back_with_one_line(run, capsys, monkeypatch):
     def broken(*_):
         raise RuntimeError("no compiler\nand a long explanation")
 
-    monkeypatch.setattr(Block, "compile", lambda self: setattr(self, "_compiled_call_impl", broken))
+    compile_with(monkeypatch, broken)
     folder = run("compiled", compile="on")
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "compilation failed" in line]
     assert "no compiler" in line
     assert same_weights(folder, run("plain"))
+
+
+def test_a_mistake_of_ours_is_not_taken_for_a_failed_compilation(command, monkeypatch):
+    monkeypatch.setattr(train, "accumulate", lambda t: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train.main(command())
 
 
 def test_a_run_that_is_done_is_left_alone_and_overwrite_begins_afresh(run, capsys):
@@ -235,11 +269,27 @@ def test_another_config_is_refused_with_what_differs(run, command):
     assert "eval_interval" not in str(error.value)
 
 
-def test_another_corpus_under_the_same_name_is_refused(run, command, tmp_path):
-    from conftest import write_corpus
+def test_what_an_interrupted_overwrite_leaves_is_no_run(run, tmp_path):
+    """config.json goes first and comes last; the rest without it is swept away."""
+    folder = run(max_iters=5)
+    (folder / "config.json").unlink()
+    (folder / "result.json").unlink()
+    assert same_weights(run(seed=2), run("fresh", seed=2))
+    assert [event["iter"] for event in read_log(folder)[0] if event["kind"] == "eval"] == [0, 4, 8, 12]
 
+
+def test_a_run_of_an_older_version_of_the_code_resumes(run):
+    """A knob that has come since then has its default."""
+    folder = run(max_iters=5)
+    config = json.loads((folder / "config.json").read_text())
+    del config["noise_before_clip"]
+    (folder / "config.json").write_text(json.dumps({**config, "knob_of_old": 1}))
+    assert run(max_iters=5) == folder
+
+
+def test_another_corpus_under_the_same_name_is_refused(run, command, tmp_path):
     run(dataset=write_corpus(tmp_path / "c", "abcd" * 300), max_iters=5)
-    write_corpus(tmp_path / "c", "dcba" * 300)
+    write_corpus(tmp_path / "c", "abdc" * 300)
     with pytest.raises(UserError, match="other data of the same name"):
         train.main(command(dataset=tmp_path / "c", max_iters=5))
 
@@ -260,35 +310,50 @@ def test_two_processes_cannot_train_into_one_folder(command, tmp_path):
     assert train.main(command()) == 0, "the lock outlived its holder"
 
 
-def test_a_long_run_says_so_first(monkeypatch, capsys):
-    clock = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
-    shown = progress.Progress(0, 5000, "a slow machine")
-    for step, now in ((1, 60.0), (2, 64.0), (3, 68.0)):
-        clock[0] = now
-        shown.stepped(step)
-    (line,) = capsys.readouterr().out.splitlines()
-    assert "5.6 hours on a slow machine" in line
-    assert "config/cpu.py" in line
-    brief = progress.Progress(0, 500, "a machine")
-    for step in (1, 2, 3):
-        clock[0] += 4
-        brief.stepped(step)
-    assert capsys.readouterr().out == ""
+def test_a_long_run_says_so_before_its_first_step(run, capsys, monkeypatch):
+    clock = iter(range(0, 10**9, 500))  # every look at the clock is 500 seconds after the one before
+    with monkeypatch.context() as patch:
+        patch.setattr(train.time, "perf_counter", lambda: next(clock))
+        run("long", max_iters=40)
+    lines = capsys.readouterr().out.splitlines()
+    (number,) = [i for i, line in enumerate(lines) if "this run will take about 5.6 hours" in line]
+    assert "config/cpu.py" in lines[number]
+    assert "iteration      0" in lines[number + 1]
+    run("short", max_iters=40)
+    assert "will take" not in capsys.readouterr().out
+
+
+def test_rehearsing_changes_nothing(training):
+    t, untouched = training(), training()
+    train.rehearse(t)
+    assert t.step == 0
+    assert all(parameter.grad is None for parameter in t.model.parameters())
+    for parameter, other in zip(t.model.parameters(), untouched.model.parameters()):
+        assert torch.equal(parameter, other)
 
 
 def test_a_missing_corpus_is_prepared_and_said(capsys, monkeypatch, tmp_path):
-    """As after a fresh clone: the folder has its script and nothing prepared."""
+    """As after a fresh clone: the folder has its script and nothing prepared. By name and by path."""
     import data.corpus
-    from data.pydoc_char import prepare
 
-    (tmp_path / "data" / "pydoc_char").mkdir(parents=True)
-    (tmp_path / "data" / "pydoc_char" / "prepare.py").touch()
     monkeypatch.setattr(data.corpus, "ROOT", tmp_path)
-    main = prepare.main
-    monkeypatch.setattr(prepare, "main", lambda argv: main(argv, tmp_path / "data" / "pydoc_char"))
-    assert Corpus("pydoc_char").meta["name"] == "pydoc_char"
-    assert "pydoc_char is not prepared yet" in capsys.readouterr().out
+    for dataset, folder in (("named", "data/named"), (f"{tmp_path}/pathed", "pathed")):
+        (tmp_path / folder).mkdir(parents=True)
+        shutil.copy(ROOT / "data" / "pydoc_char" / "prepare.py", tmp_path / folder)
+        assert Corpus(dataset).meta["vocab_size"] > 50
+        assert "is not prepared yet" in capsys.readouterr().out
+        Corpus(dataset)
+        assert capsys.readouterr().out == ""
+
+
+def test_runs_started_at_once_prepare_once(tmp_path):
+    shutil.copy(ROOT / "data" / "pydoc_char" / "prepare.py", tmp_path)
+    code = "import sys; from data.corpus import Corpus; print(len(Corpus(sys.argv[1]).tokens))"
+    words = [sys.executable, "-c", code, f"{tmp_path}/"]
+    started = [subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    outputs = [process.communicate()[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0]
+    assert sum("not prepared yet" in output for output in outputs) == 1
 
 
 def test_a_sample_is_printed_from_the_best_weights(run, capsys):
@@ -299,11 +364,12 @@ def test_a_sample_is_printed_from_the_best_weights(run, capsys):
     assert capsys.readouterr().out.split("---")[2] == first
 
 
-def test_too_little_memory_is_one_line(command, monkeypatch):
-    def exhausted(_):
+@pytest.mark.parametrize("where", ["Training", "accumulate", "train_step", "evaluate"])
+def test_too_little_memory_is_one_line(command, monkeypatch, where):
+    def exhausted(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
 
-    monkeypatch.setattr(train, "train_step", exhausted)
+    monkeypatch.setattr(train, where, exhausted)
     with pytest.raises(UserError, match="halve batch_size"):
         train.main(command())
 

@@ -20,7 +20,10 @@ from data import building  # noqa: E402
 def main(argv, folder=HERE):
     arguments = building.options(__doc__).parse_args(argv)
     if arguments.source:
-        raise UserError("pydoc_char has one source, Python itself; for a text use data/text_char/prepare.py")
+        raise UserError(
+            "pydoc_char has one source, Python itself; for a text of your own use"
+            " python data/text_char/prepare.py FILE"
+        )
     if not arguments.force and building.prepared(folder):
         return
     text = reference()

@@ -20,11 +20,11 @@ def main(argv, folder=HERE):
     arguments = building.options(__doc__).parse_args(argv)
     if not arguments.force and building.prepared(folder):
         return
-    text = building.fetch(URLS, SHA256, folder / "input.txt", arguments.source)
+    text, origin = building.fetch(URLS, SHA256, folder / "input.txt", arguments.source)
     meta = building.write_corpus(
         folder,
         lambda: building.read_characters([(text, lambda: open(text, "rb"))]),
-        source={"from": arguments.source or URLS[0], "sha256": SHA256},
+        source={"from": origin, "sha256": SHA256},
     )
     building.describe(folder, meta)
 

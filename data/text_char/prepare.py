@@ -19,14 +19,16 @@ COMMAND = "python data/text_char/prepare.py my.txt [more.txt ...]"
 def main(argv, folder=HERE):
     parser = building.options(__doc__, texts={"nargs": "*", "metavar": "TEXT", "type": Path})
     arguments = parser.parse_args(argv)
-    texts = arguments.texts + ([Path(arguments.source)] if arguments.source else [])
-    if not texts:
+    if not arguments.texts and not arguments.source:
         raise UserError(f"text_char is your own text, and none was named: {COMMAND}")
-    for text in texts:
+    for text in arguments.texts:
         if not text.is_file():
             raise UserError(f"no such file: {text}")
     if not arguments.force and building.prepared(folder):
         return
+    texts = arguments.texts
+    if arguments.source:
+        texts = [*texts, building.fetch([], None, folder / "input.txt", arguments.source)[0]]
     meta = building.write_corpus(
         folder,
         lambda: building.read_characters([(text, lambda text=text: open(text, "rb")) for text in texts]),
