@@ -116,7 +116,7 @@ def versions():
         "torch": torch.__version__,
         "numpy": np.__version__,
         "cuda": torch.version.cuda,
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "revision": revision(),
     }
 

@@ -182,12 +182,12 @@ def loss_caption(setting, arms, name):
     lines = wrap(f"{setting.size}; fixed windows, dropout off. {seeds_line(arms)}")
     baseline = setting.baseline
     if baseline in arms and len(arms) > 1:
-        lines += wrap(f"Difference to {baseline.name}, paired by seed, at iteration:")
+        lines += wrap(f"Difference to {baseline.name} (below 0 is better), by seed, at iteration:")
         stated = stated_iterations([at for at in baseline.curve("evals", name) if at])
         for arm in arms:
             if arm is not baseline and (rows := differences(arm, baseline, name, stated)):
                 figures = (f"{at:,}: {with_interval(mean, half, '+')} (n = {n})" for at, mean, half, n in rows)
-                lines += wrap(f"{arm.name}: {', '.join(figures)}")
+                lines += wrap(f"{arm.name}: {', '.join(figures)}".replace(" ± ", "\u00a0±\u00a0"))
     return lines + [line for note in panel_notes(arms) for line in wrap(note)]
 
 
@@ -257,6 +257,8 @@ def noise_drawing(setting, arms, name, label, scale="log"):
             (line,) = axes.plot(iterations, mean, label=arm.name)
             axes.fill_between(iterations, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
         axes.set(ylabel=label, xlim=(0, setting.knobs["max_iters"]), yscale=scale)
+        if scale == "linear":
+            axes.set_ylim(bottom=0)
 
     return draw
 

@@ -1,13 +1,18 @@
 """What the README promises: the lines for one's own loop, its tables, its commands."""
 
 import hashlib
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
 
 import noise
+from arms import differences, read_settings
 from config import ROOT, Config, load
+from data.corpus import Corpus
 from model import GPT, GPTConfig
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -61,6 +66,24 @@ def test_the_three_lines_work_in_any_loop(monkeypatch, optimizer):
     assert all(not torch.equal(a, b) for a, b in zip(start, model.parameters()))
 
 
+def test_the_example_of_a_corpus_prepares_one(tmp_path):
+    """The block as it stands, but for the repository's place and the source's hash."""
+    folder = tmp_path / "data" / "mine"
+    folder.mkdir(parents=True)
+    (tmp_path / "text.txt").write_text("to be or not to be\n" * 50)
+    digest = hashlib.sha256((tmp_path / "text.txt").read_bytes()).hexdigest()
+    code = block("building.write_corpus").replace("the SHA-256 of that file", digest)
+    (folder / "prepare.py").write_text(code)
+    words = [sys.executable, str(folder / "prepare.py"), f"--source={tmp_path / 'text.txt'}"]
+    subprocess.run(words, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    assert Corpus(str(folder)).meta["vocabulary"] == sorted(set("to be or not to be\n"))
+
+
+def test_the_floor_is_reached_when_it_says():
+    floor = next(t for t in range(9999) if 0.1 * 0.99**t < noise.SIGMA_FLOOR)
+    assert f"from iteration {floor:,} at 0.1 and 0.99" in README
+
+
 def test_only_three_lines_of_the_block_are_ours():
     ours = [line for line in block("GradientNoise(").splitlines() if "noise" in line or "Noise" in line]
     assert len(ours) == 3
@@ -94,6 +117,13 @@ def test_the_hyperparameter_table_is_the_configs(files, vocabulary, train_tokens
         model = GPT.create(GPTConfig(vocabulary, **{name: getattr(config, name) for name in names}), 0)
         assert cells[1] == f"{model.parameter_count() / 1e6:.2f} M"
         assert cells[8] == f"{tokens / train_tokens:.1f}"
+
+
+def test_the_measured_difference_is_the_one_in_the_results():
+    (setting,) = read_settings([ROOT / "results" / "shakespeare_cpu"])
+    baseline, noisy = setting.arms
+    ((_, mean, half, n),) = differences(noisy, baseline, "val_loss", [2000])
+    assert f"by {mean:.4f} ± {half:.4f} nats (mean over {n} seeds" in " ".join(README.split())
 
 
 def test_every_file_and_knob_that_the_readme_names_is_there():
