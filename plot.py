@@ -182,12 +182,13 @@ def loss_caption(setting, arms, name):
     lines = wrap(f"{setting.size}; fixed windows, dropout off. {seeds_line(arms)}")
     baseline = setting.baseline
     if baseline in arms and len(arms) > 1:
-        lines += wrap(f"Difference to {baseline.name} (below 0 is better), by seed, at iteration:")
+        lines += wrap(f"Difference to {baseline.name} by seed (below 0: better), at iteration:")
         stated = stated_iterations([at for at in baseline.curve("evals", name) if at])
         for arm in arms:
             if arm is not baseline and (rows := differences(arm, baseline, name, stated)):
-                figures = (f"{at:,}: {with_interval(mean, half, '+')} (n = {n})" for at, mean, half, n in rows)
-                lines += wrap(f"{arm.name}: {', '.join(figures)}".replace(" ± ", "\u00a0±\u00a0"))
+                figures = [f"{at:,}: {with_interval(mean, half, '+')} (n = {n})" for at, mean, half, n in rows]
+                unbroken = ", ".join(figure.replace(" ", "\u00a0") for figure in figures)
+                lines += wrap(f"{arm.name}: {unbroken}")
     return lines + [line for note in panel_notes(arms) for line in wrap(note)]
 
 
