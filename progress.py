@@ -66,16 +66,15 @@ class Progress:
 
     def evaluated(self, event):
         self.show(val=f"{event['val_loss']:.4f}")
-        if not self.terminal:
-            rate = self.shown.get("tokens_per_s", "-")
-            self.write(
-                f"iteration {event['iter']:>6,}: train loss {event['train_loss']:.4f},"
-                f" val loss {event['val_loss']:.4f}, {rate} tokens/s"
-            )
+        rate = self.shown.get("tokens_per_s", "-")
+        self.write(
+            f"iteration {event['iter']:>6,}: train loss {event['train_loss']:.4f},"
+            f" val loss {event['val_loss']:.4f}, {rate} tokens/s"
+        )
 
     def show(self, **items):
         self.shown.update(items)
-        self.bar.set_postfix(self.shown)
+        self.bar.set_postfix(self.shown, refresh=False)
 
     def write(self, line):
         self.printed = time.monotonic()

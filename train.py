@@ -388,16 +388,19 @@ def log(t, folder):
 
 def finish(t, folder):
     """Evaluate the whole splits with the last and with the best weights, and write result.json."""
-    best = GPT.from_weights(folder.load("best.pt")["model"], t.machine.device)
+    last_is_best = t.best["iter"] == t.step
+    best = t.model if last_is_best else GPT.from_weights(folder.load("best.pt")["model"], t.machine.device)
     losses = {
         "best_val_loss": t.best["val_loss"],
         "final_train_loss": train_loss(t),
         "minibatch_loss_last100": t.trace[-100:, 0].mean().item(),
     }
     for split in [split for split in t.corpus.tokens if split != "train"]:
-        for name, model in (("final", t.model), ("best_weights", best)):
+        final = mean_loss(t.model, t.corpus.windows(split, t.config.block_size))
+        losses[f"final_{split}_loss"] = losses[f"best_weights_{split}_loss"] = final
+        if not last_is_best:
             windows = t.corpus.windows(split, t.config.block_size)
-            losses[f"{name}_{split}_loss"] = mean_loss(model, windows)
+            losses[f"best_weights_{split}_loss"] = mean_loss(best, windows)
     if t.corpus.meta["unit"] in ("character", "byte"):
         losses |= {name.replace("loss", "bpc"): bits(loss) for name, loss in losses.items()}
     folder.write("result.json", {"status": "finished", **losses, **facts(t)})
