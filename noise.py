@@ -116,7 +116,7 @@ def stream_seed(seed, stream, *counters):
     is 0.3 % in 5,000 steps, and costs such a run one repeated draw.
     """
     text = repr((int(seed), str(stream), *map(int, counters)))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 class GradientNoise:
@@ -177,7 +177,8 @@ class GradientNoise:
         """
         device = self.parameters[0].device
         if self._buffer is None or self._buffer.device != device:
-            self._buffer = torch.empty(sum(p.numel() for p in self.parameters), device=device)
+            total = sum(parameter.numel() for parameter in self.parameters)
+            self._buffer = torch.empty(total, dtype=torch.float32, device=device)
         generator = torch.Generator(device).manual_seed(stream_seed(self.seed, "noise", step))
         self.draw(self._buffer, generator)
         pieces = self._buffer.split([parameter.numel() for parameter in self.parameters])

@@ -147,7 +147,11 @@ def figure_of(panels):
 
 
 def colours(axes):
-    axes.set_prop_cycle(cycler(color=COLOURS) + cycler(linestyle=DASHES))
+    """A colour and a dash for each arm; after seven the colours come again with other dashes."""
+    n = len(COLOURS)
+    arms = range(n * len(DASHES))
+    dashes = [DASHES[(i + i // n) % len(DASHES)] for i in arms]
+    axes.set_prop_cycle(cycler(color=[COLOURS[i % n] for i in arms]) + cycler(linestyle=dashes))
 
 
 def loss_figure(settings, name, label):
