@@ -104,13 +104,18 @@ class Panel:
     draw: object  # function of the axes
     title: str = ""
     caption: tuple = ()
-    legend_rows: int = 0
+    legend: tuple = ()  # the arms' names
     height: float = 1.75
     x_axis: bool = True  # False: the panel beneath has it
 
     @property
+    def legend_columns(self):
+        return 2 if max(map(len, self.legend), default=0) <= 26 else 1
+
+    @property
     def above(self):
-        return LINE * (1.2 * bool(self.title) + 1.25 * self.legend_rows) + 0.06
+        rows = -(-len(self.legend) // self.legend_columns)
+        return LINE * (1.2 * bool(self.title) + 1.25 * rows) + 0.06
 
     @property
     def below(self):
@@ -134,9 +139,9 @@ def figure_of(panels):
             axes.set_xlabel("iteration")
         else:
             axes.tick_params(labelbottom=False)
-        if panel.legend_rows:
+        if panel.legend:
             axes.legend(
-                loc="lower left", bbox_to_anchor=(-0.17, 1.0), ncol=2, frameon=False,
+                loc="lower left", bbox_to_anchor=(-0.17, 1.0), ncol=panel.legend_columns, frameon=False,
                 borderpad=0.1, handlelength=2.6, columnspacing=1.0, labelspacing=0.25,
             )  # fmt: skip
         figure.text(0.02, (top - 0.03) / height, panel.title, va="top", weight="bold")
@@ -168,18 +173,19 @@ def loss_panel(setting, name, label):
 
     def draw(axes):
         colours(axes)
-        for arm in arms:
+        for arm, name_of_arm in zip(arms, names(arms)):
             iterations, mean, low, high = mean_band(arm.curve("evals", name))
-            (line,) = axes.plot(iterations, mean, label=arm.name)
+            (line,) = axes.plot(iterations, mean, label=name_of_arm)
             axes.fill_between(iterations, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
         axes.set(ylabel=f"{label} (nats)", xlim=(0, setting.knobs["max_iters"]))
         axes.margins(y=0.04)
 
-    return Panel(draw, setting.title, loss_caption(setting, arms, name), legend_rows(arms))
+    return Panel(draw, setting.title, loss_caption(setting, arms, name), names(arms))
 
 
-def legend_rows(arms):
-    return -(-len(arms) // 2)
+def names(arms):
+    """The arms' names as the legend shows them, the middle of a very long one left out."""
+    return [name if len(name) <= 54 else f"{name[:25]}...{name[-25:]}" for name in (arm.name for arm in arms)]
 
 
 def loss_caption(setting, arms, name):
@@ -242,7 +248,7 @@ def noise_panels(setting):
         Panel(
             draw(noisy, "sigma", "noise sd"),
             setting.title,
-            legend_rows=legend_rows(setting.arms),
+            legend=names(setting.arms),
             height=1,
             x_axis=False,
         ),
@@ -254,12 +260,12 @@ def noise_panels(setting):
 def noise_drawing(setting, arms, name, label, scale="log"):
     def draw(axes):
         colours(axes)
-        for arm in setting.arms:  # all of them, so that an arm has one colour throughout
+        for arm, name_of_arm in zip(setting.arms, names(setting.arms)):  # all, so that each keeps its colour
             curve = arm.curve("steps", name) if arm in arms else {}
             iterations, mean, low, high = mean_band(curve) if curve else ([], [], [], [])
             if scale == "log":
                 mean = np.where(np.asarray(mean) > 0, mean, np.nan)  # no noise, no point
-            (line,) = axes.plot(iterations, mean, label=arm.name)
+            (line,) = axes.plot(iterations, mean, label=name_of_arm)
             axes.fill_between(iterations, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
         axes.set(ylabel=label, xlim=(0, setting.knobs["max_iters"]), yscale=scale)
         if scale == "linear":

@@ -46,7 +46,7 @@ MUTATIONS = [  # law, what it does, file, old, new, test
     ),
     (
         *(3, "seeds and steps are added", "noise.py"),
-        "return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1",
+        'return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1',
         "return seed + sum(counters)",
         "tests/test_noise.py::test_seeds_steps_and_streams_are_mixed_not_added",
     ),

@@ -101,7 +101,11 @@ def test_figures_are_written_and_say_n_and_differences(study):
     assert len({line.get_color() for line in lines}) == len({line.get_linestyle() for line in lines}) == 2
 
 
-def test_no_text_lies_over_the_data_or_leaves_the_page(study):
+@pytest.mark.parametrize("others", [0, 1, 8])
+def test_no_text_lies_over_the_data_or_leaves_the_page(study, others):
+    for number in range(others):
+        name = f"an_arm_whose_name_tells_of_every_one_of_its_knobs_and_number_{number}"
+        fake_run(study / name / "seed1", noise_sigma=0.01 * number)
     settings = read_settings([study])
     for figure in (plot.loss_figure(settings, "val_loss", "validation loss"), plot.noise_figure(settings)):
         figure.canvas.draw()
