@@ -13,7 +13,13 @@ import numpy as np
 from scipy import stats
 
 from config import Config, UserError, identity, recorded
-from runs import find_runs, read_json, read_log
+from files import read_json
+from runs import find_runs, read_log
+
+SHARED = (  # knobs that runs have in common to stand in one panel
+    *("dataset", "n_layer", "n_head", "n_embd", "block_size"),
+    *("batch_size", "gradient_accumulation_steps", "max_iters", "eval_tokens", "eval_train_tokens"),
+)
 
 
 def read_settings(folders):
@@ -49,8 +55,7 @@ class Run:
     @property
     def setting(self):
         """What runs must share to stand in one panel, as a dict."""
-        names = "dataset n_layer n_head n_embd block_size batch_size gradient_accumulation_steps max_iters"
-        knobs = {name: getattr(self.config, name) for name in names.split()}
+        knobs = {name: getattr(self.config, name) for name in SHARED}
         knobs["dataset"] = self.about["corpus"]["name"]
         return {**knobs, "data": self.about["corpus"]["splits"]["train"]["sha256"]}
 
@@ -61,8 +66,6 @@ class Run:
 
 def read_run(path):
     config, about = recorded(read_json(path / "config.json")), read_json(path / "run.json")
-    if about is None:
-        raise UserError(f"{path} has a config.json and no run.json, so it is no run")
     events, torn = read_log(path)
     evals = [event for event in events if event["kind"] == "eval"]
     steps = [event for event in events if event["kind"] == "train"]
@@ -104,12 +107,11 @@ class Setting:
 
     @property
     def size(self):
-        k = self.knobs
+        k, n = self.knobs, self.parameters
+        parameters = f"{n / 1e6:.1f} M" if n >= 1e6 else f"{n / 1e3:.0f} k"
         batch = k["batch_size"] * k["gradient_accumulation_steps"]
-        return (
-            f"{self.parameters / 1e6:.1f} M parameters, {k['max_iters']:,} iterations"
-            f" of {batch} × {k['block_size']} {self.unit}s"
-        )
+        tokens = f"{batch} × {k['block_size']} {self.unit}s"
+        return f"{parameters} parameters, {k['max_iters']:,} iterations of {tokens}"
 
     @property
     def baseline(self):
@@ -151,11 +153,21 @@ def check_arm(arm):
         seeds.add(run.seed)
 
 
+def other_knobs(arm, baseline):
+    """{knob: value} in which an arm differs from the baseline beside its noise."""
+    here, there = (identity(a.runs[0].config) for a in (arm, baseline))
+    return {
+        name: value
+        for name, value in here.items()
+        if value != there[name] and not name.startswith("noise_") and name not in ("seed", "data_seed")
+    }
+
+
 def notes(runs):
     """A line for every run that is not whole."""
     for run in runs:
         if run.torn:
-            yield f"{run.path}: the last line of its log is torn and left out"
+            yield f"{run.path}: a line of its log is torn and left out"
         if run.result is None:
             reached = max((event["iter"] for event in run.steps + run.evals), default=0)
             yield f"{run.path}: unfinished, drawn up to iteration {reached:,}"

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import train
-from config import load, run_script
+from config import UserError, load, run_script
 from data.corpus import Corpus
 from evaluate import mean_loss
 from machine import Machine
@@ -27,31 +27,39 @@ TURNS = 10  # at most, a seed
 
 
 def main(argv):
+    if "--help" in argv or "-h" in argv:
+        print(__doc__)
+        return 0
     config = load(argv)
+    if config.max_iters < 2:
+        raise UserError("bench.py wants max_iters of 2 or more: the first turn warms up")
     machine = Machine.choose(config)
     corpus = Corpus(config.dataset, machine.device)
     corpus.check_length(config.block_size)
-    turns = min(TURNS, config.max_iters)
-    turn = config.max_iters // turns
+    turns = np.diff(np.linspace(0, config.max_iters, min(TURNS, config.max_iters) + 1).astype(int)).tolist()
     loops = {"plain loop": PlainLoop, "train.py": OurLoop}
-    times = {name: [] for name in loops}  # seconds a step, one entry a turn
+    times = {name: [] for name in loops}  # seconds a step, one entry a turn after a seed's first
     losses = {name: [] for name in loops}  # a list a seed: mean loss of each turn, then the val loss
-    print(f"{machine}; {corpus.meta['name']}, {config.tokens_per_iter:,} tokens a step, turns of {turn} steps")
+    tokens = config.tokens_per_iter
+    print(f"{machine}; {corpus.meta['name']}, {tokens:,} tokens a step, {len(turns)} turns a seed")
+    if config.noisy:
+        print("the plain loop has no noise: with this config compare the times, not the losses")
     for seed in range(config.seed, config.seed + SEEDS):
         seeded = dataclasses.replace(config, seed=seed, data_seed=seed)
         pair = {name: loop(seeded, corpus, machine) for name, loop in loops.items()}
         curves = {name: [] for name in loops}
-        for _ in range(turns):
+        for number, steps in enumerate(turns):
             for name, loop in pair.items():
-                seconds, loss = timed(loop, turn, machine)
-                times[name].append(seconds)
+                seconds, loss = timed(loop, steps, machine)
+                if number:  # the first turn warms up
+                    times[name].append(seconds)
                 curves[name].append(loss)
         for name, loop in pair.items():
             losses[name].append(
                 [*curves[name], mean_loss(loop.model, corpus.windows("val", config.block_size))]
             )
-    report_times(times, config.tokens_per_iter)
-    report_losses(losses, turn, turns)
+    report_times(times, tokens)
+    report_losses(losses, turns)
     return 0
 
 
@@ -68,7 +76,7 @@ class PlainLoop:
             lr=config.learning_rate,
             betas=(config.beta1, config.beta2),
         )
-        self.generator = torch.Generator().manual_seed(config.seed)
+        self.generator = torch.Generator().manual_seed(stream_seed(config.seed, "plain loop"))
         self.path, self.step = corpus.folder / "train.bin", 0
 
     def batch(self):
@@ -124,21 +132,18 @@ def synchronize(machine):
 
 
 def report_times(times, tokens):
-    """The first turn, which warms up, is left out."""
-    medians = {name: median(seconds[1:]) for name, seconds in times.items()}
     for name, seconds in times.items():
-        least, most = min(seconds[1:]), max(seconds[1:])
         print(
-            f"{name:>11}: {medians[name] * 1e3:8.1f} ms a step (turns from {least * 1e3:.1f} to"
-            f" {most * 1e3:.1f}), {tokens / medians[name]:9,.0f} tokens/s"
+            f"{name:>11}: {median(seconds) * 1e3:8.1f} ms a step (turns from {min(seconds) * 1e3:.1f} to"
+            f" {max(seconds) * 1e3:.1f}), {tokens / median(seconds):9,.0f} tokens/s"
         )
-    ratios = [a / b for a, b in zip(times["plain loop"][1:], times["train.py"][1:])]
+    ratios = [a / b for a, b in zip(times["plain loop"], times["train.py"])]
     print(f"      ratio: {median(ratios):.2f} (turns from {min(ratios):.2f} to {max(ratios):.2f})")
 
 
-def report_losses(losses, turn, turns):
+def report_losses(losses, turns):
     print(f"mean loss of each turn, mean ± sd over {SEEDS} seeds:")
-    names = [f"to iteration {turn * (i + 1):,}" for i in range(turns)] + ["val loss at the end"]
+    names = [f"to iteration {end:,}" for end in np.cumsum(turns)] + ["val loss at the end"]
     for row, name in enumerate(names):
         cells = []
         for label, curves in losses.items():

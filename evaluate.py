@@ -41,6 +41,9 @@ def bits(nats):
 
 
 def main(argv):
+    if argv in (["--help"], ["-h"]):
+        print(__doc__)
+        return 0
     if len(argv) != 1:
         raise UserError("which run? python evaluate.py out/quickstart/seed1")
     config, run = (read_json(f"{argv[0]}/{name}.json") for name in ("config", "run"))
@@ -49,13 +52,17 @@ def main(argv):
     corpus = Corpus(config["dataset"])
     if corpus.meta["splits"] != run["corpus"]["splits"]:
         raise UserError(f"{corpus.folder} is not the corpus that {argv[0]} was trained on")
-    for name in ("best", "last"):
-        if (checkpoint := load_checkpoint(f"{argv[0]}/{name}.pt")) is None:
+    checkpoints = {name: load_checkpoint(f"{argv[0]}/{name}.pt") for name in ("best", "last")}
+    if not any(checkpoints.values()):
+        raise UserError(f"{argv[0]} has no checkpoint yet, neither best.pt nor last.pt")
+    for name, checkpoint in checkpoints.items():
+        if checkpoint is None:
             continue
         model = GPT.from_weights(checkpoint["model"])
         for split in corpus.tokens:
             loss = mean_loss(model, corpus.windows(split, config["block_size"]))
             print(f"{name} weights, {split}: {loss:.4f} nats, {bits(loss):.4f} bits a {corpus.meta['unit']}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ PNG and PDF of column width (3.3 inches):
     table1.md                 losses of every arm beside the paper's Table 1
 """
 
-import functools
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 
-from arms import differences, interval, mean_band, notes, read_settings
+from arms import differences, interval, mean_band, notes, other_knobs, read_settings
 from config import UserError, run_script
 from files import replacing
 
@@ -140,13 +139,16 @@ def figure_of(panels):
         else:
             axes.tick_params(labelbottom=False)
         if panel.legend:
-            axes.legend(
-                loc="lower left", bbox_to_anchor=(-0.17, 1.0), ncol=panel.legend_columns, frameon=False,
+            legend = axes.legend(
+                axes.get_lines(), panel.legend, ncol=panel.legend_columns,
+                loc="lower left", bbox_to_anchor=(-0.17, 1.0), frameon=False,
                 borderpad=0.1, handlelength=2.6, columnspacing=1.0, labelspacing=0.25,
             )  # fmt: skip
-        figure.text(0.02, (top - 0.03) / height, panel.title, va="top", weight="bold")
+            for text in legend.get_texts():
+                text.set_parse_math(False)
+        figure.text(0.02, (top - 0.03) / height, panel.title, va="top", weight="bold", parse_math=False)
         text = "\n".join(panel.caption)
-        figure.text(0.02, (bottom - 0.36) / height, text, va="top", size=6, linespacing=1.35)
+        figure.text(0.02, (bottom - 0.36) / height, text, va="top", size=6, linespacing=1.35, parse_math=False)
         top -= panel.total
     return figure
 
@@ -169,18 +171,27 @@ def loss_figure(settings, name, label):
 
 
 def loss_panel(setting, name, label):
-    arms = [arm for arm in setting.arms if arm.curve("evals", name)]
-
     def draw(axes):
-        colours(axes)
-        for arm, name_of_arm in zip(arms, names(arms)):
-            iterations, mean, low, high = mean_band(arm.curve("evals", name))
-            (line,) = axes.plot(iterations, mean, label=name_of_arm)
-            axes.fill_between(iterations, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+        draw_arms(axes, setting.arms, "evals", name)
         axes.set(ylabel=f"{label} (nats)", xlim=(0, setting.knobs["max_iters"]))
         axes.margins(y=0.04)
 
-    return Panel(draw, setting.title, loss_caption(setting, arms, name), names(arms))
+    return Panel(draw, setting.title, loss_caption(setting, name), names(setting.arms))
+
+
+def draw_arms(axes, arms, kind, name, positive=False):
+    """A line and a band for each arm; one without data keeps its colour and its place in the legend.
+
+    positive: leave out what is not above 0, which a logarithmic axis cannot show.
+    """
+    colours(axes)
+    for arm in arms:
+        curve = arm.curve(kind, name)
+        iterations, mean, low, high = mean_band(curve) if curve else ([], [], [], [])
+        if positive:
+            mean = np.where(np.asarray(mean) > 0, mean, np.nan)
+        (line,) = axes.plot(iterations, mean)
+        axes.fill_between(iterations, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
 
 
 def names(arms):
@@ -188,18 +199,27 @@ def names(arms):
     return [name if len(name) <= 54 else f"{name[:25]}...{name[-25:]}" for name in (arm.name for arm in arms)]
 
 
-def loss_caption(setting, arms, name):
-    lines = wrap(f"{setting.size}; fixed windows, dropout off. {seeds_line(arms)}")
+def loss_caption(setting, name):
+    lines = wrap(f"{setting.size}; fixed windows, dropout off. {seeds_line(setting.arms)}")
+    if setting.baseline and len(setting.arms) > 1:
+        lines += difference_lines(setting, name)
+    elif len(setting.arms) > 1:
+        lines += wrap("No differences: not one arm alone is without noise, or called baseline.")
+    return lines + [line for note in panel_notes(setting.arms) for line in wrap(note)]
+
+
+def difference_lines(setting, name):
     baseline = setting.baseline
-    if baseline in arms and len(arms) > 1:
-        lines += wrap(f"Difference to {baseline.name} by seed (below 0: better), at iteration:")
-        stated = stated_iterations([at for at in baseline.curve("evals", name) if at])
-        for arm in arms:
-            if arm is not baseline and (rows := differences(arm, baseline, name, stated)):
-                figures = [f"{at:,}: {with_interval(mean, half, '+')} (n = {n})" for at, mean, half, n in rows]
-                unbroken = ", ".join(figure.replace(" ", "\u00a0") for figure in figures)
-                lines += wrap(f"{arm.name}: {unbroken}")
-    return lines + [line for note in panel_notes(arms) for line in wrap(note)]
+    lines = wrap(f"Difference to {baseline.name} by seed (below 0: better), at iteration:")
+    stated = stated_iterations([at for at in baseline.curve("evals", name) if at])
+    for arm in setting.arms:
+        if arm is baseline or not (rows := differences(arm, baseline, name, stated)):
+            continue
+        figures = [f"{at:,}: {with_interval(mean, half, '+')} (n = {n})" for at, mean, half, n in rows]
+        unbroken = ", ".join(figure.replace(" ", "\u00a0") for figure in figures)
+        knobs = ", ".join(f"{knob}={value}" for knob, value in other_knobs(arm, baseline).items())
+        lines += wrap(f"{arm.name}{f' (and {knobs})' if knobs else ''}: {unbroken}")
+    return lines
 
 
 def stated_iterations(reached):
@@ -239,36 +259,42 @@ def noise_figure(settings):
 
 
 def noise_panels(setting):
-    noisy = [arm for arm in setting.arms if arm.noisy]
-    if not noisy:
+    if not any(arm.noisy for arm in setting.arms):
         return []
-    draw = functools.partial(noise_drawing, setting)
-    caption = wrap(f"{setting.size}. {seeds_line(setting.arms)} Gradient norm before clipping.")
+    caption = (
+        f"{setting.size}. {seeds_line(setting.arms)} Gradient norm before clipping{noise_remarks(setting)}."
+    )
     return [
-        Panel(
-            draw(noisy, "sigma", "noise sd"),
-            setting.title,
-            legend=names(setting.arms),
-            height=1,
-            x_axis=False,
-        ),
-        Panel(draw(noisy, "noise_norm", "noise norm"), height=1, x_axis=False),
-        Panel(draw(setting.arms, "grad_norm", "gradient norm", "linear"), caption=caption, height=1),
+        Panel(quantity(setting, "sigma"), setting.title, (), names(setting.arms), 1, x_axis=False),
+        Panel(quantity(setting, "noise norm"), height=1, x_axis=False),
+        Panel(quantity(setting, "gradient norm"), caption=wrap(caption), height=1),
     ]
 
 
-def noise_drawing(setting, arms, name, label, scale="log"):
+def noise_remarks(setting):
+    """What the caption of the noise figure must add where an arm is not of the default kind."""
+    remarks = ""
+    for arm in setting.arms:
+        config = arm.runs[0].config
+        if arm.noisy and config.noise_scale != "absolute":
+            remarks += f"; sigma of {arm.name} in units of the gradient's RMS"
+        if arm.noisy and config.noise_before_clip:
+            remarks += f"; that of {arm.name} with the noise in it"
+    return remarks
+
+
+def quantity(setting, label):
+    """A function that draws one logged quantity: of the noise on a logarithmic axis, of the gradient not."""
+    name = {"gradient norm": "grad_norm"}.get(label, label.replace(" ", "_"))
+    of_noise = name != "grad_norm"
+
     def draw(axes):
-        colours(axes)
-        for arm, name_of_arm in zip(setting.arms, names(setting.arms)):  # all, so that each keeps its colour
-            curve = arm.curve("steps", name) if arm in arms else {}
-            iterations, mean, low, high = mean_band(curve) if curve else ([], [], [], [])
-            if scale == "log":
-                mean = np.where(np.asarray(mean) > 0, mean, np.nan)  # no noise, no point
-            (line,) = axes.plot(iterations, mean, label=name_of_arm)
-            axes.fill_between(iterations, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
-        axes.set(ylabel=label, xlim=(0, setting.knobs["max_iters"]), yscale=scale)
-        if scale == "linear":
+        draw_arms(axes, setting.arms, "steps", name, positive=of_noise)
+        axes.set(ylabel=label, xlim=(0, setting.knobs["max_iters"]))
+        drawn = any(np.nansum(line.get_ydata()) > 0 for line in axes.get_lines())
+        if of_noise and drawn:
+            axes.set_yscale("log")
+        elif not of_noise:
             axes.set_ylim(bottom=0)
 
     return draw
@@ -293,8 +319,8 @@ def save(figure, stem):
 COLUMNS = {
     "minibatch_loss_last100": "train, last 100 mini-batches",
     "final_train_loss": "train, dropout off",
-    "best_val_loss": "val, best",
-    "final_val_loss": "val, final",
+    "best_val_loss": "val, best evaluation",
+    "final_val_loss": "val, final, whole split",
 }
 
 
@@ -320,7 +346,7 @@ def row(arm):
         values = [result[name] for result in ended]
         cells.append(with_interval(*interval(values)) if values else "–")
     rest = len(arm.runs) - len(ended)
-    name = f"{arm.name} ({rest} unfinished or diverged)" if rest else arm.name
+    name = arm.name.replace("|", "\\|") + (f" ({rest} unfinished or diverged)" if rest else "")
     return f"| {name} | {len(ended)} | {' | '.join(cells)} |"
 
 

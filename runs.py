@@ -27,7 +27,7 @@ class RunFolder:
     """
 
     def __init__(self, path):
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self._lock = self._log = None
 
     def __enter__(self):
@@ -58,20 +58,22 @@ class RunFolder:
 
         A run of another config or another corpus is refused with what differs; config.overwrite removes it.
         """
-        if config.overwrite or self.read("config.json") is None:
+        advice = "choose another --out_dir, or begin afresh with --overwrite=True"
+        if config.overwrite:
             for name in OWN_FILES:  # config.json first: without it, what an interruption leaves is no run
                 (self.path / name).unlink(missing_ok=True)
-            return False
-        advice = "choose another --out_dir, or begin afresh with --overwrite=True"
         there, about = self.read("config.json"), self.read("run.json")
-        if about is None:
-            raise UserError(f"{self.path} has a config.json and no run.json, so it is no run; {advice}")
+        left = [name for name in ("last.pt", "best.pt", "result.json") if (self.path / name).exists()]
+        if there is None and not left:
+            return False
+        if there is None or about is None:
+            raise UserError(f"{self.path} holds {', '.join(left)} without config.json and run.json; {advice}")
         here, there = identity(config), identity(recorded(there))
         changed = [name for name in here if here[name] != there[name]]
         if changed:
             keys = ", ".join(f"{name} ({there[name]!r} there, {here[name]!r} here)" for name in changed)
             raise UserError(f"{self.path} holds a run of another config: {keys}; {advice}")
-        if about["corpus"]["splits"] != corpus_meta["splits"]:
+        if about.get("corpus", {}).get("splits") != corpus_meta["splits"]:
             raise UserError(f"{self.path} holds a run on other data of the same name; {advice}")
         return True
 
@@ -114,22 +116,28 @@ def load_checkpoint(path):
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError):
         raise UserError(
-            f"{path} is damaged or no checkpoint of this code; without it the run begins afresh: remove it"
+            f"{path} is damaged or no checkpoint of this code:"
+            " restore it, or begin afresh with --overwrite=True"
         ) from None
 
 
 def read_log(folder):
-    """(events of log.jsonl up to a torn line, whether there was one); no log is ([], False)."""
+    """(events of log.jsonl, whether a line was torn and is left out); no log is ([], False)."""
     path = Path(folder) / "log.jsonl"
     if not path.is_file():
         return [], False
-    events, lines = [], path.read_bytes().split(b"\n")
-    for line in lines[:-1]:
-        try:
-            events.append(json.loads(line))
-        except ValueError:
-            return events, True
-    return events, bool(lines[-1])
+    events = [parse_event(line) for line in path.read_bytes().split(b"\n") if line]
+    whole = [event for event in events if event is not None]
+    return whole, len(whole) < len(events)
+
+
+def parse_event(line):
+    """The event of a log line; None where it is torn."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and {"kind", "iter"} <= event.keys() else None
 
 
 def find_runs(folders):
@@ -138,8 +146,8 @@ def find_runs(folders):
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise UserError(f"no such folder: {folder}")
-        found.update(path.parent for path in folder.rglob("config.json"))
-    return sorted(found)
+        found.update(path.parent for path in folder.rglob("run.json"))
+    return sorted(path for path in found if (path / "config.json").is_file())
 
 
 def finite(value):

@@ -24,7 +24,7 @@ from machine import Machine, versions
 from model import GPT, GPTConfig
 from noise import GradientNoise, schedule, stream_seed
 from progress import Meter, Progress
-from runs import RunFolder
+from runs import RunFolder, read_log
 
 DIVERGED = 3  # exit status
 LONG = 3600  # seconds; a run that will take longer says so first
@@ -38,7 +38,9 @@ def main(argv):
         corpus.check_length(config.block_size)
         with RunFolder(config.out_dir) as folder:
             status = train_in(folder, config, corpus, machine)
-    except torch.OutOfMemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not out_of_memory(error):
+            raise
         raise UserError(
             f"{machine.device} has too little memory for this: halve batch_size and double"
             " gradient_accumulation_steps, or make n_embd, n_layer or block_size smaller"
@@ -46,6 +48,11 @@ def main(argv):
     if config.plot and status == 0:
         subprocess.run([sys.executable, ROOT / "plot.py", config.out_dir], check=False)
     return status
+
+
+def out_of_memory(error):
+    """Whether PyTorch ran out of memory; on the CPU it raises no type of its own for that."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def train_in(folder, config, corpus, machine):
@@ -66,7 +73,7 @@ def train_in(folder, config, corpus, machine):
         finish(t, folder)
     except Stopped as stop:
         command = "the same command, without --overwrite," if config.overwrite else "the same command"
-        print(f"stopped after iteration {t.step:,}; {command} goes on from there")
+        print(f"stopped after {t.step:,} iterations; {command} goes on from there")
         return 128 + stop.signal
     except Diverged as end:
         return give_up(t, folder, end.iteration)
@@ -105,6 +112,7 @@ class Signals:
 
     def note(self, number, _frame):
         self.caught = number
+        print("\nstopping after this step; once more stops at once", file=sys.stderr, flush=True)
         signal.signal(number, self.before[number])
 
 
@@ -241,6 +249,7 @@ def learning_rate(step, config):
 
 def begin(t, folder):
     """Make the folder say what the run is. config.json comes last: with it, the folder is a run."""
+    folder.cut_log(0)
     run = {
         "machine": t.machine.record(),
         "versions": versions(),
@@ -256,10 +265,17 @@ def begin(t, folder):
 def resume(t, folder):
     """Bring the run to where its folder says it was, and the folder's log with it."""
     if state := folder.load("last.pt"):
-        t.restore(state)
+        try:
+            t.restore(state)
+        except (KeyError, RuntimeError, ValueError):
+            raise UserError(f"{folder.path / 'last.pt'} is no checkpoint of this run: restore it") from None
+    folder.cut_log(t.step)
     if best := folder.load("best.pt"):  # it may be of a later step than last.pt, which will come again
         t.best = {"val_loss": best["val_loss"], "iter": best["iter"]}
-    folder.cut_log(t.step)
+    elif any(event["kind"] == "eval" for event in read_log(folder.path)[0]):
+        raise UserError(
+            f"{folder.path} has lost its best.pt: restore it, or begin afresh with --overwrite=True"
+        )
     run = folder.read("run.json")
     run["resumed"].append({"iter": t.step, "machine": t.machine.record(), "versions": versions()})
     folder.write("run.json", run)
@@ -284,10 +300,8 @@ def rehearse(t):
     t.model.compile_blocks(on=t.machine.compile)
     try:
         float(accumulate(t))
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:
-        if not t.model.compiled:
+        if not t.model.compiled or out_of_memory(error):
             raise
         reason = " ".join([type(error).__name__, *str(error).strip().splitlines()[:2]])
         print(f"compilation failed, going on without it ({reason}); --compile=off avoids the attempt")
@@ -324,7 +338,7 @@ def train(t, folder, signals):
             if last:
                 return
             train_step(t)
-            if (t.step - 1) % config.log_interval == 0:
+            if (t.step - 1) % config.log_interval == 0 or t.step == config.max_iters:
                 progress.logged(log(t, folder))
             progress.stepped()
 
@@ -364,7 +378,7 @@ def train_loss(t):
 
 
 def log(t, folder):
-    """Log the iteration just done; its loss is the mean over the iterations since the line before."""
+    """Log the iteration just done; its loss is the mean over the last log_interval iterations."""
     config, iteration = t.config, t.step - 1
     t.check_finite()
     rows = t.trace[max(0, t.step - config.log_interval) : t.step].cpu()
@@ -405,8 +419,9 @@ def finish(t, folder):
         losses |= {name.replace("loss", "bpc"): bits(loss) for name, loss in losses.items()}
     folder.write("result.json", {"status": "finished", **losses, **facts(t)})
     print(
-        f"finished: val loss {losses['final_val_loss']:.4f} (best {t.best['val_loss']:.4f} at iteration"
-        f" {t.best['iter']:,}), train loss {losses['final_train_loss']:.4f}, {t.meter.seconds():.0f} s"
+        f"finished in {t.meter.seconds():.0f} s: val loss {losses['final_val_loss']:.4f}, train loss"
+        f" {losses['final_train_loss']:.4f}; the best evaluation was {t.best['val_loss']:.4f} at iteration"
+        f" {t.best['iter']:,}"
     )
 
 
@@ -414,9 +429,11 @@ def give_up(t, folder, iteration):
     """A diverged run is a result too: the same command would only diverge again."""
     best = {"best_val_loss": t.best["val_loss"]}
     folder.write("result.json", {"status": "diverged", "diverged_at": iteration, **best, **facts(t)})
+    kept = [name for name in ("last.pt", "best.pt") if (folder.path / name).exists()]
+    mend = "lower learning_rate or noise_sigma" + ("" if t.config.grad_clip else ", or clip by grad_clip")
     print(
-        f"error: the loss or its gradient is not finite at iteration {iteration:,}; {folder.path} keeps the"
-        " checkpoint before it. Lower learning_rate or noise_sigma, or clip by grad_clip",
+        f"error: the loss or its gradient is not finite at iteration {iteration:,}: {mend}."
+        f" {folder.path} keeps from before it: {', '.join(kept) or 'nothing'}",
         file=sys.stderr,
     )
     return DIVERGED

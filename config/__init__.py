@@ -2,7 +2,7 @@
 
 A configuration is the defaults below, then the config files in the order given, then --key=value;
 the later wins. Config files are plain Python: what they assign must be a knob, of the knob's type.
-Names that begin with an underscore are the file's own.
+Names that begin with an underscore, functions and imports are the file's own.
 """
 
 import dataclasses
@@ -109,26 +109,29 @@ class Config:
 
 KNOBS = typing.get_type_hints(Config)
 
-# What two runs may differ in and still be one run: cadence, logging, place and machine.
+# What two runs may differ in and still be one run: cadence, logging, place and machine. Not eval_tokens
+# and eval_train_tokens: they change no weight, but what a logged loss is the mean of.
 NOT_IDENTITY = {
     *("eval_interval", "log_interval", "checkpoint_interval", "sample_tokens", "plot"),
     *("device", "compile", "threads", "out_dir", "overwrite"),
 }
 
-# Ranges of the knobs taken alone: at least 1; at least 0; from 0 to 1; from 0 to under 1.
+# Ranges of the knobs taken alone.
 POSITIVE = (
     *("batch_size", "block_size", "gradient_accumulation_steps", "n_layer", "n_head", "n_embd"),
     *("max_iters", "lr_decay_iters", "noise_steps"),
     *("eval_interval", "eval_tokens", "eval_train_tokens", "log_interval", "checkpoint_interval"),
 )
 NOT_NEGATIVE = (
-    *("learning_rate", "min_lr", "warmup_iters", "weight_decay", "grad_clip", "noise_sigma", "noise_eta"),
-    *("seed", "data_seed", "sample_tokens", "threads"),
+    *("learning_rate", "min_lr", "warmup_iters", "weight_decay", "grad_clip"),
+    *("seed", "data_seed", "sample_tokens"),
 )
 RANGES = {
-    **dict.fromkeys(POSITIVE, (lambda x: x >= 1, "1 or more")),
+    **dict.fromkeys(POSITIVE, (lambda x: 1 <= x <= 1e12, "from 1 to 1e12")),
     **dict.fromkeys(NOT_NEGATIVE, (lambda x: x >= 0, "0 or more")),
+    **dict.fromkeys(("noise_sigma", "noise_eta"), (lambda x: 0 <= x <= 1e6, "from 0 to 1e6")),
     "noise_gamma": (lambda x: 0 <= x <= 1, "from 0 to 1"),
+    "threads": (lambda x: 0 <= x <= 1024, "from 0 to 1024"),
     **dict.fromkeys(("dropout", "beta1", "beta2"), (lambda x: 0 <= x < 1, "from 0 to under 1")),
 }
 
@@ -155,6 +158,8 @@ def identity(config):
 def recorded(knobs):
     """The Config that a config.json tells of. Knobs that it does not know yet have their defaults, which
     leave things as they were without the knob; knobs that there are no more are left out."""
+    if not isinstance(knobs, dict):
+        raise UserError(f"a config.json holds {knobs!r} where the knobs should be")
     return Config(**{name: value for name, value in knobs.items() if name in KNOBS})
 
 
@@ -198,6 +203,8 @@ def settle(knobs, files=()):
     if config.out_dir is None:
         stems = "+".join(Path(file).stem for file in files) or "defaults"
         filled["out_dir"] = f"out/{stems}/seed{config.seed}"
+    elif not config.out_dir.strip():
+        raise UserError("out_dir is empty: name a folder, or leave it out for out/<config files>/seed<seed>")
     config = dataclasses.replace(config, **filled)
     check_together(config)
     return config
@@ -205,18 +212,20 @@ def settle(knobs, files=()):
 
 def read_file(path):
     """The knobs a config file assigns, checked by name and type."""
+    if not path.is_file() and "=" in str(path):
+        raise UserError(f"no config file {path}; did you mean --{path}?")
     if not path.is_file():
         known = [str(file.relative_to(ROOT)) for file in sorted((ROOT / "config").rglob("[a-z]*.py"))]
         raise UserError(f"no config file {path}{did_you_mean(str(path), known)}")
     try:
         names = runpy.run_path(str(path))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         line = getattr(error, "lineno", None) or last_line(error.__traceback__, path)
         raise UserError(f"{path}, line {line}: {type(error).__name__}: {error}") from None
     own = {
         name: value
         for name, value in names.items()
-        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+        if not (name.startswith("_") or isinstance(value, types.ModuleType) or callable(value))
     }
     return {name: check_type(known_knob(name, path), value, path) for name, value in own.items()}
 
@@ -235,7 +244,9 @@ def read_option(word):
     """(knob, value) of a --key=value."""
     match = re.fullmatch(r"--(\w+)=(.*)", word, re.DOTALL)
     if not match:
-        raise UserError(f"{word} is no option; options are written --key=value, for instance --seed=2")
+        name = word.lstrip("-")
+        example = f"--{name}={getattr(Config, name)}" if name in KNOBS else "--seed=2"
+        raise UserError(f"{word} is no option; options are written --key=value, for instance {example}")
     name, text = match.groups()
     known_knob(name, "the command line")
     return name, check_type(name, from_text(name, text), "the command line")
@@ -261,7 +272,7 @@ def known_knob(name, where):
     if name not in KNOBS:
         raise UserError(
             f"{where}: no knob is called {name!r}{did_you_mean(name, KNOBS)}"
-            " (python train.py --help lists them all)"
+            " (python train.py --help lists them all; a config file's own names begin with _)"
         )
     return name
 
@@ -274,7 +285,7 @@ def check_type(name, value, where):
     if type(value) in kinds:
         return value
     wanted = " or ".join(kind.__name__.replace("NoneType", "None") for kind in kinds)
-    raise UserError(f"{where}: {name} wants {wanted}, not {value!r} ({type(value).__name__})")
+    raise UserError(f"{where}: {name} wants {wanted}, not {value!r}")
 
 
 def alternatives(name):

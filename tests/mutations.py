@@ -82,8 +82,8 @@ MUTATIONS = [  # law, what it does, file, old, new, test
     ),
     (
         *(5, "the plots ask the model", "plot.py"),
-        "import functools\n",
-        "import functools\nimport model\n",
+        "import textwrap\n",
+        "import textwrap\nimport model\n",
         f"{LAWS}::test_law_5_nothing_downstream_is_imported_upstream",
     ),
     (

@@ -11,7 +11,7 @@ from config import CHOICES, KNOBS, RANGES, Config, UserError, help_text, identit
 def test_the_later_wins(tmp_path):
     first, second = tmp_path / "first.py", tmp_path / "second.py"
     first.write_text("max_iters = 100\nn_layer = 3\n")
-    second.write_text("import math\n_half = math.floor(7 / 2)\nn_layer = _half + 1\n")
+    second.write_text("from math import floor\n_half = floor(7 / 2)\nn_layer = _half + 1\n")
     config = load([str(first), "--seed=5", str(second), "--max_iters=300"])
     assert (config.max_iters, config.n_layer, config.seed) == (300, 4, 5)
     assert config.out_dir == "out/first+second/seed5"
@@ -37,6 +37,12 @@ def test_int_is_accepted_for_float():
         (["--bias=maybe"], ["bias", "bool", "'maybe'"]),
         (["--seed", "3"], ["--seed", "--key=value"]),
         (["--lr"], ["--key=value"]),
+        (["--overwrite"], ["for instance --overwrite="]),
+        (["seed=2"], ["did you mean --seed=2"]),
+        (["--out_dir="], ["out_dir is empty"]),
+        (["--threads=100000"], ["threads=100000", "1024"]),
+        (["--noise_sigma=1e300"], ["noise_sigma=1e+300"]),
+        (["--max_iters=99999999999999999999"], ["max_iters", "1e12"]),
         (["nowhere.py"], ["no config file nowhere.py"]),
         (["config/shakespear_noise.py"], ["did you mean 'config/shakespeare_noise.py'"]),
         (["--n_head=5"], ["n_embd=384", "n_head=5"]),
@@ -66,7 +72,8 @@ def test_a_mistake_is_one_line_that_names_it(argv, words):
     [
         ("learning_rte = 1\n", ["bad.py", "learning_rte", "learning_rate"]),
         ("seed = 'one'\n", ["bad.py", "seed", "int", "'one'"]),
-        ("batch_size = True\n", ["bad.py", "batch_size", "int", "bool"]),
+        ("batch_size = True\n", ["bad.py", "batch_size", "int", "True"]),
+        ("from sys import exit\nexit(0)\n", ["bad.py, line 2", "SystemExit"]),
         ("batch_size = 1e3\n", ["bad.py", "batch_size", "int", "1000.0"]),
         ("seed = 1\nn_layer = = 2\n", ["bad.py, line 2", "SyntaxError"]),
         ("seed = 1\n\nn_layer = seed / 0\n", ["bad.py, line 3", "ZeroDivisionError"]),

@@ -87,15 +87,19 @@ def test_text_char_without_a_text_says_the_command(tmp_path):
 
 
 def test_a_prepared_corpus_is_left_alone_without_force(tmp_path, capsys):
-    for text, options, wanted in (
-        ("aab" * 9, [], "ab"),
-        ("xyz" * 9, [], "ab"),
-        ("xyz" * 9, ["--force"], "xyz"),
-    ):
-        (tmp_path / "my.txt").write_text(text)
+    def prepare(text, *options):
+        (tmp_path / "my.txt").write_text(text * 9)
         text_char.main([str(tmp_path / "my.txt"), *options], tmp_path)
-        assert json.loads((tmp_path / "meta.json").read_text())["vocabulary"] == list(wanted)
-    assert "--force" in capsys.readouterr().out
+        return json.loads((tmp_path / "meta.json").read_text())["vocabulary"]
+
+    assert prepare("ab") == ["a", "b"]
+    written = (tmp_path / "train.bin").stat().st_mtime_ns
+    assert prepare("ab") == ["a", "b"]
+    assert "is prepared already; --force" in capsys.readouterr().out
+    assert (tmp_path / "train.bin").stat().st_mtime_ns == written
+    with pytest.raises(UserError, match=r"holds another text, my\.txt: --force"):
+        prepare("xyz")
+    assert prepare("xyz", "--force") == ["x", "y", "z"]
 
 
 def test_the_embedded_corpus_needs_nothing(tmp_path):

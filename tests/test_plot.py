@@ -92,7 +92,7 @@ def test_figures_are_written_and_say_n_and_differences(study):
         "n = 3 seeds an arm",
         "95 % t interval",
         "shakespeare_char",
-        "0.8 M parameters",
+        "804 k parameters",
         "250: +0.16",
     ):
         assert words in text
@@ -137,7 +137,7 @@ def test_unfinished_and_torn_runs_are_drawn_as_far_as_they_go_and_said(study, ca
         log.write('{"kind": "eval", "iter": 750, "val_l')
     plot.main([str(study)])
     said = capsys.readouterr().out
-    assert "seed4: the last line of its log is torn" in said
+    assert "seed4: a line of its log is torn" in said
     assert "seed4: unfinished, drawn up to iteration 500" in said
     (setting,) = read_settings([study])
     assert set(setting.arms[1].curve("evals", "val_loss")[500]) == {1, 2, 3, 4}
@@ -192,6 +192,46 @@ def test_two_configs_never_fall_into_one_arm(study):
     fake_run(study / "again" / "noise" / "seed7", 7, noise_sigma=0.2)
     with pytest.raises(UserError, match=r"'noise'.*differ in noise_sigma: 0.1 and 0.2"):
         read_settings([study])
+
+
+def test_other_differences_than_the_noise_are_named(study):
+    fake_run(study / "noise_fast" / "seed1", noise_sigma=0.1, learning_rate=0.01)
+    text = drawn_text(plot.loss_figure(read_settings([study]), "val_loss", "validation loss"))
+    assert "noise_fast (and learning_rate=0.01, min_lr=0.001): 250:" in text.replace("\u00a0", " ")
+
+
+def test_an_unclear_baseline_is_said(study):
+    fake_run(study / "other_baseline" / "seed1", learning_rate=0.01)
+    assert "No differences" in drawn_text(
+        plot.loss_figure(read_settings([study]), "val_loss", "validation loss")
+    )
+
+
+@pytest.mark.parametrize("log", ["", '{"kind": "eval", "iter": 0, "train_loss": 4.0, "val_loss": 4.0}\n'])
+def test_a_run_that_has_hardly_begun_is_drawn_and_keeps_its_place(study, log):
+    folder = fake_run(study / "a_noise" / "seed1", until=500, noise_sigma=0.1)
+    (folder / "log.jsonl").write_text(log)
+    assert plot.main([str(study)]) == 0
+    figure = plot.loss_figure(read_settings([study]), "val_loss", "validation loss")
+    assert [text.get_text() for text in figure.axes[0].get_legend().texts] == ["baseline", "a_noise", "noise"]
+    assert "unfinished, drawn up to iteration 0" in drawn_text(figure)
+
+
+def test_names_of_arms_may_hold_anything(study):
+    for name in ("_hidden", "a$b$c", "a|b"):
+        fake_run(study / name / "seed1", noise_sigma=0.1)
+    assert plot.main([str(study)]) == 0
+    figure = plot.loss_figure(read_settings([study]), "val_loss", "validation loss")
+    figure.canvas.draw()
+    assert len(figure.axes[0].get_legend().texts) == 5
+    assert "| a\\|b | 1 |" in (study / "figures" / "table1.md").read_text()
+
+
+def test_relative_and_early_noise_are_named_in_the_caption(study):
+    fake_run(study / "relative" / "seed1", noise_sigma=1.0, noise_scale="tensor", noise_before_clip=True)
+    text = drawn_text(plot.noise_figure(read_settings([study])))
+    assert "sigma of relative in units of the gradient's RMS" in text
+    assert "that of relative with the noise in it" in text
 
 
 def test_one_seed_twice_is_refused(study):

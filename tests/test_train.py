@@ -135,7 +135,7 @@ def test_the_log_and_the_result_tell_what_was_promised(run):
     assert not torn
     steps = [event for event in events if event["kind"] == "train"]
     evals = [event for event in events if event["kind"] == "eval"]
-    assert [event["iter"] for event in steps] == [0, 3, 6, 9]
+    assert [event["iter"] for event in steps] == [0, 3, 6, 9, 11]
     assert [event["iter"] for event in evals] == [0, 4, 8, 12]
     names = "iter tokens loss lr sigma grad_norm clipped_norm noise_norm skipped_steps tokens_per_second"
     assert set(names.split()) <= set(steps[0])
@@ -177,7 +177,9 @@ def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(run, command, tmp_path
 
     monkeypatch.setattr(train, "train_step", interrupted)
     assert train.main(command("stopped")) == 128 + number
-    assert "stopped after iteration 7" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "stopped after 7 iterations; the same command goes on" in captured.out
+    assert "once more stops at once" in captured.err
     assert checkpoint(tmp_path / "stopped")["step"] == 7
     monkeypatch.setattr(train, "train_step", step)
     assert same_weights(run("stopped"), whole)
@@ -269,13 +271,35 @@ def test_another_config_is_refused_with_what_differs(run, command):
     assert "eval_interval" not in str(error.value)
 
 
-def test_what_an_interrupted_overwrite_leaves_is_no_run(run, tmp_path):
-    """config.json goes first and comes last; the rest without it is swept away."""
+@pytest.mark.parametrize("lost", ["config.json", "run.json"])
+def test_weights_without_their_config_are_not_overwritten_unasked(run, command, lost):
     folder = run(max_iters=5)
-    (folder / "config.json").unlink()
-    (folder / "result.json").unlink()
-    assert same_weights(run(seed=2), run("fresh", seed=2))
+    (folder / lost).unlink()
+    with pytest.raises(UserError, match=r"last.pt, best.pt, result.json without .* --overwrite=True"):
+        train.main(command())
+    assert same_weights(run(overwrite=True), run("fresh"))
     assert [event["iter"] for event in read_log(folder)[0] if event["kind"] == "eval"] == [0, 4, 8, 12]
+
+
+def test_a_lost_best_is_not_replaced_by_a_worse_one(run, command, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        step = train.train_step
+        patch.setattr(
+            train, "train_step", lambda t: step(t) if t.step < 6 else os.kill(os.getpid(), signal.SIGINT)
+        )
+        train.main(command())
+    (tmp_path / "run" / "best.pt").unlink()
+    with pytest.raises(UserError, match=r"lost its best\.pt"):
+        train.main(command())
+
+
+def test_a_torn_line_in_the_middle_costs_that_line_alone(run):
+    folder = run()
+    lines = (folder / "log.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "log.jsonl").write_bytes(b"".join([*lines[:3], lines[3][:20] + b"\n", b"5\n", *lines[4:]]))
+    events, torn = read_log(folder)
+    assert torn
+    assert len(events) == len(lines) - 1
 
 
 def test_a_run_of_an_older_version_of_the_code_resumes(run):
@@ -365,9 +389,10 @@ def test_a_sample_is_printed_from_the_best_weights(run, capsys):
 
 
 @pytest.mark.parametrize("where", ["Training", "accumulate", "train_step", "evaluate"])
-def test_too_little_memory_is_one_line(command, monkeypatch, where):
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError, RuntimeError])
+def test_too_little_memory_is_one_line(command, monkeypatch, where, error):
     def exhausted(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        raise error("DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(train, where, exhausted)
     with pytest.raises(UserError, match="halve batch_size"):

@@ -12,6 +12,7 @@ sys.path.insert(0, str(HERE.parents[1]))
 
 from config import UserError, run_script  # noqa: E402
 from data import building  # noqa: E402
+from files import read_json  # noqa: E402
 
 COMMAND = "python data/text_char/prepare.py my.txt [more.txt ...]"
 
@@ -24,15 +25,19 @@ def main(argv, folder=HERE):
     for text in arguments.texts:
         if not text.is_file():
             raise UserError(f"no such file: {text}")
-    if not arguments.force and building.prepared(folder):
-        return
     texts = arguments.texts
     if arguments.source:
         texts = [*texts, building.fetch([], None, folder / "input.txt", arguments.source)[0]]
+    source = {"from": " ".join(text.name for text in texts), "sha256": sha256(texts)}
+    if not arguments.force and building.prepared(folder):
+        there = read_json(folder / "meta.json")["source"]
+        if there["sha256"] != source["sha256"]:
+            raise UserError(f"text_char holds another text, {there['from']}: --force replaces it")
+        return
     meta = building.write_corpus(
         folder,
         lambda: building.read_characters([(text, lambda text=text: open(text, "rb")) for text in texts]),
-        source={"from": " ".join(text.name for text in texts), "sha256": sha256(texts)},
+        source=source,
     )
     building.describe(folder, meta)
 
