@@ -67,7 +67,8 @@ class RunFolder:
         if there is None and not left:
             return False
         if there is None or about is None:
-            raise UserError(f"{self.path} holds {', '.join(left)} without config.json and run.json; {advice}")
+            held = ", ".join(left) or "config.json"
+            raise UserError(f"{self.path} holds {held} without both config.json and run.json; {advice}")
         here, there = identity(config), identity(recorded(there))
         changed = [name for name in here if here[name] != there[name]]
         if changed:

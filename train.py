@@ -10,6 +10,7 @@ Exit status: 0 finished, 2 a mistake in the command, 3 diverged, 128 + n stopped
 
 import dataclasses
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -46,7 +47,7 @@ def main(argv):
             " gradient_accumulation_steps, or make n_embd, n_layer or block_size smaller"
         ) from None
     if config.plot and status == 0:
-        subprocess.run([sys.executable, ROOT / "plot.py", config.out_dir], check=False)
+        subprocess.run([sys.executable, ROOT / "plot.py", folder.path], check=False)
     return status
 
 
@@ -112,7 +113,7 @@ class Signals:
 
     def note(self, number, _frame):
         self.caught = number
-        print("\nstopping after this step; once more stops at once", file=sys.stderr, flush=True)
+        os.write(2, b"\nstopping after this step; once more stops at once\n")  # print is not reentrant
         signal.signal(number, self.before[number])
 
 
@@ -364,7 +365,7 @@ def evaluate(t, folder):
             "val_loss": mean_loss(t.model, t.corpus.windows("val", config.block_size, config.eval_tokens)),
         }
         if not math.isfinite(event["val_loss"]):
-            raise Diverged(t.step - 1)
+            raise Diverged(max(0, t.step - 1))
         folder.append(event)
         if event["val_loss"] < t.best["val_loss"]:
             t.best = {"val_loss": event["val_loss"], "iter": t.step}

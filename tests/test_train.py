@@ -166,7 +166,7 @@ def test_the_final_evaluation_covers_the_whole_split_and_the_best_weights(run, c
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(run, command, tmp_path, capsys, monkeypatch, number):
+def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(run, command, tmp_path, capfd, monkeypatch, number):
     whole = run("whole")
     step = train.train_step
 
@@ -177,7 +177,7 @@ def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(run, command, tmp_path
 
     monkeypatch.setattr(train, "train_step", interrupted)
     assert train.main(command("stopped")) == 128 + number
-    captured = capsys.readouterr()
+    captured = capfd.readouterr()
     assert "stopped after 7 iterations; the same command goes on" in captured.out
     assert "once more stops at once" in captured.err
     assert checkpoint(tmp_path / "stopped")["step"] == 7
@@ -275,7 +275,7 @@ def test_another_config_is_refused_with_what_differs(run, command):
 def test_weights_without_their_config_are_not_overwritten_unasked(run, command, lost):
     folder = run(max_iters=5)
     (folder / lost).unlink()
-    with pytest.raises(UserError, match=r"last.pt, best.pt, result.json without .* --overwrite=True"):
+    with pytest.raises(UserError, match=r"last.pt, best.pt, result.json without both .* --overwrite=True"):
         train.main(command())
     assert same_weights(run(overwrite=True), run("fresh"))
     assert [event["iter"] for event in read_log(folder)[0] if event["kind"] == "eval"] == [0, 4, 8, 12]
