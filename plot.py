@@ -265,9 +265,9 @@ def noise_panels(setting):
         f"{setting.size}. {seeds_line(setting.arms)} Gradient norm before clipping{noise_remarks(setting)}."
     )
     return [
-        Panel(quantity(setting, "sigma"), setting.title, (), names(setting.arms), 1, x_axis=False),
-        Panel(quantity(setting, "noise norm"), height=1, x_axis=False),
-        Panel(quantity(setting, "gradient norm"), caption=wrap(caption), height=1),
+        Panel(of_noise(setting, "sigma", "sigma"), setting.title, (), names(setting.arms), 1, x_axis=False),
+        Panel(of_noise(setting, "noise_norm", "noise norm"), height=1, x_axis=False),
+        Panel(of_gradient(setting, "grad_norm", "gradient norm"), caption=wrap(caption), height=1),
     ]
 
 
@@ -283,19 +283,25 @@ def noise_remarks(setting):
     return remarks
 
 
-def quantity(setting, label):
-    """A function that draws one logged quantity: of the noise on a logarithmic axis, of the gradient not."""
-    name = {"gradient norm": "grad_norm"}.get(label, label.replace(" ", "_"))
-    of_noise = name != "grad_norm"
+def of_noise(setting, name, label):
+    """A function that draws a logged quantity of the noise, on a logarithmic axis where there is any."""
 
     def draw(axes):
-        draw_arms(axes, setting.arms, "steps", name, positive=of_noise)
+        draw_arms(axes, setting.arms, "steps", name, positive=True)
         axes.set(ylabel=label, xlim=(0, setting.knobs["max_iters"]))
-        drawn = any(np.nansum(line.get_ydata()) > 0 for line in axes.get_lines())
-        if of_noise and drawn:
+        if any(np.nansum(line.get_ydata()) > 0 for line in axes.get_lines()):
             axes.set_yscale("log")
-        elif not of_noise:
-            axes.set_ylim(bottom=0)
+
+    return draw
+
+
+def of_gradient(setting, name, label):
+    """A function that draws a logged quantity of the gradient, from 0."""
+
+    def draw(axes):
+        draw_arms(axes, setting.arms, "steps", name)
+        axes.set(ylabel=label, xlim=(0, setting.knobs["max_iters"]))
+        axes.set_ylim(bottom=0)
 
     return draw
 

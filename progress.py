@@ -1,6 +1,8 @@
-"""What a run shows while it trains: a bar on a terminal, plain lines elsewhere; its speed and time left."""
+"""A run and its terminal: the bar or lines that it shows, its speed, and the signals that it heeds."""
 
 import contextlib
+import os
+import signal
 import sys
 import time
 
@@ -80,3 +82,21 @@ class Progress:
         self.printed = time.monotonic()
         tqdm.write(line)
         sys.stdout.flush()
+
+
+class Signals:
+    """Within it SIGINT and SIGTERM are noted, to be heeded between two steps; a second one acts at once."""
+
+    def __enter__(self):
+        self.caught = None
+        self.before = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def note(self, number, _frame):
+        self.caught = number
+        os.write(2, b"\nstopping after this step; once more stops at once\n")  # print is not reentrant
+        signal.signal(number, self.before[number])

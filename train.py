@@ -10,8 +10,6 @@ Exit status: 0 finished, 2 a mistake in the command, 3 diverged, 128 + n stopped
 
 import dataclasses
 import math
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -24,7 +22,7 @@ from evaluate import bits, mean_loss
 from machine import Machine, versions
 from model import GPT, GPTConfig
 from noise import GradientNoise, schedule, stream_seed
-from progress import Meter, Progress
+from progress import Meter, Progress, Signals
 from runs import RunFolder, read_log
 
 DIVERGED = 3  # exit status
@@ -97,24 +95,6 @@ class Stopped(Exception):
     def __init__(self, signal_number):
         super().__init__()
         self.signal = signal_number
-
-
-class Signals:
-    """Within it SIGINT and SIGTERM are noted, to be heeded between two steps; a second one acts at once."""
-
-    def __enter__(self):
-        self.caught = None
-        self.before = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def note(self, number, _frame):
-        self.caught = number
-        os.write(2, b"\nstopping after this step; once more stops at once\n")  # print is not reentrant
-        signal.signal(number, self.before[number])
 
 
 class Training:
