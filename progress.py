@@ -87,6 +87,9 @@ class Progress:
 class Signals:
     """Within it SIGINT and SIGTERM are noted, to be heeded between two steps; a second one acts at once."""
 
+    def __init__(self, what="stopping after this step"):
+        self.what = what
+
     def __enter__(self):
         self.caught = None
         self.before = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -98,5 +101,6 @@ class Signals:
 
     def note(self, number, _frame):
         self.caught = number
-        os.write(2, b"\nstopping after this step; once more stops at once\n")  # print is not reentrant
+        line = f"\n{self.what}; once more stops at once\n"
+        os.write(2, line.encode())  # print is not reentrant
         signal.signal(number, self.before[number])

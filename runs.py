@@ -17,6 +17,7 @@ from pathlib import Path
 from config import UserError, identity, recorded
 from files import lock, read_json, replacing, write_json
 
+ADVICE = "choose another --out_dir, or begin afresh with --overwrite=True"
 OWN_FILES = ("config.json", "run.json", "log.jsonl", "last.pt", "best.pt", "result.json")
 
 
@@ -58,7 +59,6 @@ class RunFolder:
 
         A run of another config or another corpus is refused with what differs; config.overwrite removes it.
         """
-        advice = "choose another --out_dir, or begin afresh with --overwrite=True"
         if config.overwrite:
             for name in OWN_FILES:  # config.json first: without it, what an interruption leaves is no run
                 (self.path / name).unlink(missing_ok=True)
@@ -68,15 +68,19 @@ class RunFolder:
             return False
         if there is None or about is None:
             held = ", ".join(left) or "config.json"
-            raise UserError(f"{self.path} holds {held} without both config.json and run.json; {advice}")
-        here, there = identity(config), identity(recorded(there))
+            raise UserError(f"{self.path} holds {held} without both config.json and run.json; {ADVICE}")
+        self.check_config(config)
+        if about.get("corpus", {}).get("splits") != corpus_meta["splits"]:
+            raise UserError(f"{self.path} holds a run on other data of the same name; {ADVICE}")
+        return True
+
+    def check_config(self, config):
+        """UserError where the folder's config.json is another experiment's; it names what differs."""
+        here, there = identity(config), identity(recorded(self.read("config.json")))
         changed = [name for name in here if here[name] != there[name]]
         if changed:
             keys = ", ".join(f"{name} ({there[name]!r} there, {here[name]!r} here)" for name in changed)
-            raise UserError(f"{self.path} holds a run of another config: {keys}; {advice}")
-        if about.get("corpus", {}).get("splits") != corpus_meta["splits"]:
-            raise UserError(f"{self.path} holds a run on other data of the same name; {advice}")
-        return True
+            raise UserError(f"{self.path} holds a run of another config: {keys}; {ADVICE}")
 
     def append(self, event):
         """Write one event to the log; it has left this process when this returns."""

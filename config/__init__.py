@@ -214,20 +214,24 @@ def read_file(path):
     """The knobs a config file assigns, checked by name and type."""
     if not path.is_file() and "=" in str(path):
         raise UserError(f"no config file {path}; did you mean --{path}?")
+    return {name: check_type(known_knob(name, path), value, path) for name, value in run_file(path).items()}
+
+
+def run_file(path, kind="config file"):
+    """What a file of plain Python assigns: {name: value}, without what is the file's own."""
     if not path.is_file():
         known = [str(file.relative_to(ROOT)) for file in sorted((ROOT / "config").rglob("[a-z]*.py"))]
-        raise UserError(f"no config file {path}{did_you_mean(str(path), known)}")
+        raise UserError(f"no {kind} {path}{did_you_mean(str(path), known)}")
     try:
         names = runpy.run_path(str(path))
     except (Exception, SystemExit) as error:
         line = getattr(error, "lineno", None) or last_line(error.__traceback__, path)
         raise UserError(f"{path}, line {line}: {type(error).__name__}: {error}") from None
-    own = {
+    return {
         name: value
         for name, value in names.items()
         if not (name.startswith("_") or isinstance(value, types.ModuleType) or callable(value))
     }
-    return {name: check_type(known_knob(name, path), value, path) for name, value in own.items()}
 
 
 def last_line(traceback, path):

@@ -75,7 +75,7 @@ class Corpus:
             starts = starts.pin_memory().to(tokens.device, non_blocking=True)
         return inputs_and_targets(tokens, starts.to(tokens.device), block_size)
 
-    def windows(self, split, block_size, most_tokens=None, batch_tokens=1 << 13):
+    def windows(self, split, block_size, most_tokens=None):
         """Fixed inputs and targets that cover a split, for evaluation: yields (x, y) batches, (B, T).
 
         Windows of block_size lie end to end, the last one shorter, so that every token but the first is
@@ -88,7 +88,7 @@ class Corpus:
         capped = most_tokens is not None and targets > most_tokens
         kept = max(1, most_tokens // block_size) if capped else whole
         starts = torch.arange(kept, device=tokens.device) * whole // kept * block_size
-        for part in starts.split(max(1, batch_tokens // block_size)):
+        for part in starts.split(max(1, batch_tokens(tokens.device) // block_size)):
             yield inputs_and_targets(tokens, part, block_size)
         if not capped and (rest := targets - whole * block_size):
             yield inputs_and_targets(tokens, torch.tensor([targets - rest], device=tokens.device), rest)
@@ -97,6 +97,11 @@ class Corpus:
         """The text of a list of tokens; bytes that are no UTF-8 are shown as replacement characters."""
         symbols = [self.meta["vocabulary"][token] for token in tokens]
         return bytes(symbols).decode(errors="replace") if self.meta["unit"] == "byte" else "".join(symbols)
+
+
+def batch_tokens(device):
+    """Tokens of a batch of windows: many for a GPU, no more than fit the cache for a CPU."""
+    return 1 << 15 if device.type == "cuda" else 1 << 11
 
 
 def inputs_and_targets(tokens, starts, length):

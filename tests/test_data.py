@@ -237,10 +237,11 @@ def test_a_batch_reaches_both_ends_of_the_split(tmp_path):
     assert y[:, -1].max() == 89, "the train split's last token is a target"
 
 
-@pytest.mark.parametrize("batch_tokens", [16, 100, 1 << 14])
-def test_windows_predict_every_token_once(corpus, batch_tokens):
+@pytest.mark.parametrize("at_once", [16, 100, 1 << 14])
+def test_windows_predict_every_token_once(corpus, at_once, monkeypatch):
+    monkeypatch.setattr("data.corpus.batch_tokens", lambda device: at_once)
     data = Corpus(str(corpus))
-    batches = list(data.windows("val", 16, batch_tokens=batch_tokens))
+    batches = list(data.windows("val", 16))
     targets = torch.cat([y.flatten() for _, y in batches])
     assert np.array_equal(targets, tokens_of(corpus, "val")[1:])
     inputs = torch.cat([x.flatten() for x, _ in batches])

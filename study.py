@@ -1,0 +1,195 @@
+"""A study file: which runs a study asks for, and the command line of each. No torch.
+
+    base = "config/shakespeare_baseline.py"    a config file, or a list of them
+    common = dict(dtype="bfloat16")            knobs of every run; dtype must be among them
+    arms = {"baseline": {}, "noise": dict(noise_sigma=0.1)}
+    baseline = "baseline"                      the arm that the others are compared with
+    seeds = range(1, 9)
+
+The later wins: base, overlays, common, arm, command line. A knob of an arm may be a function of the Config
+that the run would have without its arm: dict(data_seed=lambda run: 1000 + run.seed).
+"""
+
+import ast
+import dataclasses
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from config import (
+    NOT_IDENTITY,
+    ROOT,
+    Config,
+    UserError,
+    check_type,
+    did_you_mean,
+    identity,
+    known_knob,
+    load,
+    read_option,
+    run_file,
+)
+
+PARTS = {"base": (str, list), "common": dict, "arms": dict, "baseline": str, "seeds": (list, tuple, range)}
+OURS = ("seed", "out_dir", "overwrite")  # what no study may set, since the plan does
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run that a study asks for. words: its command line, after `python train.py`."""
+
+    arm: str
+    seed: int
+    words: list
+    config: Config
+
+    @property
+    def folder(self):
+        return Path(self.config.out_dir)
+
+    def __str__(self):
+        return f"{self.arm}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study at one size. runs: seeds in the outer loop, so that a study cut short has whole pairs."""
+
+    name: str
+    size: str
+    title: str
+    baseline: str
+    arms: dict
+    seeds: tuple
+    runs: tuple = ()
+
+    @property
+    def folder(self):
+        return Path("out") / self.name / self.size
+
+    def record(self):
+        """For study.json, by which the runs' readers know the baseline and the order of the arms."""
+        names = ("name", "size", "title", "baseline")
+        return {**{name: getattr(self, name) for name in names}, "arms": list(self.arms)}
+
+
+def read_study(file, overlays=(), options=(), seeds=None):
+    """The Study that a study file, overlay config files and --key=value words describe.
+
+    seeds: in place of the file's own. UserError for any mistake in them, before any work.
+    """
+    file = Path(file)
+    parts = check_parts(run_file(file, "study file"), file)
+    overrides = dict(read_option(word) for word in options)
+    if ours := [name for name in overrides if name in OURS]:
+        raise UserError(f"--{ours[0]} is the study's own to set; its seeds are chosen by --seeds=1-4")
+    base = [parts["base"]] if isinstance(parts["base"], str) else parts["base"]
+    files = [*map(from_root, base), *map(str, overlays)]
+    labels = [Path(overlay).stem for overlay in overlays]
+    labels += [f"{name}={value}" for name, value in overrides.items() if name not in NOT_IDENTITY]
+    study = Study(
+        name=file.stem,
+        size="+".join(labels) or "full",
+        title=first_line(file),
+        baseline=parts["baseline"],
+        arms=parts["arms"],
+        seeds=tuple(seeds or parts["seeds"]),
+    )
+    runs = [
+        plan(study, arm, seed, files, parts["common"], overrides) for seed in study.seeds for arm in study.arms
+    ]
+    check_runs(study, runs)
+    return dataclasses.replace(study, runs=tuple(runs))
+
+
+def check_parts(names, file):
+    """What a study file assigns, checked by name and type."""
+    for name in names:
+        if name not in PARTS:
+            raise UserError(f"{file}: a study has no {name!r}{did_you_mean(name, PARTS)}")
+    parts = {"common": {}, **names}
+    for name, kinds in PARTS.items():
+        if name not in parts:
+            raise UserError(f"{file} assigns no {name}; a study has {', '.join(PARTS)}")
+        if not isinstance(parts[name], kinds):
+            raise UserError(f"{file}: {name}={parts[name]!r} is of the wrong type; study.py says what it is")
+    if parts["baseline"] not in parts["arms"]:
+        raise UserError(f"{file}: baseline={parts['baseline']!r} is none of its arms")
+    if not parts["seeds"] or not all(type(seed) is int and seed >= 0 for seed in parts["seeds"]):
+        raise UserError(f"{file}: seeds={parts['seeds']!r} are not numbers from 0 on")
+    parts["common"] = check_knobs(parts["common"], f"{file}, common")
+    parts["arms"] = {arm: check_knobs(knobs, f"{file}, arm {arm}") for arm, knobs in parts["arms"].items()}
+    for arm in parts["arms"]:
+        if not re.fullmatch(r"[\w.,+-]+", arm) or re.fullmatch(r"seed\d+", arm):
+            raise UserError(f"{file}: an arm is a folder: letters, digits and _.,+- make its name, not {arm!r}")
+    return parts
+
+
+def check_knobs(knobs, where):
+    if not isinstance(knobs, dict):
+        raise UserError(f"{where}: knobs are written dict(name=value, ...), not {knobs!r}")
+    if ours := [name for name in knobs if name in OURS]:
+        raise UserError(f"{where}: {ours[0]} is the study's own to set")
+    return {
+        name: value if callable(value) else check_type(known_knob(name, where), value, where)
+        for name, value in knobs.items()
+    }
+
+
+def plan(study, arm, seed, files, common, overrides):
+    """The run of one arm and one seed."""
+    ours = {"seed": seed, "out_dir": str(study.folder / arm / f"seed{seed}")}
+    without = load([*files, *words_of({**common, **overrides, **ours})])
+    knobs = {
+        name: value(without) if callable(value) else value
+        for name, value in {**common, **study.arms[arm]}.items()
+    }
+    words = [*files, *words_of({**knobs, **overrides, **ours})]
+    try:
+        return PlannedRun(arm, seed, words, load(words))
+    except UserError as error:
+        raise UserError(f"{study.name}, arm {arm}: {error}") from None
+
+
+def words_of(knobs):
+    return [f"--{name}={value}" for name, value in knobs.items() if not callable(value)]
+
+
+def check_runs(study, runs):
+    """UserError where two arms are one experiment, or the precision is left to the machine."""
+    seen = {}
+    for run in runs:
+        if run.config.dtype == "auto":
+            raise UserError(
+                f"{study.name} leaves dtype to the machine, and its runs would differ from one to the next:"
+                ' give its common dict a dtype="bfloat16"'
+            )
+        twin = seen.setdefault(tuple(identity(run.config).items()), run.arm)
+        if twin != run.arm:
+            raise UserError(f"{study.name}: the arms {twin} and {run.arm} are the same experiment")
+
+
+def from_root(path):
+    """A base file as it is named in a study: from the repository's root."""
+    inside, here = ROOT / path, Path.cwd()
+    return str(inside.relative_to(here) if inside.is_relative_to(here) else inside)
+
+
+def first_line(file):
+    """The first line of a study file's docstring, its title."""
+    text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or file.stem
+    return text.splitlines()[0].rstrip(".")
+
+
+def parse_seeds(text):
+    """The seeds in "1-8", "1,2,5" or "1-4,11"; UserError for anything else."""
+    seeds = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        if not match:
+            raise UserError(f"--seeds={text} is not a list of seeds such as 1-8 or 1,2,5")
+        first = int(match[1])
+        seeds += range(first, int(match[2] or first) + 1)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds={text} names no seed, or one of them twice")
+    return seeds
