@@ -343,6 +343,7 @@ def evaluate(t, folder):
             "tokens": t.step * config.tokens_per_iter,
             "train_loss": train_loss(t),
             "val_loss": mean_loss(t.model, t.corpus.windows("val", config.block_size, config.eval_tokens)),
+            "seconds": t.meter.seconds(),
         }
         if not math.isfinite(event["val_loss"]):
             raise Diverged(max(0, t.step - 1))
