@@ -13,6 +13,7 @@ import math
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 
 import torch
 
@@ -232,6 +233,7 @@ def begin(t, folder):
     """Make the folder say what the run is. config.json comes last: with it, the folder is a run."""
     folder.cut_log(0)
     run = {
+        "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": t.machine.record(),
         "versions": versions(),
         "seeds": {"seed": t.config.seed, "data_seed": t.config.data_seed},
