@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
+from compare import interval
 from config import Config, UserError, identity, recorded
 from files import read_json
 from runs import find_runs, read_log
@@ -24,7 +24,7 @@ SHARED = (  # knobs that runs have in common to stand in one panel
 
 def read_settings(folders):
     """The settings of every run folder at or below `folders`; UserError where there is no run."""
-    settings = group(read_run(path) for path in find_runs(folders))
+    settings = group([read_run(path) for path in find_runs(folders)])
     if not settings:
         raise UserError(f"no run lies in {', '.join(map(str, folders))}: train one by python train.py")
     return settings
@@ -53,15 +53,24 @@ class Run:
         return self.config.seed
 
     @property
+    def data(self):
+        """The SHA-256 of its training tokens."""
+        return self.about["corpus"]["splits"]["train"]["sha256"]
+
+    @property
     def setting(self):
         """What runs must share to stand in one panel, as a dict."""
         knobs = {name: getattr(self.config, name) for name in SHARED}
-        knobs["dataset"] = self.about["corpus"]["name"]
-        return {**knobs, "data": self.about["corpus"]["splits"]["train"]["sha256"]}
+        return {**knobs, "dataset": self.about["corpus"]["name"], "data": self.data}
+
+    @property
+    def study(self):
+        """The folder of the study that it belongs to, the nearest above it with a study.json, or None."""
+        return next((folder for folder in self.path.parents if (folder / "study.json").is_file()), None)
 
     def series(self, events, name):
         """{iteration: value} of one logged quantity, the missing left out."""
-        return {event["iter"]: event[name] for event in events if event[name] is not None}
+        return {event["iter"]: event[name] for event in events if event.get(name) is not None}
 
 
 def read_run(path):
@@ -83,6 +92,19 @@ class Arm:
     def noisy(self):
         return self.runs[0].config.noisy
 
+    @property
+    def ended(self):
+        """The runs that were trained to their end."""
+        return [run for run in self.runs if run.result and run.result["status"] == "finished"]
+
+    @property
+    def diverged(self):
+        return [run for run in self.runs if run.result and run.result["status"] == "diverged"]
+
+    def losses(self, name):
+        """{seed: a loss of result.json}, over the runs that were trained to their end and have it."""
+        return {run.seed: run.result[name] for run in self.ended if name in run.result}
+
     def curve(self, kind, name):
         """{iteration: {seed: value}} over the runs, each as far as it goes."""
         table = collections.defaultdict(dict)
@@ -94,12 +116,13 @@ class Arm:
 
 @dataclass(frozen=True)
 class Setting:
-    """Arms that may be compared: one corpus, one model size, one length."""
+    """Arms that may be compared: one corpus, one model size, one length, and one study if they are of one."""
 
     knobs: dict
     parameters: int
     unit: str
     arms: list
+    study: dict | None = None  # what its study.json holds
 
     @property
     def title(self):
@@ -115,42 +138,75 @@ class Setting:
 
     @property
     def baseline(self):
-        """The arm without noise; among several the one called baseline; None where that is unclear."""
+        """The arm that the others are compared with; None where that is unclear.
+
+        In a study the one that it names; else the arm without noise, among several the one called baseline.
+        """
+        if self.study:
+            return self.arm(self.study["baseline"])
         quiet = [arm for arm in self.arms if not arm.noisy]
         named = [arm for arm in quiet if "baseline" in arm.name]
         return (named or quiet)[0] if len(named or quiet) == 1 else None
 
+    def arm(self, name):
+        """The arm of this name, or None."""
+        return next((arm for arm in self.arms if arm.name == name), None)
+
+    def reference(self, arm):
+        """The arm that `arm` is compared with: its own in the study's `versus`, else the baseline; or None."""
+        versus = self.study.get("versus", {}) if self.study else {}
+        reference = self.arm(versus[arm.name]) if arm.name in versus else self.baseline
+        return None if reference is arm else reference
+
 
 def group(runs):
     """Runs as settings of arms, the baseline first. UserError where one arm's name covers two configs."""
-    table = collections.defaultdict(lambda: collections.defaultdict(list))
-    for run in runs:
-        table[tuple(run.setting.items())][run.arm].append(run)
+    for members in by(runs, lambda run: run.path.resolve().parent).values():
+        for same_name in by(members, lambda run: run.arm).values():
+            check_arm(same_name)
     settings = []
-    for key, arms in sorted(table.items(), key=str):
-        arms = [Arm(name, sorted(members, key=lambda run: run.seed)) for name, members in arms.items()]
-        for arm in arms:
-            check_arm(arm)
-        arms.sort(key=lambda arm: (arm.noisy, arm.name))
-        about = arms[0].runs[0].about
-        settings.append(Setting(dict(key), about["parameters"], about["corpus"]["unit"], arms))
+    keyed = by(runs, lambda run: (str(run.study or ""), *run.setting.items()))
+    for key, members in sorted(keyed.items(), key=str):
+        arms = [
+            Arm(name, check_arm(sorted(named, key=lambda run: run.seed)))
+            for name, named in by(members, lambda run: run.arm).items()
+        ]
+        first, study = members[0], members[0].study
+        record = read_json(study / "study.json") if study else None
+        order = {name: number for number, name in enumerate(record["arms"])} if record else {}
+        arms.sort(key=lambda arm: (order.get(arm.name, len(order)), arm.noisy, arm.name))
+        settings.append(
+            Setting(dict(key[1:]), first.about["parameters"], first.about["corpus"]["unit"], arms, record)
+        )
     return settings
 
 
-def check_arm(arm):
-    """UserError unless the runs of an arm differ in their seeds, and in nothing else."""
-    first, seeds = arm.runs[0], set()
-    for run in arm.runs:
-        here, there = ({**identity(r.config), "eval_interval": r.config.eval_interval} for r in (first, run))
+def by(items, key):
+    """{key: [items that have it]}, in the order in which they come."""
+    table = collections.defaultdict(list)
+    for item in items:
+        table[key(item)].append(item)
+    return table
+
+
+def check_arm(runs):
+    """The runs of one arm; UserError unless they differ in their seeds, and in nothing else."""
+    first, seeds = runs[0], set()
+    for run in runs:
+        here, there = (
+            {**identity(r.config), "eval_interval": r.config.eval_interval, "data": r.data}
+            for r in (first, run)
+        )
         for name in here:
             if name not in ("seed", "data_seed") and here[name] != there[name]:
                 raise UserError(
-                    f"{first.path} and {run.path} are both called {arm.name!r} and differ in {name}:"
+                    f"{first.path} and {run.path} are both called {first.arm!r} and differ in {name}:"
                     f" {here[name]!r} and {there[name]!r}; give the arms folders of their own"
                 )
         if run.seed in seeds:
-            raise UserError(f"{run.path}: {arm.name!r} has seed {run.seed} twice")
+            raise UserError(f"{run.path}: {first.arm!r} has seed {run.seed} twice")
         seeds.add(run.seed)
+    return runs
 
 
 def other_knobs(arm, baseline):
@@ -173,15 +229,6 @@ def notes(runs):
             yield f"{run.path}: unfinished, drawn up to iteration {reached:,}"
         elif run.result["status"] != "finished":
             yield f"{run.path}: {run.result['status']} at iteration {run.result['diverged_at']:,}"
-
-
-def interval(values):
-    """(mean, half-width of the 95 % t interval of the mean); None for the half-width of one value."""
-    values = np.asarray(values, dtype=float)
-    n = len(values)
-    if n < 2:
-        return float(values.mean()), None
-    return float(values.mean()), float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n))
 
 
 def mean_band(curve):

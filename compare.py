@@ -3,6 +3,7 @@
 One table is one family: the verdict follows the paired t-test, Holm-adjusted over the table's comparisons.
 """
 
+import functools
 import itertools
 import math
 from dataclasses import dataclass, replace
@@ -38,7 +39,7 @@ class Comparison:
 
     @property
     def verdict(self):
-        """"better" (a lower loss), "worse", "not resolved", or a dash where one seed tells nothing."""
+        """ "better" (a lower loss), "worse", "not resolved", or a dash where one seed tells nothing."""
         if self.p_holm is None:
             return "–"
         if self.p_holm > LEVEL:
@@ -154,6 +155,7 @@ def resolvable(arm, reference, paired, level):
     return float(error * noncentrality(freedom, level))
 
 
+@functools.lru_cache
 def noncentrality(freedom, level):
     """The shift, in standard errors, at which a two-sided t-test of this level has 80 % power."""
     critical = stats.t.ppf(1 - level / 2, freedom)

@@ -3,78 +3,55 @@
     python plot.py FOLDER [FOLDER ...] [--out=DIR]       the default DIR is FOLDER/figures
 
 Every run folder at or below the folders is read; out/<arm>/seed<n> is a run of that arm. Runs that share
-corpus, model size, batch and length are one setting, and one panel. For whatever there is it writes, as
-PNG and PDF of column width (3.3 inches):
+corpus, model size, batch and length are one setting, and one panel. A folder with studies in it (sweep.py) has
+each of them drawn into its own figures folder, and those of the paper's Table 1 together beside them.
+
+For whatever there is it writes, figures as PNG and PDF of column width (3.3 inches), tables as Markdown, LaTeX
+(booktabs) and CSV:
 
     figure1_training_loss     mean loss over fixed train windows, dropout off
     figure2_validation_loss   mean loss over fixed val windows
     figure3_noise             sigma, the norm of the noise, the norm of the gradient
-    table1.md                 losses of every arm beside the paper's Table 1
+    cost                      validation loss by tokens and by wall time
+    differences               a forest plot of the differences to the baseline
+    sensitivity               a map of them over sigma_0 and gamma, where the arms are such a grid
+    table1                    losses of every arm beside the paper's Table 1
+    comparisons               differences to the baseline, their tests and verdicts
 """
 
-import textwrap
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from matplotlib import rc_context
-from matplotlib.figure import Figure
-from matplotlib.rcsetup import cycler
 
-from arms import differences, interval, mean_band, notes, other_knobs, read_settings
+from arms import differences, mean_band, notes, other_knobs, read_settings
+from compare import LEVEL
 from config import UserError, run_script
-from files import replacing
+from panels import STYLE, Panel, colours, figure_of, save, save_text, wrap
+from tables import (
+    COMPARED,
+    LOSSES,
+    comma_separated,
+    comparison_table,
+    comparisons,
+    latex,
+    loss_table,
+    markdown,
+    with_interval,
+)
 
-WIDTH = 3.3  # inches, a column
-STYLE = {
-    "font.size": 7,
-    "axes.titlesize": 7,
-    "axes.labelsize": 7,
-    "legend.fontsize": 6.5,
-    "xtick.labelsize": 6.5,
-    "ytick.labelsize": 6.5,
-    "lines.linewidth": 1.1,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "pdf.fonttype": 42,
-    "savefig.dpi": 300,
-}
-# Okabe and Ito's colours, told apart by the colour-blind; the line styles tell them apart in grey.
-COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (2, 2)))
-
-# Nats per character, one seed each, none of the spread reported (the paper's Table 1): train, val.
-PAPER = {
-    "shakespeare_char": {"baseline": (0.8132, 1.4692), "noise": (0.8083, 1.4650)},
-    "enwik8": {"baseline": (0.9323, 1.0048), "noise": (0.9379, 1.0067)},
-    "text8": {"baseline": (0.9978, 0.9793), "noise": (1.0041, 0.9791)},
-}
-PAPER_SIZE = {"n_layer": 6, "n_embd": 384, "block_size": 256, "gradient_accumulation_steps": 1}
-PAPER_LENGTH = {
-    "shakespeare_char": {"batch_size": 64, "max_iters": 5000},
-    "enwik8": {"batch_size": 32, "max_iters": 100_000},
-    "text8": {"batch_size": 32, "max_iters": 100_000},
-}
+MOST_ARMS = 7  # in a panel; more are spread over several, the baseline in each
 
 
 def main(argv):
     folders, out = arguments(argv)
-    settings = read_settings(folders)
-    written = [
-        *save(loss_figure(settings, "train_loss", "training loss"), out / "figure1_training_loss"),
-        *save(loss_figure(settings, "val_loss", "validation loss"), out / "figure2_validation_loss"),
-        *save(noise_figure(settings), out / "figure3_noise"),
-        save_text(out / "table1.md", table(settings)),
-    ]
-    for note in notes(run for setting in settings for arm in setting.arms for run in arm.runs):
-        print(note)
-    print(f"drawn in {out}: {', '.join(path.name for path in written)}")
+    for together, place in drawings(folders, out):
+        draw(read_settings(together), place)
     return 0
 
 
 def arguments(argv):
-    """(folders, output folder) of a command line."""
+    """(folders, output folder or None) of a command line."""
     if "--help" in argv or "-h" in argv:
         print(__doc__)
         raise SystemExit(0)
@@ -84,81 +61,52 @@ def arguments(argv):
         raise UserError(f"{strange[0]} is no option of plot.py; it has --out=DIR")
     if not folders:
         raise UserError("which runs? python plot.py out")
-    return folders, Path(out[-1]) if out else folders[0] / "figures"
+    return folders, Path(out[-1]) if out else None
 
 
-def with_interval(mean, half, sign=""):
-    return f"{mean:{sign}.4f}" + (f" ± {half:.4f}" if half is not None else "")
+def drawings(folders, out):
+    """[(folders drawn together, where)]: all of them into `out` if it is given, else study by study."""
+    if out:
+        return [(folders, out)]
+    studies = [path.parent for folder in folders for path in sorted(folder.glob("*/**/study.json"))]
+    if not studies:
+        return [(folders, folders[0] / "figures")]
+    paper = [study for study in studies if study.parent.name.startswith("table1")]
+    joint = [(paper, folders[0] / "figures")] if len(paper) > 1 else []
+    loose = [child for folder in folders for child in sorted(folder.iterdir()) if holds_loose_runs(child)]
+    return [*joint, *(([folder], folder / "figures") for folder in sorted(studies + loose))]
 
 
-# Drawing. Panels are laid out in inches, so that text never shrinks and never meets the data.
-
-LEFT, RIGHT, LINE = 0.5, 0.14, 0.118  # margins; the height of a line of text
-
-
-@dataclass
-class Panel:
-    """A plot with its title and legend above and its caption beneath, none of them over the data."""
-
-    draw: object  # function of the axes
-    title: str = ""
-    caption: tuple = ()
-    legend: tuple = ()  # the arms' names
-    height: float = 1.75
-    x_axis: bool = True  # False: the panel beneath has it
-
-    @property
-    def legend_columns(self):
-        return 2 if max(map(len, self.legend), default=0) <= 26 else 1
-
-    @property
-    def above(self):
-        rows = -(-len(self.legend) // self.legend_columns)
-        return LINE * (1.2 * bool(self.title) + 1.25 * rows) + 0.06
-
-    @property
-    def below(self):
-        return (0.36 if self.x_axis else 0.04) + LINE * len(self.caption) + 0.1 * bool(self.caption)
-
-    @property
-    def total(self):
-        return self.above + self.height + self.below
+def holds_loose_runs(folder):
+    """Whether there are runs below, and none of them a study's."""
+    return any(folder.glob("**/run.json")) and not any(folder.glob("**/study.json"))
 
 
-def figure_of(panels):
-    height = sum(panel.total for panel in panels)
-    figure, top = Figure(figsize=(WIDTH, height)), height
-    for panel in panels:
-        bottom = top - panel.above - panel.height
-        box = (LEFT / WIDTH, bottom / height, 1 - (LEFT + RIGHT) / WIDTH, panel.height / height)
-        axes = figure.add_axes(box)
-        panel.draw(axes)
-        axes.yaxis.set_label_coords(-0.135, 0.5)
-        if panel.x_axis:
-            axes.set_xlabel("iteration")
-        else:
-            axes.tick_params(labelbottom=False)
-        if panel.legend:
-            legend = axes.legend(
-                axes.get_lines(), panel.legend, ncol=panel.legend_columns,
-                loc="lower left", bbox_to_anchor=(-0.17, 1.0), frameon=False,
-                borderpad=0.1, handlelength=2.6, columnspacing=1.0, labelspacing=0.25,
-            )  # fmt: skip
-            for text in legend.get_texts():
-                text.set_parse_math(False)
-        figure.text(0.02, (top - 0.03) / height, panel.title, va="top", weight="bold", parse_math=False)
-        text = "\n".join(panel.caption)
-        figure.text(0.02, (bottom - 0.36) / height, text, va="top", size=6, linespacing=1.35, parse_math=False)
-        top -= panel.total
-    return figure
+def draw(settings, out):
+    """Write every figure and table of some settings, and say what is missing."""
+    figures = {
+        "figure1_training_loss": loss_figure(settings, "train_loss", "training loss"),
+        "figure2_validation_loss": loss_figure(settings, "val_loss", "validation loss"),
+        "figure3_noise": noise_figure(settings),
+        "cost": cost_figure(settings),
+        "differences": forest_figure(settings),
+        "sensitivity": sensitivity_figure(settings),
+    }
+    tables = {
+        "table1": [loss_table(setting) for setting in settings],
+        "comparisons": [table for name in COMPARED if (table := comparison_table(settings, name))],
+    }
+    written = [path for stem, figure in figures.items() for path in save(figure, out / stem)]
+    for stem, of_stem in tables.items():
+        for suffix, form in ((".md", markdown), (".tex", latex), (".csv", comma_separated)):
+            if of_stem:
+                written.append(save_text(out / f"{stem}{suffix}", form(of_stem)))
+    for note in notes(run for setting in settings for arm in setting.arms for run in arm.runs):
+        print(note)
+    print(f"drawn in {out}: {', '.join(path.name for path in written)}")
 
 
-def colours(axes):
-    """A colour and a dash for each arm; after seven the colours come again with other dashes."""
-    n = len(COLOURS)
-    arms = range(n * len(DASHES))
-    dashes = [DASHES[(i + i // n) % len(DASHES)] for i in arms]
-    axes.set_prop_cycle(cycler(color=[COLOURS[i % n] for i in arms]) + cycler(linestyle=dashes))
+# Losses.
 
 
 def loss_figure(settings, name, label):
@@ -167,16 +115,27 @@ def loss_figure(settings, name, label):
     Where a run ends early, the mean goes on without it, and the caption says so.
     """
     with rc_context(STYLE):
-        return figure_of([loss_panel(setting, name, label) for setting in settings])
+        return figure_of(
+            [loss_panel(setting, arms, name, label) for setting in settings for arms in spread(setting)]
+        )
 
 
-def loss_panel(setting, name, label):
+def spread(setting):
+    """The arms of a setting in panels of at most MOST_ARMS, the baseline the first of each."""
+    baseline = [setting.baseline] if setting.baseline else []
+    others = [arm for arm in setting.arms if arm not in baseline]
+    room = MOST_ARMS - len(baseline)
+    parts = [others[i : i + room] for i in range(0, len(others), room)] or [[]]
+    return [baseline + part for part in parts]
+
+
+def loss_panel(setting, arms, name, label):
     def draw(axes):
-        draw_arms(axes, setting.arms, "evals", name)
+        draw_arms(axes, arms, "evals", name)
         axes.set(ylabel=f"{label} (nats)", xlim=(0, setting.knobs["max_iters"]))
         axes.margins(y=0.04)
 
-    return Panel(draw, setting.title, loss_caption(setting, name), names(setting.arms))
+    return Panel(draw, setting.title, loss_caption(setting, arms, name), names(arms))
 
 
 def draw_arms(axes, arms, kind, name, positive=False):
@@ -199,20 +158,20 @@ def names(arms):
     return [name if len(name) <= 54 else f"{name[:25]}...{name[-25:]}" for name in (arm.name for arm in arms)]
 
 
-def loss_caption(setting, name):
-    lines = wrap(f"{setting.size}; fixed windows, dropout off. {seeds_line(setting.arms)}")
+def loss_caption(setting, arms, name):
+    lines = wrap(f"{setting.size}; fixed windows, dropout off. {seeds_line(arms)}")
     if setting.baseline and len(setting.arms) > 1:
-        lines += difference_lines(setting, name)
+        lines += difference_lines(setting, arms, name)
     elif len(setting.arms) > 1:
         lines += wrap("No differences: not one arm alone is without noise, or called baseline.")
-    return lines + [line for note in panel_notes(setting.arms) for line in wrap(note)]
+    return lines + [line for note in panel_notes(arms) for line in wrap(note)]
 
 
-def difference_lines(setting, name):
+def difference_lines(setting, arms, name):
     baseline = setting.baseline
     lines = wrap(f"Difference to {baseline.name} by seed (below 0: better), at iteration:")
     stated = stated_iterations([at for at in baseline.curve("evals", name) if at])
-    for arm in setting.arms:
+    for arm in arms:
         if arm is baseline or not (rows := differences(arm, baseline, name, stated)):
             continue
         figures = [f"{at:,}: {with_interval(mean, half, '+')} (n = {n})" for at, mean, half, n in rows]
@@ -247,34 +206,36 @@ def panel_notes(arms):
                 yield f"{arm.name}, seed {run.seed}{note.removeprefix(str(run.path))}."
 
 
-def wrap(text):
-    return textwrap.wrap(text, 72, subsequent_indent="  ")
+# Noise.
 
 
 def noise_figure(settings):
     """For each setting with noise: sigma, the norm of the noise, the norm of the gradient."""
     with rc_context(STYLE):
-        panels = [panel for setting in settings for panel in noise_panels(setting)]
+        panels = [
+            panel
+            for setting in settings
+            for arms in spread(setting)
+            if any(arm.noisy for arm in arms)
+            for panel in noise_panels(setting, arms)
+        ]
         return figure_of(panels) if panels else None
 
 
-def noise_panels(setting):
-    if not any(arm.noisy for arm in setting.arms):
-        return []
-    caption = (
-        f"{setting.size}. {seeds_line(setting.arms)} Gradient norm before clipping{noise_remarks(setting)}."
-    )
+def noise_panels(setting, arms):
+    caption = f"{setting.size}. {seeds_line(arms)} Gradient norm before clipping{noise_remarks(arms)}."
+    end = setting.knobs["max_iters"]
     return [
-        Panel(of_noise(setting, "sigma", "sigma"), setting.title, (), names(setting.arms), 1, x_axis=False),
-        Panel(of_noise(setting, "noise_norm", "noise norm"), height=1, x_axis=False),
-        Panel(of_gradient(setting, "grad_norm", "gradient norm"), caption=wrap(caption), height=1),
+        Panel(of_noise(arms, end, "sigma", "sigma"), setting.title, (), names(arms), 1, xlabel=None),
+        Panel(of_noise(arms, end, "noise_norm", "noise norm"), height=1, xlabel=None),
+        Panel(of_gradient(arms, end, "grad_norm", "gradient norm"), caption=wrap(caption), height=1),
     ]
 
 
-def noise_remarks(setting):
+def noise_remarks(arms):
     """What the caption of the noise figure must add where an arm is not of the default kind."""
     remarks = ""
-    for arm in setting.arms:
+    for arm in arms:
         config = arm.runs[0].config
         if arm.noisy and config.noise_scale != "absolute":
             remarks += f"; sigma of {arm.name} in units of the gradient's RMS"
@@ -283,93 +244,173 @@ def noise_remarks(setting):
     return remarks
 
 
-def of_noise(setting, name, label):
+def of_noise(arms, end, name, label):
     """A function that draws a logged quantity of the noise, on a logarithmic axis where there is any."""
 
     def draw(axes):
-        draw_arms(axes, setting.arms, "steps", name, positive=True)
-        axes.set(ylabel=label, xlim=(0, setting.knobs["max_iters"]))
+        draw_arms(axes, arms, "steps", name, positive=True)
+        axes.set(ylabel=label, xlim=(0, end))
         if any(np.nansum(line.get_ydata()) > 0 for line in axes.get_lines()):
             axes.set_yscale("log")
 
     return draw
 
 
-def of_gradient(setting, name, label):
+def of_gradient(arms, end, name, label):
     """A function that draws a logged quantity of the gradient, from 0."""
 
     def draw(axes):
-        draw_arms(axes, setting.arms, "steps", name)
-        axes.set(ylabel=label, xlim=(0, setting.knobs["max_iters"]))
+        draw_arms(axes, arms, "steps", name)
+        axes.set(ylabel=label, xlim=(0, end))
         axes.set_ylim(bottom=0)
 
     return draw
 
 
-def save(figure, stem):
-    """Write a figure as PNG and PDF, the same bytes for the same data; returns the paths."""
-    if figure is None:
+# Cost.
+
+
+def cost_figure(settings):
+    """Validation loss by tokens and by minutes: the mean over seeds of both, no bands."""
+    with rc_context(STYLE):
+        panels = [panel for s in settings for arms in spread(s) for panel in cost_panels(s, arms)]
+        return figure_of(panels) if panels else None
+
+
+def cost_panels(setting, arms):
+    """The two panels; the second only where every run tells its seconds."""
+    evals = [event for arm in arms for run in arm.runs for event in run.evals]
+    if not evals:
         return []
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None, "Producer": None})):
-        path = stem.with_suffix(suffix)
-        with rc_context(STYLE), replacing(path) as file:
-            figure.savefig(file, format=suffix[1:], metadata=metadata)
-        paths.append(path)
-    return paths
-
-
-# The table.
-
-COLUMNS = {
-    "minibatch_loss_last100": "train, last 100 mini-batches",
-    "final_train_loss": "train, dropout off",
-    "best_val_loss": "val, best evaluation",
-    "final_val_loss": "val, final, whole split",
-}
-
-
-def table(settings):
-    """Markdown: for each setting its arms, mean ± half of the 95 % t interval, above the paper's rows."""
-    lines = ["Losses in nats per symbol: mean ± half of the 95 % t interval over seeds (unadjusted).", ""]
-    for setting in settings:
-        lines += [f"**{setting.title}**: {setting.size}", ""]
-        lines += [f"| | n | {' | '.join(COLUMNS.values())} |", f"|---|---:|{'---:|' * len(COLUMNS)}"]
-        lines += [row(arm) for arm in setting.arms]
-        for name, (train, val) in PAPER.get(setting.knobs["dataset"], {}).items():
-            lines.append(f"| *paper, {name}* | 1 | {train:.4f} | – | {val:.4f} | – |")
-        if setting.knobs["dataset"] in PAPER:
-            lines += ["", paper_note(setting)]
-        lines.append("")
-    return "\n".join(lines)
-
-
-def row(arm):
-    ended = [run.result for run in arm.runs if run.result and run.result["status"] == "finished"]
-    cells = []
-    for name in COLUMNS:
-        values = [result[name] for result in ended]
-        cells.append(with_interval(*interval(values)) if values else "–")
-    rest = len(arm.runs) - len(ended)
-    name = arm.name.replace("|", "\\|") + (f" ({rest} unfinished or diverged)" if rest else "")
-    return f"| {name} | {len(ended)} | {' | '.join(cells)} |"
-
-
-def paper_note(setting):
-    full = {**PAPER_SIZE, **PAPER_LENGTH[setting.knobs["dataset"]]}
-    note = (
-        "The paper's rows are one seed each, of 6 layers, width 384, context 256"
-        f" and {full['max_iters']:,} iterations of batch {full['batch_size']}"
+    machines = sorted({run.about.get("machine", {}).get("name", "unknown") for arm in arms for run in arm.runs})
+    n = seeds_line(arms).split(";")[0].rstrip(".")
+    caption = f"{setting.size}. {n}; mean, no bands."
+    by_tokens = Panel(
+        of_cost(arms, "tokens", 1e-6), setting.title, (), names(arms), 1.3, xlabel=f"million {setting.unit}s"
     )
-    same = all(setting.knobs[name] == value for name, value in full.items())
-    return note + ("." if same else ", which these runs are not: the two are not comparable.")
+    if any("seconds" not in event for event in evals):
+        by_tokens.caption = wrap(caption)
+        return [by_tokens]
+    caption += f" Minutes of whole runs on {', '.join(machines)}, with all else that it did: no benchmark."
+    by_time = of_cost(arms, "seconds", 1 / 60)
+    return [by_tokens, Panel(by_time, caption=wrap(caption), height=1.3, xlabel="minutes")]
 
 
-def save_text(path, text):
-    with replacing(path, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-    return path
+def of_cost(arms, cost, unit):
+    """A function that draws the mean val loss against the mean of a cost that evaluations tell."""
+
+    def draw(axes):
+        colours(axes)
+        for arm in arms:
+            losses, costs = arm.curve("evals", "val_loss"), arm.curve("evals", cost)
+            both = [
+                [np.mean(list(curve[at].values())) for at in losses if at in costs] for curve in (costs, losses)
+            ]
+            axes.plot(np.array(both[0]) * unit, both[1])
+        axes.set(ylabel="validation loss (nats)")
+        axes.set_xlim(left=0)
+
+    return draw
+
+
+# Differences.
+
+
+def forest_figure(settings):
+    """Every arm's difference to its reference with its 95 % t interval, a panel for each loss."""
+    found = {
+        name: [row for row in comparisons(settings, name) if row[-1].half is not None] for name in COMPARED
+    }
+    with rc_context(STYLE):
+        panels = [forest_panel(rows, name) for name, rows in found.items() if rows]
+        return figure_of(panels) if panels else None
+
+
+def forest_panel(rows, name):
+    several = len({id(setting) for setting, *_ in rows}) > 1
+
+    def draw(axes):
+        for place, (_, _, _, c) in enumerate(rows):
+            resolved = c.verdict in ("better", "worse")
+            axes.errorbar(
+                c.mean, -place, xerr=c.half, color=COLOUR_OF[c.verdict], marker="o", markersize=3,
+                markerfacecolor=COLOUR_OF[c.verdict] if resolved else "white", capsize=2, linewidth=0.9,
+            )  # fmt: skip
+        axes.axvline(0, color="#808080", linewidth=0.6)
+        axes.set_yticks([-place for place in range(len(rows))], names([arm for _, arm, *_ in rows]))
+        for label in axes.get_yticklabels():
+            label.set_parse_math(False)
+        axes.set_ylim(-len(rows) + 0.4, 0.6)
+        axes.locator_params(axis="x", nbins=5)
+
+    sizes = {f"{setting.title}, {setting.size}" for setting, *_ in rows}
+    against = sorted({reference.name for _, _, reference, _ in rows})
+    caption = (
+        f"{'; '.join(sorted(sizes))}. Difference to {' or '.join(against)}, n = {counts(rows)}, 95 % t"
+        f" intervals (unadjusted); filled: resolved by the Holm-adjusted paired t-test over {len(rows)}"
+        f" comparisons at {LEVEL:g}, left of 0 better."
+    )
+    longest = max(len(arm.name) for _, arm, *_ in rows)
+    return Panel(
+        draw, LOSSES[name] if not several else f"{LOSSES[name]}, {len(sizes)} settings", wrap(caption),
+        height=0.17 * len(rows) + 0.12, xlabel="difference (nats)", left=min(1.6, 0.3 + 0.052 * longest),
+    )  # fmt: skip
+
+
+COLOUR_OF = {"better": "#009E73", "worse": "#D55E00", "not resolved": "#000000", "–": "#000000"}
+
+
+def counts(rows):
+    numbers = sorted({comparison.n for *_, comparison in rows})
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+
+
+# Sensitivity.
+
+
+def sensitivity_figure(settings):
+    """A map of the mean difference over (gamma, sigma_0), where a setting's arms are such a grid."""
+    with rc_context(STYLE):
+        panels = [panel for setting in settings if (panel := sensitivity_panel(setting))]
+        return figure_of(panels) if panels else None
+
+
+def sensitivity_panel(setting):
+    cells = grid(setting)
+    sigmas, gammas = ([*sorted({key[i] for key in cells})] for i in (0, 1))
+    if len(sigmas) < 3 or len(gammas) < 2 or len(cells) < len(sigmas) * len(gammas):
+        return None
+    means = np.array([[cells[sigma, gamma].mean for gamma in gammas] for sigma in reversed(sigmas)])
+
+    def draw(axes):
+        extreme = np.abs(means).max()
+        axes.imshow(means, cmap="RdBu_r", vmin=-extreme, vmax=extreme, aspect="auto")
+        for (row, column), mean in np.ndenumerate(means):
+            colour = "white" if abs(mean) > 0.6 * extreme else "black"
+            axes.text(column, row, f"{mean:+.4f}", ha="center", va="center", size=6, color=colour)
+        axes.set_xticks(range(len(gammas)), [f"{gamma:g}" for gamma in gammas])
+        axes.set_yticks(range(len(sigmas)), [f"{sigma:g}" for sigma in reversed(sigmas)])
+        axes.set_ylabel("sigma_0")
+
+    numbers = sorted({comparison.n for comparison in cells.values()})
+    caption = (
+        f"{setting.size}; difference of the best val loss to {setting.baseline.name} in nats, mean of"
+        f" {' or '.join(map(str, numbers))} pairs, red worse. The tests are in the table of comparisons."
+    )
+    return Panel(draw, setting.title, wrap(caption), height=0.3 * len(sigmas), xlabel="gamma")
+
+
+def grid(setting):
+    """{(sigma_0, gamma): Comparison} of the arms that differ from the baseline in these alone."""
+    if not setting.baseline:
+        return {}
+    cells = {}
+    for _, arm, reference, comparison in comparisons([setting], "best_val_loss"):
+        config = arm.runs[0].config
+        plain = config.noise_schedule == "exponential" and config.noise_scale == "absolute"
+        if plain and arm.noisy and reference is setting.baseline and not other_knobs(arm, reference):
+            cells[config.noise_sigma, config.noise_gamma] = comparison
+    return cells
 
 
 if __name__ == "__main__":

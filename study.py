@@ -5,6 +5,7 @@
     arms = {"baseline": {}, "noise": dict(noise_sigma=0.1)}
     baseline = "baseline"                      the arm that the others are compared with
     seeds = range(1, 9)
+    versus = {"wide_noise": "wide"}            an arm that is compared with another arm; may be left out
 
 The later wins: base, overlays, common, arm, command line. A knob of an arm may be a function of the Config
 that the run would have without its arm: dict(data_seed=lambda run: 1000 + run.seed).
@@ -30,7 +31,10 @@ from config import (
     run_file,
 )
 
-PARTS = {"base": (str, list), "common": dict, "arms": dict, "baseline": str, "seeds": (list, tuple, range)}
+PARTS = {
+    **{"base": (str, list), "common": dict, "arms": dict, "baseline": str},
+    **{"seeds": (list, tuple, range), "versus": dict},
+}
 OURS = ("seed", "out_dir", "overwrite")  # what no study may set, since the plan does
 
 
@@ -60,6 +64,7 @@ class Study:
     title: str
     baseline: str
     arms: dict
+    versus: dict
     seeds: tuple
     runs: tuple = ()
 
@@ -69,7 +74,7 @@ class Study:
 
     def record(self):
         """For study.json, by which the runs' readers know the baseline and the order of the arms."""
-        names = ("name", "size", "title", "baseline")
+        names = ("name", "size", "title", "baseline", "versus")
         return {**{name: getattr(self, name) for name in names}, "arms": list(self.arms)}
 
 
@@ -93,6 +98,7 @@ def read_study(file, overlays=(), options=(), seeds=None):
         title=first_line(file),
         baseline=parts["baseline"],
         arms=parts["arms"],
+        versus=parts["versus"],
         seeds=tuple(seeds or parts["seeds"]),
     )
     runs = [
@@ -107,14 +113,15 @@ def check_parts(names, file):
     for name in names:
         if name not in PARTS:
             raise UserError(f"{file}: a study has no {name!r}{did_you_mean(name, PARTS)}")
-    parts = {"common": {}, **names}
+    parts = {"common": {}, "versus": {}, **names}
     for name, kinds in PARTS.items():
         if name not in parts:
             raise UserError(f"{file} assigns no {name}; a study has {', '.join(PARTS)}")
         if not isinstance(parts[name], kinds):
             raise UserError(f"{file}: {name}={parts[name]!r} is of the wrong type; study.py says what it is")
-    if parts["baseline"] not in parts["arms"]:
-        raise UserError(f"{file}: baseline={parts['baseline']!r} is none of its arms")
+    for arm in (parts["baseline"], *parts["versus"], *parts["versus"].values()):
+        if arm not in parts["arms"]:
+            raise UserError(f"{file}: {arm!r} is none of its arms{did_you_mean(str(arm), parts['arms'])}")
     if not parts["seeds"] or not all(type(seed) is int and seed >= 0 for seed in parts["seeds"]):
         raise UserError(f"{file}: seeds={parts['seeds']!r} are not numbers from 0 on")
     parts["common"] = check_knobs(parts["common"], f"{file}, common")

@@ -171,7 +171,7 @@ class Sweep:
                         self.waiting.clear()
                         for _, process in self.running.values():
                             process.terminate()
-                    self.collect(bar)
+                    self.collect()
                     self.start()
                     self.show(bar)
                     time.sleep(POLL)
@@ -205,19 +205,19 @@ class Sweep:
                 self.waiting.remove(run)
                 self.running[run.folder] = (run, start(run, self.jobs))
 
-    def collect(self, bar):
+    def collect(self):
         """Take note of the processes that have ended."""
         for folder, (run, process) in list(self.running.items()):
             if process.poll() is None:
                 continue
             del self.running[folder]
             if result := result_of(run):
-                bar.write(f"{run}: {outcome(result)}")
+                say(f"{run}: {outcome(result)}")
             elif not is_free(run) and not self.stopping:  # another sweep was first
                 self.waiting.append(run)
             elif not self.stopping:
                 self.failed.append((run, last_line(output_of(run))))
-                bar.write(f"{run}: failed with exit status {process.returncode}")
+                say(f"{run}: failed with exit status {process.returncode}")
 
     def show(self, bar):
         if bar.disable:
@@ -240,6 +240,11 @@ class Sweep:
         if self.failed:
             return FAILED
         return TIME_IS_UP if left else 0
+
+
+def say(line):
+    tqdm.write(line)
+    sys.stdout.flush()
 
 
 def start(run, jobs):

@@ -8,7 +8,9 @@ import pytest
 from scipy import stats
 
 import plot
-from arms import differences, interval, read_settings
+import tables
+from arms import differences, read_settings
+from compare import interval
 from config import UserError, settle
 from files import write_json
 
@@ -27,13 +29,17 @@ def fake_run(folder, seed=1, meta=META, until=1000, status="finished", **knobs):
     with open(folder / "log.jsonl", "w") as log:
         for at in range(0, until + 1, 250):
             val = val_loss(at, seed, config.noise_sigma)
-            print(json.dumps({"kind": "eval", "iter": at, "train_loss": val - 0.1, "val_loss": val}), file=log)
+            cost = {"tokens": 1000 * at, "seconds": at / 10}
+            print(
+                json.dumps({"kind": "eval", "iter": at, "train_loss": val - 0.1, "val_loss": val, **cost}),
+                file=log,
+            )
             sigma = config.noise_sigma * 0.99**at
             event = {"kind": "train", "iter": at, "sigma": sigma, "noise_norm": 900 * sigma, "grad_norm": 1.5}
             print(json.dumps(event), file=log)
     if until == 1000:
         last = val_loss(1000, seed, config.noise_sigma)
-        losses = dict.fromkeys(plot.COLUMNS, last) if status == "finished" else {"diverged_at": 999}
+        losses = dict.fromkeys(tables.LOSSES, last) if status == "finished" else {"diverged_at": 999}
         write_json(folder / "result.json", {"status": status, **losses})
     return folder
 
@@ -45,6 +51,10 @@ def study(tmp_path):
         fake_run(tmp_path / "baseline" / f"seed{seed}", seed)
         fake_run(tmp_path / "noise" / f"seed{seed}", seed, noise_sigma=0.1)
     return tmp_path
+
+
+def losses_text(settings):
+    return tables.markdown([tables.loss_table(setting) for setting in settings])
 
 
 def drawn_text(figure):
@@ -83,8 +93,10 @@ def test_the_difference_leaves_out_seeds_without_a_pair(study):
 def test_figures_are_written_and_say_n_and_differences(study):
     assert plot.main([str(study)]) == 0
     names = {path.name for path in (study / "figures").iterdir()}
-    stems = ("figure1_training_loss", "figure2_validation_loss", "figure3_noise")
-    assert names == {f"{stem}.{kind}" for stem in stems for kind in ("png", "pdf")} | {"table1.md"}
+    figures = ("figure1_training_loss", "figure2_validation_loss", "figure3_noise", "cost", "differences")
+    wanted = {f"{stem}.{kind}" for stem in figures for kind in ("png", "pdf")}
+    wanted |= {f"{stem}.{kind}" for stem in ("table1", "comparisons") for kind in ("md", "tex", "csv")}
+    assert names == wanted
     (setting,) = read_settings([study])
     figure = plot.loss_figure([setting], "val_loss", "validation loss")
     text = " ".join(drawn_text(figure).split())
@@ -144,19 +156,19 @@ def test_unfinished_and_torn_runs_are_drawn_as_far_as_they_go_and_said(study, ca
     assert set(setting.arms[1].curve("evals", "val_loss")[750]) == {1, 2, 3}
     text = drawn_text(plot.loss_figure([setting], "val_loss", "validation loss"))
     assert "unfinished" in text
-    assert "1 unfinished or diverged" in plot.table([setting])
+    assert "noise (1 unfinished)" in losses_text([setting])
 
 
 def test_a_diverged_run_is_counted_and_said(study, capsys):
     fake_run(study / "noise" / "seed5", 5, status="diverged", noise_sigma=0.1)
     plot.main([str(study)])
     assert "seed5: diverged at iteration 999" in capsys.readouterr().out
-    assert "noise (1 unfinished or diverged) | 3 |" in (study / "figures" / "table1.md").read_text()
+    assert "noise (1 diverged) | 3 |" in (study / "figures" / "table1.md").read_text()
 
 
 def test_the_table_stands_beside_the_papers(study, monkeypatch):
-    monkeypatch.setitem(plot.PAPER_LENGTH["shakespeare_char"], "max_iters", 1000)
-    text = plot.table(read_settings([study]))
+    monkeypatch.setitem(tables.PAPER_LENGTH["shakespeare_char"], "max_iters", 1000)
+    text = losses_text(read_settings([study]))
     values = [val_loss(1000, seed, 0.1) for seed in (1, 2, 3)]
     mean, half = interval(values)
     assert f"| noise | 3 | {mean:.4f} ± {half:.4f} |" in text
@@ -165,14 +177,14 @@ def test_the_table_stands_beside_the_papers(study, monkeypatch):
     assert "not comparable" not in text
     for name, knobs in (("small", {"n_layer": 2}), ("short", {"batch_size": 4})):
         fake_run(study / name / "baseline" / "seed1", **knobs)
-        assert "not comparable" in plot.table(read_settings([study / name]))
+        assert "not comparable" in losses_text(read_settings([study / name]))
 
 
 def test_one_seed_gives_no_interval(tmp_path):
     fake_run(tmp_path / "baseline" / "seed1")
     fake_run(tmp_path / "noise" / "seed1", noise_sigma=0.1)
     settings = read_settings([tmp_path])
-    assert "±" not in plot.table(settings).split("**", 1)[1]
+    assert "±" not in losses_text(settings).split("**", 1)[1]
     text = drawn_text(plot.loss_figure(settings, "val_loss", "validation loss"))
     assert "n = 1 seed an arm" in text
     assert "±" not in text

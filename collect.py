@@ -1,0 +1,89 @@
+"""Copy what is worth keeping of finished runs from out/ to results/, to be committed.
+
+    python collect.py out/table1_shakespeare [more folders] [--to=results]
+
+Of every study (a folder with study.json, written by sweep.py) at or below the folders, each finished or
+diverged run: config.json, run.json, result.json, and its log thinned to about a hundred events, numbers to six
+digits. results/<study>/<size>/<arm>/seed<n> is a run folder still, and plot.py reads it as one.
+"""
+
+import json
+from pathlib import Path
+
+from config import UserError, recorded, run_script
+from files import read_json, replacing, write_json
+from runs import RunFolder, find_runs, read_log
+
+EVENTS = 100  # of a thinned log; every evaluation is kept, and at least a quarter as many log lines
+KEPT = ("kind", "iter", "loss", "sigma", "grad_norm", "noise_norm")  # of a log line; the rest follows from them
+
+
+def main(argv):
+    if "--help" in argv or "-h" in argv:
+        print(__doc__)
+        return 0
+    target = Path(next((word.removeprefix("--to=") for word in argv if word.startswith("--to=")), "results"))
+    folders = [Path(word) for word in argv if not word.startswith("--to=")]
+    if strange := [word for word in map(str, folders) if word.startswith("-")]:
+        raise UserError(f"{strange[0]} is no option of collect.py; it has --to=DIR")
+    studies = find_studies(folders)
+    for study in studies:
+        copied, left = collect(study, target)
+        print(f"{target / name_of(study)}: {copied} runs copied, {left} not finished yet")
+    return 0
+
+
+def find_studies(folders):
+    """The folders with a study.json at or below `folders`; UserError where there is none."""
+    found = sorted({path.parent for folder in folders for path in Path(folder).rglob("study.json")})
+    if not found:
+        where = ", ".join(map(str, folders)) or "no folder was named"
+        raise UserError(f"no study to collect ({where}): python collect.py out/table1_shakespeare")
+    return found
+
+
+def name_of(study):
+    record = read_json(study / "study.json")
+    return Path(record["name"]) / record["size"]
+
+
+def collect(study, target):
+    """Copy the ended runs of one study; returns how many were copied, and how many have not ended."""
+    place = target / name_of(study)
+    ended = [run for run in find_runs([study]) if (run / "result.json").is_file()]
+    for run in ended:
+        copy_run(run, place / run.relative_to(study))
+    write_json(place / "study.json", read_json(study / "study.json"))
+    return len(ended), len(find_runs([study])) - len(ended)
+
+
+def copy_run(run, place):
+    """The compact record of one run. A record of another experiment is refused, not replaced."""
+    config, result = read_json(run / "config.json"), read_json(run / "result.json")
+    if (place / "config.json").is_file():
+        RunFolder(place).check_config(recorded(config))
+    events, _ = read_log(run)
+    with replacing(place / "log.jsonl", "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(json.dumps(rounded(event)) + "\n" for event in thinned(events))
+    write_json(place / "run.json", read_json(run / "run.json"))
+    write_json(place / "result.json", result)
+    write_json(place / "config.json", config)
+
+
+def thinned(events):
+    """All evaluations, and of the log lines as many, evenly spread and the last among them, as make 100."""
+    evals = [event for event in events if event["kind"] == "eval"]
+    lines = [event for event in events if event["kind"] == "train"]
+    wanted = max(EVENTS // 4, EVENTS - len(evals))
+    if len(lines) > wanted:
+        lines = [lines[round(i * (len(lines) - 1) / (wanted - 1))] for i in range(wanted)]
+    lines = [{name: event[name] for name in KEPT if name in event} for event in lines]
+    return sorted(evals + lines, key=lambda event: (event["iter"], event["kind"]))
+
+
+def rounded(event):
+    return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in event.items()}
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,255 @@
+"""Tables from run folders: losses beside the paper's, comparisons with their tests; Markdown, LaTeX, CSV.
+
+One Table of comparisons is one family: its verdicts are adjusted together (compare.py).
+"""
+
+import csv
+import dataclasses
+import io
+from dataclasses import dataclass
+
+import numpy as np
+
+from compare import LEVEL, compare_all, interval
+
+# Nats per character, one seed each, none of the spread reported (the paper's Table 1): train, val.
+PAPER = {
+    "shakespeare_char": {"baseline": (0.8132, 1.4692), "noise": (0.8083, 1.4650)},
+    "enwik8": {"baseline": (0.9323, 1.0048), "noise": (0.9379, 1.0067)},
+    "text8": {"baseline": (0.9978, 0.9793), "noise": (1.0041, 0.9791)},
+}
+PAPER_SIZE = {"n_layer": 6, "n_embd": 384, "block_size": 256, "gradient_accumulation_steps": 1}
+PAPER_LENGTH = {
+    "shakespeare_char": {"batch_size": 64, "max_iters": 5000},
+    "enwik8": {"batch_size": 32, "max_iters": 100_000},
+    "text8": {"batch_size": 32, "max_iters": 100_000},
+}
+
+LOSSES = {  # of result.json
+    "minibatch_loss_last100": "train, last 100 mini-batches",
+    "final_train_loss": "train, dropout off",
+    "best_val_loss": "val, best evaluation",
+    "final_val_loss": "val, final, whole split",
+    "best_weights_test_loss": "test, best weights",
+}
+COMPARED = ("best_val_loss", "final_val_loss", "best_weights_test_loss")
+DASH = "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    """columns, rows: as they are read. records: the same as numbers, a dict a row, for CSV."""
+
+    title: str
+    columns: list
+    rows: list
+    records: list
+    notes: tuple = ()
+
+
+# Losses.
+
+
+def loss_table(setting):
+    """A row an arm: mean ± half of the 95 % t interval over seeds; then the paper's rows."""
+    names = [name for name in LOSSES if any(name in run.result for arm in setting.arms for run in arm.ended)]
+    target = target_loss(setting)
+    columns = ["", "n", *(LOSSES[name] for name in names), "sd of val, best"]
+    columns += [f"iterations to val {target:.3f}"] if target else []
+    rows = [loss_row(arm, names, target) for arm in setting.arms]
+    records = [loss_record(setting, arm, names, target) for arm in setting.arms]
+    in_paper = setting.study is None or setting.study["name"].startswith("table1")
+    published = PAPER.get(setting.knobs["dataset"], {}) if in_paper else {}
+    for name, (train, val) in published.items():
+        cells = {"minibatch_loss_last100": f"{train:.4f}", "best_val_loss": f"{val:.4f}"}
+        rows.append([f"*paper, {name}*", "1", *(cells.get(loss, DASH) for loss in names)])
+        rows[-1] += [DASH] * (len(columns) - len(rows[-1]))
+    notes = (paper_note(setting),) if published else ()
+    return Table(f"{setting.title}: {setting.size}", columns, rows, records, notes)
+
+
+def loss_row(arm, names, target):
+    rest = len(arm.runs) - len(arm.ended) - len(arm.diverged)
+    remarks = [f"{len(arm.diverged)} diverged"] if arm.diverged else []
+    remarks += [f"{rest} unfinished"] if rest else []
+    cells = [arm.name + (f" ({', '.join(remarks)})" if remarks else ""), str(len(arm.ended))]
+    losses = [list(arm.losses(name).values()) for name in names]
+    cells += [with_interval(*interval(values)) if values else DASH for values in losses]
+    best = list(arm.losses("best_val_loss").values())
+    cells.append(f"{np.std(best, ddof=1):.4f}" if len(best) > 1 else DASH)
+    return cells + ([reached_cell(arm, target)] if target else [])
+
+
+def loss_record(setting, arm, names, target):
+    record = {
+        "study": setting.study["name"] if setting.study else "",
+        "setting": f"{setting.title}: {setting.size}",
+        "arm": arm.name,
+        "n": len(arm.ended),
+        "diverged": len(arm.diverged),
+    }
+    for name in names:
+        values = list(arm.losses(name).values())
+        mean, half = interval(values) if values else (None, None)
+        record |= {name: mean, f"{name}_half_interval": half}
+    best = list(arm.losses("best_val_loss").values())
+    record["best_val_loss_sd"] = float(np.std(best, ddof=1)) if len(best) > 1 else None
+    crossings = [c for run in arm.ended if (c := iterations_to(run, target)) is not None] if target else []
+    record |= {"target_val_loss": target, "reached_target": len(crossings)}
+    return record | {"iterations_to_target": float(np.mean(crossings)) if crossings else None}
+
+
+def target_loss(setting):
+    """The stated loss for "iterations to": the baseline's mean val loss half-way through its training."""
+    curve = setting.baseline.curve("evals", "val_loss") if setting.baseline else {}
+    if not curve:
+        return None
+    middle = min(curve, key=lambda at: abs(at - setting.knobs["max_iters"] / 2))
+    return float(np.mean(list(curve[middle].values())))
+
+
+def iterations_to(run, target):
+    """The iteration at which a run's val loss first is at most `target`, linear between evaluations."""
+    before = None
+    for at, loss in run.series(run.evals, "val_loss").items():
+        if loss <= target:
+            if before is None:
+                return float(at)
+            return before[0] + (at - before[0]) * (before[1] - target) / (before[1] - loss)
+        before = (at, loss)
+    return None
+
+
+def reached_cell(arm, target):
+    crossings = [c for run in arm.ended if (c := iterations_to(run, target)) is not None]
+    if not crossings:
+        return "never" if arm.ended else DASH
+    of = "" if len(crossings) == len(arm.ended) else f" ({len(crossings)} of {len(arm.ended)})"
+    return f"{np.mean(crossings):,.0f}{of}"
+
+
+def paper_note(setting):
+    full = {**PAPER_SIZE, **PAPER_LENGTH[setting.knobs["dataset"]]}
+    note = (
+        "The paper's rows are one seed each, of 6 layers, width 384, context 256"
+        f" and {full['max_iters']:,} iterations of batch {full['batch_size']}"
+    )
+    same = all(setting.knobs[name] == value for name, value in full.items())
+    return note + ("." if same else ", which these runs are not: the two are not comparable.")
+
+
+def with_interval(mean, half, sign=""):
+    return f"{mean:{sign}.4f}" + (f" ± {half:.4f}" if half is not None else "")
+
+
+# Comparisons.
+
+
+def comparisons(settings, name):
+    """[(setting, arm, reference, Comparison)] of one loss: every arm with its reference, one family."""
+    found = [
+        (setting, arm, reference)
+        for setting in settings
+        for arm in setting.arms
+        if (reference := setting.reference(arm)) and arm.losses(name) and reference.losses(name)
+    ]
+    compared = compare_all([(arm.losses(name), reference.losses(name)) for _, arm, reference in found])
+    return [(*row, comparison) for row, comparison in zip(found, compared)]
+
+
+def verdict(arm, comparison):
+    """The comparison's verdict; of an arm that lost runs to divergence, that it did."""
+    lost = f", {len(arm.diverged)} of {len(arm.runs)} diverged" if arm.diverged else ""
+    return comparison.verdict + lost
+
+
+def comparison_table(settings, name):
+    """A row for every arm and its reference; None where there is nothing to compare."""
+    found = [row for row in comparisons(settings, name) if row[-1].mean is not None]
+    if not found:
+        return None
+    several = len({id(setting) for setting, *_ in found}) > 1
+    columns = ["", "against", "n", "difference", "p", "p, Holm", "p, sign flips", "resolvable", "r", "verdict"]
+    rows, records = [], []
+    for setting, arm, reference, c in found:
+        label = f"{arm.name} ({setting.title}, {setting.size})" if several else arm.name
+        flips = f"{c.p_flip:.3f} (≥ {c.floor:.3f})" if c.p_flip is not None else DASH
+        rows.append([
+            *(label, reference.name, str(c.n) if c.paired else f"{c.n}, Welch"),
+            *(with_interval(c.mean, c.half, "+"), probability(c.p), probability(c.p_holm), flips),
+            f"{c.resolvable:.4f}" if c.resolvable is not None else DASH,
+            f"{c.correlation:+.2f}" if c.correlation is not None else DASH,
+            verdict(arm, c),
+        ])  # fmt: skip
+        study = setting.study["name"] if setting.study else ""
+        place = {"study": study, "setting": f"{setting.title}: {setting.size}", "loss": name}
+        names = {"arm": arm.name, "reference": reference.name, "diverged": len(arm.diverged)}
+        records.append({**place, **names, **dataclasses.asdict(c), "verdict": verdict(arm, c)})
+    family = sum(c.p is not None for *_, c in found)
+    return Table(f"{LOSSES[name]}: difference to the reference", columns, rows, records, (legend(family),))
+
+
+def legend(family):
+    return (
+        "Below 0 is better. Difference: mean over seeds, paired, ± half of its 95 % t interval (unadjusted)."
+        f" Verdict: paired t-test, Holm-adjusted over this table's {family} comparisons, at {LEVEL:g}."
+        " Resolvable: the smallest difference that these seeds find with 80 % power at the table's strictest"
+        " level. r: the correlation of the pairs."
+    )
+
+
+def probability(p):
+    return DASH if p is None else ("< 0.0001" if p < 1e-4 else f"{p:.4f}")
+
+
+# The three forms.
+
+
+def markdown(tables):
+    return "\n".join(line for table in tables for line in markdown_lines(table))
+
+
+def markdown_lines(table):
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in [table.columns, *table.rows]]
+    head, *rows = [f"| {' | '.join(row)} |" for row in cells]
+    lines = [f"**{table.title}**", "", head, f"|---|{'---:|' * (len(table.columns) - 1)}", *rows]
+    return [*lines, *(line for note in table.notes for line in ("", note)), ""]
+
+
+def latex(tables):
+    """Tabulars for the booktabs package."""
+    return "\n".join(line for table in tables for line in latex_lines(table))
+
+
+def latex_lines(table):
+    cells = [" & ".join(map(escaped, row)) + r" \\" for row in [table.columns, *table.rows]]
+    notes = [f"% {note}" for note in (table.title, *table.notes)]
+    columns = "l" + "r" * (len(table.columns) - 1)
+    head, *rows = cells
+    return [*notes, rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *rows,
+            r"\bottomrule", r"\end{tabular}", ""]  # fmt: skip
+
+
+LATEX = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"±": r"$\pm$", "×": r"$\times$", "–": "--", "≥": r"$\geq$", "<": "$<$", ">": "$>$", "*": ""},
+}
+
+
+def escaped(text):
+    return "".join(LATEX.get(sign, sign) for sign in text)
+
+
+def comma_separated(tables):
+    """The records of all tables, one header; a missing number is an empty field."""
+    records = [record for table in tables for record in table.records]
+    names = list(dict.fromkeys(name for record in records for name in record))
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(
+        {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in record.items()}
+        for record in records
+    )
+    return out.getvalue()
