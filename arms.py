@@ -22,6 +22,15 @@ SHARED = (  # knobs that runs have in common to stand in one panel
 )
 
 
+# The paper's size and lengths; what is under them is called reduced.
+PAPER_SIZE = {"n_layer": 6, "n_embd": 384, "block_size": 256, "gradient_accumulation_steps": 1}
+PAPER_LENGTH = {
+    "shakespeare_char": {"batch_size": 64, "max_iters": 5000},
+    "enwik8": {"batch_size": 32, "max_iters": 100_000},
+    "text8": {"batch_size": 32, "max_iters": 100_000},
+}
+
+
 def read_settings(folders):
     """The settings of every run folder at or below `folders`; UserError where there is no run."""
     settings = group([read_run(path) for path in find_runs(folders)])
@@ -134,7 +143,14 @@ class Setting:
         parameters = f"{n / 1e6:.1f} M" if n >= 1e6 else f"{n / 1e3:.0f} k"
         batch = k["batch_size"] * k["gradient_accumulation_steps"]
         tokens = f"{batch} × {k['block_size']} {self.unit}s"
-        return f"{parameters} parameters, {k['max_iters']:,} iterations of {tokens}"
+        label = "reduced size, " if self.reduced else ""
+        return f"{label}{parameters} parameters, {k['max_iters']:,} iterations of {tokens}"
+
+    @property
+    def reduced(self):
+        """Whether a run of one of the paper's corpora is smaller or shorter than the paper's."""
+        full = {**PAPER_SIZE, **PAPER_LENGTH.get(self.knobs["dataset"], {})}
+        return self.knobs["dataset"] in PAPER_LENGTH and any(self.knobs[name] < full[name] for name in full)
 
     @property
     def baseline(self):

@@ -91,8 +91,13 @@ def compare(arm, reference):
         p=paired_p(a - b),
         p_flip=p_flip,
         floor=floor,
-        correlation=float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else None,
+        correlation=correlation(a, b),
     )
+
+
+def correlation(a, b):
+    """Pearson's; None of two pairs, whose correlation is 1 or -1 whatever they are, and of equal values."""
+    return float(np.corrcoef(a, b)[0, 1]) if len(a) > 2 and a.std() > 0 and b.std() > 0 else None
 
 
 def paired_p(differences):

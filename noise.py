@@ -49,15 +49,37 @@ def inverse(t, eta):
     return math.sqrt(eta / (1 + t) ** 0.55)
 
 
-SCHEDULES = {f.__name__: f for f in (exponential, linear, cosine, constant, inverse)}
+class Plateau:
+    """sigma * gamma^k, k the number of losses told by `observe` that were no new lowest one.
+
+    The one schedule with a memory: `failures` and `best` are to be saved with the run. (After Yu et al.,
+    IEEE S&P 2019, whose decay is by a threshold of validation accuracy.)
+    """
+
+    def __init__(self, sigma, gamma):
+        self.sigma, self.gamma = sigma, gamma
+        self.failures, self.best = 0, math.inf
+
+    def __call__(self, t):
+        return self.sigma * self.gamma**self.failures
+
+    def observe(self, loss):
+        """Count a loss that did not improve on the best one before it."""
+        self.failures += loss >= self.best
+        self.best = min(self.best, loss)
+
+
+SCHEDULES = {f.__name__: f for f in (exponential, linear, cosine, constant, inverse)} | {"plateau": Plateau}
 
 
 def schedule(name, **constants):
-    """sigma(t), a function of the iteration alone, for a name in SCHEDULES.
+    """sigma(t) for a name in SCHEDULES: a function of the iteration alone, but for "plateau".
 
     constants: sigma, gamma, eta, steps; those that the schedule does not take are left aside, so that
     one set of knobs can drive them all.
     """
+    if name == "plateau":
+        return Plateau(constants["sigma"], constants["gamma"])
     function = SCHEDULES[name]
     takes = list(inspect.signature(function).parameters)[1:]
     return functools.partial(function, **{key: constants[key] for key in takes})

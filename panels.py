@@ -25,7 +25,7 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "pdf.fonttype": 42,
-    "savefig.dpi": 300,
+    "savefig.dpi": 200,
 }
 # Okabe and Ito's colours, told apart by the colour-blind; the line styles tell them apart in grey.
 COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -102,7 +102,7 @@ def colours(axes):
 
 
 def wrap(text):
-    return textwrap.wrap(text, 72, subsequent_indent="  ")
+    return textwrap.wrap(text, 70, subsequent_indent="  ")
 
 
 def save(figure, stem):

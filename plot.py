@@ -40,6 +40,7 @@ from tables import (
     with_interval,
 )
 
+SMALLEST = 1e-12  # the least noise that is drawn: a 1e-8th of what a gradient's element is
 MOST_ARMS = 7  # in a panel; more are spread over several, the baseline in each
 
 
@@ -133,7 +134,7 @@ def loss_panel(setting, arms, name, label):
     def draw(axes):
         draw_arms(axes, arms, "evals", name)
         axes.set(ylabel=f"{label} (nats)", xlim=(0, setting.knobs["max_iters"]))
-        axes.margins(y=0.04)
+        show_after_the_start(axes, arms, name)
 
     return Panel(draw, setting.title, loss_caption(setting, arms, name), names(arms))
 
@@ -151,6 +152,19 @@ def draw_arms(axes, arms, kind, name, positive=False):
             mean = np.where(np.asarray(mean) > 0, mean, np.nan)
         (line,) = axes.plot(iterations, mean)
         axes.fill_between(iterations, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+
+
+def show_after_the_start(axes, arms, name):
+    """Limit the vertical axis to the means from a tenth of the way on: the fall before would flatten them."""
+    means = [
+        np.mean(list(values.values()))
+        for arm in arms
+        for at, values in arm.curve("evals", name).items()
+        if at >= arm.runs[0].config.max_iters / 10
+    ]
+    if means and max(means) > min(means):
+        room = 0.05 * (max(means) - min(means))
+        axes.set_ylim(min(means) - room, max(means) + room)
 
 
 def names(arms):
@@ -252,17 +266,19 @@ def of_noise(arms, end, name, label):
         axes.set(ylabel=label, xlim=(0, end))
         if any(np.nansum(line.get_ydata()) > 0 for line in axes.get_lines()):
             axes.set_yscale("log")
+            axes.set_ylim(bottom=max(axes.get_ylim()[0], SMALLEST))
 
     return draw
 
 
 def of_gradient(arms, end, name, label):
-    """A function that draws a logged quantity of the gradient, from 0."""
+    """A function that draws a logged quantity of the gradient, from 0 to somewhat above the highest mean."""
 
     def draw(axes):
         draw_arms(axes, arms, "steps", name)
         axes.set(ylabel=label, xlim=(0, end))
-        axes.set_ylim(bottom=0)
+        tops = [np.nanmax(line.get_ydata()) for line in axes.get_lines() if len(line.get_ydata())]
+        axes.set_ylim(0, 1.2 * max(tops, default=1))
 
     return draw
 
@@ -309,6 +325,7 @@ def of_cost(arms, cost, unit):
             axes.plot(np.array(both[0]) * unit, both[1])
         axes.set(ylabel="validation loss (nats)")
         axes.set_xlim(left=0)
+        show_after_the_start(axes, arms, "val_loss")
 
     return draw
 

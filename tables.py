@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from arms import PAPER_LENGTH, PAPER_SIZE
 from compare import LEVEL, compare_all, interval
 
 # Nats per character, one seed each, none of the spread reported (the paper's Table 1): train, val.
@@ -18,13 +19,6 @@ PAPER = {
     "enwik8": {"baseline": (0.9323, 1.0048), "noise": (0.9379, 1.0067)},
     "text8": {"baseline": (0.9978, 0.9793), "noise": (1.0041, 0.9791)},
 }
-PAPER_SIZE = {"n_layer": 6, "n_embd": 384, "block_size": 256, "gradient_accumulation_steps": 1}
-PAPER_LENGTH = {
-    "shakespeare_char": {"batch_size": 64, "max_iters": 5000},
-    "enwik8": {"batch_size": 32, "max_iters": 100_000},
-    "text8": {"batch_size": 32, "max_iters": 100_000},
-}
-
 LOSSES = {  # of result.json
     "minibatch_loss_last100": "train, last 100 mini-batches",
     "final_train_loss": "train, dropout off",

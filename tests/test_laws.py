@@ -277,9 +277,9 @@ def test_law_4_sigkill_at_random_steps(run, command, tmp_path):
 ORDER = (  # upstream to downstream; a room imports only what stands before it
     *("config", "files", "data.building", "data.corpus", "model", "noise", "machine", "progress"),
     *("runs", "evaluate", "train", "study", "sweep", "collect"),
-    *("compare", "arms", "tables", "panels", "plot"),
+    *("compare", "arms", "tables", "panels", "plot", "report"),
 )
-WITHOUT_TORCH = ("config", "files", "data.building", "progress", "runs", "study", "sweep", "collect", "plot")
+WITHOUT_TORCH = ("config", "files", "data.building", "progress", "runs", "study", "sweep", "collect", "report")
 
 
 def imports(module):
@@ -309,7 +309,8 @@ def test_law_5_a_run_folder_is_drawn_wherever_it_lies_without_torch(run, tmp_pat
     shutil.copytree(source, moved)
     shutil.rmtree(source)
     code = (
-        f"import sys, {', '.join(WITHOUT_TORCH)}\nplot.main([sys.argv[1]])\nassert 'torch' not in sys.modules"
+        f"import sys, plot, {', '.join(WITHOUT_TORCH)}\nplot.main([sys.argv[1]])\n"
+        "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "elsewhere")], cwd=ROOT, check=True)
     names = {path.name for path in (tmp_path / "elsewhere" / "figures").iterdir()}

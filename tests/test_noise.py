@@ -54,7 +54,15 @@ def test_schedules_are_their_formulas(name, formula):
 
 def test_every_schedule_has_a_formula_in_these_tests():
     (table,) = test_schedules_are_their_formulas.pytestmark
-    assert {name for name, _ in table.args[1]} == set(SCHEDULES)
+    assert {name for name, _ in table.args[1]} | {"plateau"} == set(SCHEDULES)
+
+
+def test_plateau_decays_by_gamma_at_every_loss_that_is_no_new_lowest():
+    sigma, seen = schedule("plateau", **CONSTANTS), []
+    for loss in (4.0, 3.0, 3.0, 3.5, 2.9, 2.95, 2.8):
+        sigma.observe(loss)
+        seen.append(sigma(12345))
+    assert seen == pytest.approx([0.1 * 0.95**k for k in (0, 0, 1, 2, 2, 3, 3)], rel=1e-12)
 
 
 MOMENTS = {  # fourth standardized moment, and the largest absolute value there can be

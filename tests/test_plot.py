@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import arms
 import plot
 import tables
 from arms import differences, read_settings
@@ -167,7 +168,7 @@ def test_a_diverged_run_is_counted_and_said(study, capsys):
 
 
 def test_the_table_stands_beside_the_papers(study, monkeypatch):
-    monkeypatch.setitem(tables.PAPER_LENGTH["shakespeare_char"], "max_iters", 1000)
+    monkeypatch.setitem(arms.PAPER_LENGTH["shakespeare_char"], "max_iters", 1000)
     text = losses_text(read_settings([study]))
     values = [val_loss(1000, seed, 0.1) for seed in (1, 2, 3)]
     mean, half = interval(values)

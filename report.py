@@ -1,0 +1,117 @@
+"""results/README.md, from the records beside it: what was compared, what came out, in tables and in words.
+
+    python report.py [results]
+
+Every number and every verdict in it is computed here. `python plot.py results` draws the figures it shows.
+"""
+
+import sys
+from pathlib import Path
+
+from arms import by, read_settings
+from config import UserError, run_script
+from files import read_json
+from panels import save_text
+from tables import COMPARED, LOSSES, comparison_table, comparisons, loss_table, markdown, verdict, with_interval
+
+HEAD = """# Results
+
+Written by `python report.py results` from the records beside it; the figures by `python plot.py results`. A
+record is a run folder with its log thinned and its checkpoints left out; `python collect.py out` adds those of
+finished runs. Losses are in nats per symbol. Differences are means over seeds, paired, arm minus reference:
+below 0 is better. Intervals are 95 % t intervals, unadjusted; verdicts follow the paired t-test, Holm-adjusted
+over each table. "Not resolved" says that these seeds cannot tell, not that there is no difference.
+"""
+
+
+def main(argv):
+    if "--help" in argv or "-h" in argv:
+        print(__doc__)
+        return 0
+    if len(argv) > 1:
+        raise UserError("python report.py takes one folder, results unless it is named")
+    results = Path(argv[0] if argv else "results")
+    studies = sorted(path.parent for path in results.rglob("study.json"))
+    if not studies:
+        raise UserError(f"no study lies in {results}: python collect.py out copies the finished ones there")
+    text = "\n".join([HEAD, *(section(study, results) for study in studies)])
+    print(f"written: {save_text(results / 'README.md', text)}", file=sys.stderr)
+    return 0
+
+
+def section(study, results):
+    """What there is to say of one study at one size."""
+    record, settings = read_json(study / "study.json"), read_settings([study])
+    place = study.relative_to(results)
+    lines = [
+        f"## {record['title']}",
+        "",
+        f"`{place}`: {provenance(settings)}",
+        "",
+        f"    {command(record)}",
+        "",
+    ]
+    for name in COMPARED:
+        if said := in_words(settings, name):
+            lines += [said, ""]
+    for figure in ("sensitivity", "differences", "figure2_validation_loss"):
+        if (study / "figures" / f"{figure}.png").is_file():
+            lines.append(
+                f'<img src="{place}/figures/{figure}.png" width="400" alt="{record["title"]}: {figure}">'
+            )
+    tables = [comparison_table(settings, name) for name in COMPARED] + [loss_table(s) for s in settings]
+    return "\n".join([*lines, "", markdown([table for table in tables if table])])
+
+
+def provenance(settings):
+    """Seeds, hours, machine, revision and days of a study's runs."""
+    runs = [run for setting in settings for arm in setting.arms for run in arm.runs]
+    ended = [run for run in runs if run.result]
+    diverged = sum(run.result["status"] == "diverged" for run in ended)
+    about = [run.about for run in runs]
+    machines = sorted(
+        {f"{a['machine']['name']}, {a['machine']['dtype']}, {threads(a['machine'])}" for a in about}
+    )
+    revisions = sorted({str(a["versions"]["revision"])[:10] for a in about})
+    versions = sorted({f"PyTorch {a['versions']['torch']}" for a in about})
+    days = sorted({a.get("began", "an unknown day")[:10] for a in about})
+    hours = sum(run.result["seconds"] for run in ended) / 3600
+    sizes = "; ".join(sorted({f"{setting.title}, {setting.size}" for setting in settings}))
+    return (
+        f"{sizes}. {len(runs)} runs, {diverged} of them diverged, {seeds_of(settings)} an arm,"
+        f" {hours:.1f} hours of runs on {' and '.join(machines)}; {', '.join(versions)};"
+        f" revision {', '.join(revisions)}; {days[0]}{f' to {days[-1]}' if len(days) > 1 else ''}."
+    )
+
+
+def threads(machine):
+    return f"{machine['threads']} thread{'s' * (machine['threads'] > 1)} a run"
+
+
+def seeds_of(settings):
+    numbers = sorted({len(arm.runs) for setting in settings for arm in setting.arms})
+    return f"{numbers[0]} seeds" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]} seeds"
+
+
+def command(record):
+    """The command that trains the study's runs again."""
+    overlays = [f"config/{part}.py" for part in record["size"].split("+") if "=" not in part and part != "full"]
+    options = [f"--{part}" for part in record["size"].split("+") if "=" in part]
+    return " ".join(["python sweep.py", f"config/study/{record['name']}.py", *overlays, *options])
+
+
+def in_words(settings, name):
+    """The verdicts of one table as a sentence; None where nothing was compared."""
+    found = [(arm, reference, c) for _, arm, reference, c in comparisons(settings, name) if c.mean is not None]
+    if not found:
+        return None
+    parts = []
+    for word, rows in by(found, lambda row: verdict(row[0], row[2])).items():
+        said = "; ".join(f"{arm.name} {with_interval(c.mean, c.half, '+')}" for arm, _, c in rows)
+        parts.append(f"{'one seed' if word == '–' else word}: {said}")
+    references = sorted({reference.name for _, reference, _ in found})
+    return f"*{LOSSES[name]}*, against {' or '.join(references)}: {'. '.join(parts)}."
+
+
+if __name__ == "__main__":
+    run_script(main)
