@@ -10,12 +10,14 @@ import datetime
 import io
 import os
 import sys
+import time
 
 import torch
 
 from config import UserError
 
 PATIENCE = datetime.timedelta(hours=1)  # for what rank 0 does alone: an evaluation, preparing a corpus
+GRACE = 2  # seconds, in which torchrun finds the process that ended first, and reports its status
 
 
 class Ending(Exception):
@@ -126,6 +128,7 @@ def joined():
         if rank == 0:
             print("error: another process of this run has ended, and so does this one", file=sys.stderr)
         sys.stderr.flush()
+        time.sleep(GRACE)
         os._exit(1)  # an orderly end would wait for the lost one, or abort
 
 
