@@ -15,7 +15,7 @@ from config import ROOT, UserError
 
 @dataclass(frozen=True)
 class Machine:
-    """device: cpu, cuda, cuda:N or mps; dtype: of autocast; threads: of each process, on the CPU;
+    """device: cpu, cuda:N or mps; dtype: of autocast; threads: of each process, on the CPU;
     compile: or run eagerly; processes: that train the run together."""
 
     device: str
@@ -34,7 +34,8 @@ class Machine:
         check_device(device)
         if processes > 1:
             check_device_for(processes, device)
-            device = f"cuda:{rank}" if device == "cuda" else device
+        if device == "cuda":  # PyTorch wants a number
+            device = f"cuda:{rank}"
         dtype = best_dtype(device) if config.dtype == "auto" else config.dtype
         compiled = config.compile == "on" or (config.compile == "auto" and device.startswith("cuda"))
         threads = config.threads or default_threads(processes)
