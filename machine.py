@@ -15,25 +15,44 @@ from config import ROOT, UserError
 
 @dataclass(frozen=True)
 class Machine:
-    """device: cpu, cuda, cuda:N or mps; dtype: of autocast; threads: on the CPU; compile: or run eagerly."""
+    """device: cpu, cuda:N or mps; dtype: of autocast; threads: of each process, on the CPU;
+    compile: or run eagerly; processes: that train the run together."""
 
     device: str
     dtype: str
     threads: int
     compile: bool
+    processes: int = 1
 
     @classmethod
-    def choose(cls, config):
-        """What the knobs' "auto" means here; UserError where they ask for what this machine lacks."""
+    def choose(cls, config, rank=0, processes=1):
+        """What the knobs' "auto" means here; UserError where they ask for what this machine lacks.
+
+        Of several processes each has a CUDA card, that of its rank, or its part of the CPU's cores.
+        """
         device = best_device() if config.device == "auto" else config.device
         check_device(device)
+        if processes > 1:
+            check_device_for(processes, device)
+        if device == "cuda":  # PyTorch wants a number
+            device = f"cuda:{rank}"
         dtype = best_dtype(device) if config.dtype == "auto" else config.dtype
         compiled = config.compile == "on" or (config.compile == "auto" and device.startswith("cuda"))
-        return cls(device, dtype, config.threads or torch.get_num_threads(), compiled)
+        threads = config.threads or default_threads(processes)
+        return cls(device, dtype, threads, compiled, processes)
 
     def as_recorded(self, recorded):
         """This machine with the precision and the CPU threads that a run began with, so that a resume
-        gives the same bits. `recorded` is what `record` gave; a change is said."""
+        gives the same bits. `recorded` is what `record` gave; a change is said.
+
+        The number of processes is this command's: a card may be free or taken by now.
+        """
+        began_with = recorded.get("processes", 1)
+        if self.processes != began_with:
+            print(
+                f"processes {self.processes}, and {began_with} as this run began: the same batches and noise,"
+                " but other dropout masks, and sums rounded differently"
+            )
         for name in ("dtype", "threads"):
             if getattr(self, name) != recorded[name]:
                 print(f"{name} {recorded[name]} as this run began, not {getattr(self, name)}")
@@ -61,7 +80,8 @@ class Machine:
 
     def __str__(self):
         threads = f", {self.threads} threads" if self.kind == "cpu" else ""
-        return f"{self.device} ({self.name}), {self.dtype}{threads}{', compiled' if self.compile else ''}"
+        many = f", {self.processes} processes" if self.processes > 1 else ""
+        return f"{self.device} ({self.name}), {self.dtype}{threads}{', compiled' if self.compile else ''}{many}"
 
     def autocast(self):
         """The context of the forward pass."""
@@ -98,6 +118,24 @@ def check_device(device):
         raise UserError(f"device={device!r}, and PyTorch sees {torch.cuda.device_count()} CUDA cards here")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UserError("device='mps', and PyTorch sees no Apple GPU here: use --device=auto")
+
+
+def check_device_for(processes, device):
+    if device not in ("cpu", "cuda"):
+        raise UserError(f"device={device!r} is for one process: {processes} want --device=cuda or --device=cpu")
+    if device == "cuda" and torch.cuda.device_count() < processes:
+        raise UserError(
+            f"{processes} processes want a CUDA card each, and PyTorch sees {torch.cuda.device_count()} here:"
+            " let torchrun start fewer, or use --device=cpu"
+        )
+
+
+def default_threads(processes):
+    """PyTorch's choice for one process. Several, where torchrun has set that to 1, share the cores."""
+    if processes == 1:
+        return torch.get_num_threads()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, cores // processes)
 
 
 def best_dtype(device):

@@ -43,10 +43,10 @@ class Meter:
 
 
 class Progress:
-    """Shows the events of the log as they come."""
+    """Shows the events of the log as they come; silent: no bar."""
 
-    def __init__(self, step, max_iters):
-        self.terminal = sys.stderr.isatty()
+    def __init__(self, step, max_iters, silent=False):
+        self.terminal = sys.stderr.isatty() and not silent
         self.bar = tqdm(total=max_iters, initial=step, unit="it", disable=not self.terminal, leave=False)
         self.shown = {}
         self.printed = time.monotonic()
@@ -85,13 +85,16 @@ class Progress:
 
 
 class Signals:
-    """Within it SIGINT and SIGTERM are noted, to be heeded between two steps; a second one acts at once."""
+    """Within it SIGINT and SIGTERM are noted, to be heeded between two steps; a second one acts at once.
 
-    def __init__(self, what="stopping after this step"):
-        self.what = what
+    caught: the number of the signal, or 0.
+    """
+
+    def __init__(self, what="stopping after this step", silent=False):
+        self.what, self.silent = what, silent
 
     def __enter__(self):
-        self.caught = None
+        self.caught = 0
         self.before = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
@@ -101,6 +104,7 @@ class Signals:
 
     def note(self, number, _frame):
         self.caught = number
-        line = f"\n{self.what}; once more stops at once\n"
-        os.write(2, line.encode())  # print is not reentrant
+        if not self.silent:
+            line = f"\n{self.what}; once more stops at once\n"
+            os.write(2, line.encode())  # print is not reentrant
         signal.signal(number, self.before[number])

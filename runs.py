@@ -24,14 +24,17 @@ OWN_FILES = ("config.json", "run.json", "log.jsonl", "last.pt", "best.pt", "resu
 class RunFolder:
     """The folder of the run that this process trains, locked within a with-statement.
 
-    UserError where another process trains into it.
+    UserError where another process trains into it. writes: False for those processes of one run that only
+    read from its folder, and hold no lock.
     """
 
-    def __init__(self, path):
-        self.path = Path(path).expanduser()
+    def __init__(self, path, writes=True):
+        self.path, self.writes = Path(path).expanduser(), writes
         self._lock = self._log = None
 
     def __enter__(self):
+        if not self.writes:
+            return self
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = lock(self.path / "lock")
         if self._lock is None:
@@ -45,7 +48,8 @@ class RunFolder:
     def __exit__(self, *_):
         if self._log:
             self._log.close()
-        self._lock.close()
+        if self._lock:
+            self._lock.close()
 
     def read(self, name):
         """The value in a JSON file of the folder, or None."""

@@ -5,6 +5,10 @@
 A run is a function of its config, its corpus and its seed. It lives in a run folder (runs.py says what is
 in it), resumes there when it was stopped, and is drawn by plot.py from there.
 
+    torchrun --nproc_per_node=2 train.py config/shakespeare_noise.py
+
+trains the same run in two processes, each with its share of every batch's rows.
+
 Exit status: 0 finished, 2 a mistake in the command, 3 diverged, 128 + n stopped by signal n.
 """
 
@@ -24,6 +28,7 @@ from machine import Machine, versions
 from model import GPT, GPTConfig
 from noise import GradientNoise, schedule, stream_seed
 from progress import Meter, Progress, Signals
+from ranks import Ending, OneProcess, joined
 from runs import RunFolder, read_log
 
 DIVERGED = 3  # exit status
@@ -31,23 +36,34 @@ LONG = 3600  # seconds; a run that will take longer says so first
 
 
 def main(argv):
-    config = load(argv)
-    machine = Machine.choose(config)
-    try:
-        corpus = Corpus(config.dataset, machine.device)
-        corpus.check_length(config.block_size)
-        with RunFolder(config.out_dir) as folder:
-            status = train_in(folder, config, corpus, machine)
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not out_of_memory(error):
-            raise
-        raise UserError(
-            f"{machine.device} has too little memory for this: halve batch_size and double"
-            " gradient_accumulation_steps, or make n_embd, n_layer or block_size smaller"
-        ) from None
-    if config.plot and status == 0:
+    with joined() as ranks:
+        config, machine = ranks.main_first(choose, argv, ranks)
+        try:
+            corpus = ranks.main_first(open_corpus, config, machine)
+            with RunFolder(config.out_dir, writes=ranks.main) as folder:
+                status = train_in(folder, config, corpus, machine, ranks)
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not out_of_memory(error):
+                raise
+            raise UserError(
+                f"{machine.device} has too little memory for this: halve batch_size and double"
+                " gradient_accumulation_steps, or make n_embd, n_layer or block_size smaller"
+            ) from None
+    if config.plot and status == 0 and ranks.main:
         subprocess.run([sys.executable, ROOT / "plot.py", folder.path], check=False)
     return status
+
+
+def choose(argv, ranks):
+    config = load(argv)
+    ranks.rows(config.batch_size)
+    return config, Machine.choose(config, ranks.rank, ranks.size)
+
+
+def open_corpus(config, machine):
+    corpus = Corpus(config.dataset, machine.device)
+    corpus.check_length(config.block_size)
+    return corpus
 
 
 def out_of_memory(error):
@@ -55,46 +71,48 @@ def out_of_memory(error):
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def train_in(folder, config, corpus, machine):
+def train_in(folder, config, corpus, machine, ranks):
     """The run that this folder is for, from where it was left to its end; returns the exit status."""
-    resuming = folder.admit(config, corpus.meta)
+    resuming = ranks.main_only(folder.admit, config, corpus.meta)
     if resuming and (result := folder.read("result.json")):
         print(f"{folder.path}: {result['status']} already; --overwrite=True begins afresh")
         return 0 if result["status"] == "finished" else DIVERGED
     if resuming:
         machine = machine.as_recorded(folder.read("run.json")["machine"])
-    t = Training(config, corpus, machine)
-    resume(t, folder) if resuming else begin(t, folder)
+    t = Training(config, corpus, machine, ranks)
+    ranks.main_only(resume if resuming else begin, t, folder)
+    if not ranks.main:
+        follow(t, folder)
     announce(t, folder)
     try:
-        with Signals() as signals:
+        with Signals(silent=not ranks.main) as signals:
             rehearse(t)
             train(t, folder, signals)
-        finish(t, folder)
+        ranks.main_only(finish, t, folder)
     except Stopped as stop:
         command = "the same command, without --overwrite," if config.overwrite else "the same command"
         print(f"stopped after {t.step:,} iterations; {command} goes on from there")
         return 128 + stop.signal
     except Diverged as end:
-        return give_up(t, folder, end.iteration)
+        return ranks.main_only(give_up, t, folder, end.iteration)
     if config.sample_tokens:
-        print_sample(t, folder)
+        ranks.main_only(print_sample, t, folder)
     return 0
 
 
-class Diverged(Exception):
+class Diverged(Ending):
     """The loss, or without a scaler the gradient, is not finite."""
 
     def __init__(self, iteration):
-        super().__init__()
+        super().__init__(iteration)
         self.iteration = iteration
 
 
-class Stopped(Exception):
-    """A signal asked this process to stop, and the checkpoint is written."""
+class Stopped(Ending):
+    """A signal asked the run to stop, and the checkpoint is written."""
 
     def __init__(self, signal_number):
-        super().__init__()
+        super().__init__(signal_number)
         self.signal = signal_number
 
 
@@ -106,9 +124,10 @@ class Training:
     noise norm; so that nothing is fetched from the device between log lines.
     """
 
-    def __init__(self, config, corpus, machine):
+    def __init__(self, config, corpus, machine, ranks=None):
         machine.apply()
         self.config, self.corpus, self.machine = config, corpus, machine
+        self.ranks = ranks or OneProcess()
         self.model = GPT.create(model_config(config, corpus), stream_seed(config.seed, "init"), machine.device)
         self.optimizer = torch.optim.AdamW(
             self.model.parameter_groups(config.weight_decay),
@@ -177,11 +196,16 @@ def gradient_noise(config, model):
 
 
 def train_step(t):
-    """One iteration. The order is the method: accumulate, unscale, clip, noise, update."""
+    """One iteration. The order is the method: accumulate, average, unscale, clip, noise, update.
+
+    Every rank adds the same noise to the same gradient, and so all keep the same weights. Averaged while
+    it is still scaled, a gradient that is infinite on one rank is so on all, and all skip the update.
+    """
     config = t.config
     for group in t.optimizer.param_groups:
         group["lr"] = learning_rate(t.step, config)
     loss = accumulate(t)
+    t.ranks.average_([loss, *(parameter.grad for parameter in t.model.parameters())])
     t.scaler.unscale_(t.optimizer)  # also without clipping, or the scaler would divide the noise too
     if config.noise_before_clip:
         noise_norm = t.noise.add_(t.step)
@@ -196,13 +220,17 @@ def train_step(t):
 
 
 def accumulate(t):
-    """The mean loss of this iteration's micro-steps, and its gradient. Dropout is a function of the step."""
+    """The mean loss of this iteration's micro-steps over this rank's rows, and its gradient.
+
+    Dropout is a function of the step and the rank; rank 0 draws what a run in one process does.
+    """
     config, loss = t.config, 0.0
+    rows, other_rank = t.ranks.rows(config.batch_size), [t.ranks.rank] if t.ranks.rank else []
     for micro_step in range(config.gradient_accumulation_steps):
         seed = stream_seed(config.data_seed, "data", t.step, micro_step)
-        x, y = t.corpus.batch(seed, config.batch_size, config.block_size)
+        x, y = (part[rows] for part in t.corpus.batch(seed, config.batch_size, config.block_size))
         if config.dropout:
-            torch.manual_seed(stream_seed(config.seed, "dropout", t.step, micro_step))
+            torch.manual_seed(stream_seed(config.seed, "dropout", t.step, micro_step, *other_rank))
         with t.machine.autocast():
             part = t.model(x, y)[1] / config.gradient_accumulation_steps
         t.scaler.scale(part).backward()
@@ -264,6 +292,12 @@ def resume(t, folder):
     folder.write("run.json", run)
 
 
+def follow(t, folder):
+    """On the other ranks, once rank 0 has resumed the run or begun it: come to where it is."""
+    if state := folder.load("last.pt"):
+        t.restore(state)
+
+
 def announce(t, folder):
     config = t.config
     changed = ", ".join(f"{name}={value!r}" for name, value in differences(config).items())
@@ -304,25 +338,27 @@ def rehearse(t):
 def train(t, folder, signals):
     """From the step that the run has reached to max_iters: checkpoint, evaluate, step, log.
 
+    The ranks agree before each step whether a signal asks one of them to stop.
     A checkpoint at step s holds what was before the evaluation at s, which a resume does again.
     """
     config, begun_at = t.config, t.step
     t.meter.start(t.step)
-    with Progress(t.step, config.max_iters) as progress:
+    with Progress(t.step, config.max_iters, silent=not t.ranks.main) as progress:
         while True:
             last = t.step == config.max_iters
             due = last or t.step % config.checkpoint_interval == 0
-            if signals.caught or (due and t.step > begun_at):
-                checkpoint(t, folder)
-            if signals.caught:
-                raise Stopped(signals.caught)
+            stop = t.ranks.largest(signals.caught)
+            if stop or (due and t.step > begun_at):
+                t.ranks.main_only(checkpoint, t, folder)
+            if stop:
+                raise Stopped(stop)
             if last or t.step % config.eval_interval == 0:
-                progress.evaluated(evaluate(t, folder))
+                progress.evaluated(t.ranks.main_only(evaluate, t, folder))
             if last:
                 return
             train_step(t)
             if (t.step - 1) % config.log_interval == 0 or t.step == config.max_iters:
-                progress.logged(log(t, folder))
+                progress.logged(t.ranks.main_only(log, t, folder))
             progress.stepped()
 
 

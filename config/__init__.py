@@ -43,7 +43,7 @@ def run_script(main):
 class Config:
     # == corpus and batches ==
     dataset: str = "pydoc_char"  # a folder under data/, or the path of a prepared corpus
-    batch_size: int = 64  # sequences per micro-step
+    batch_size: int = 64  # sequences per micro-step, over all processes
     block_size: int = 256  # context length, tokens
     gradient_accumulation_steps: int = 1  # micro-steps per iteration
 
@@ -92,7 +92,7 @@ class Config:
     device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
     dtype: str = "auto"  # auto, float32, bfloat16 or float16 (with a gradient scaler)
     compile: str = "auto"  # auto (on CUDA only), on or off
-    threads: int = 0  # CPU threads; 0: PyTorch's choice. Recorded, and restored on resume
+    threads: int = 0  # CPU threads of each process; 0: PyTorch's choice. Restored on resume
 
     # == run folder ==
     out_dir: str | None = None  # the run folder; None: out/<config files>/seed<seed>

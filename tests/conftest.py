@@ -1,4 +1,5 @@
-"""Small corpora and small runs that the tests share. Nothing here needs a network or a GPU."""
+"""Small corpora and small runs that the tests share. Nothing here needs a network, or a GPU but for those
+tests that are marked `cuda`."""
 
 import numpy as np
 import pytest
@@ -25,6 +26,13 @@ def write_corpus(folder, text, **options):
         folder, lambda: iter([building.code_points(text)]), {"from": "a test", "sha256": "-"}, **options
     )
     return folder
+
+
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="PyTorch sees no CUDA card here"))
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ LAWS = "tests/test_laws.py"
 MUTATIONS = [  # law, what it does, file, old, new, test
     (
         *(1, "dropout draws from wherever the global generator is", "train.py"),
-        'torch.manual_seed(stream_seed(config.seed, "dropout", t.step, micro_step))',
+        'torch.manual_seed(stream_seed(config.seed, "dropout", t.step, micro_step, *other_rank))',
         "pass",
         f"{LAWS}::test_law_1_the_same_command_gives_the_same_bits",
     ),
@@ -106,8 +106,9 @@ MUTATIONS = [  # law, what it does, file, old, new, test
     ),
     (
         *(7, "the run folder is made before the mistake is found", "train.py"),
-        "corpus.check_length(config.block_size)\n        with RunFolder(config.out_dir) as folder:\n",
-        "with RunFolder(config.out_dir) as folder:\n            corpus.check_length(config.block_size)\n",
+        "            corpus = ranks.main_first(open_corpus, config, machine)\n            with RunFolder(",
+        "            RunFolder(config.out_dir).__enter__()\n"
+        "            corpus = ranks.main_first(open_corpus, config, machine)\n            with RunFolder(",
         f"{LAWS}::test_law_7_a_mistake_is_one_line_and_status_2",
     ),
 ]  # fmt: skip

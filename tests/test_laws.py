@@ -276,7 +276,7 @@ def test_law_4_sigkill_at_random_steps(run, command, tmp_path):
 
 ORDER = (  # upstream to downstream; a room imports only what stands before it
     *("config", "files", "data.building", "data.corpus", "model", "noise", "machine", "progress"),
-    *("runs", "evaluate", "train", "study", "sweep", "collect"),
+    *("ranks", "runs", "evaluate", "train", "study", "sweep", "collect"),
     *("compare", "arms", "tables", "panels", "plot", "report"),
 )
 WITHOUT_TORCH = ("config", "files", "data.building", "progress", "runs", "study", "sweep", "collect", "report")

@@ -1,0 +1,275 @@
+"""Several processes for one run, as torchrun starts them: real ones, over gloo on this machine's loopback."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import checkpoint, same_weights, weights
+
+import machine
+import train
+from config import ROOT, UserError, load
+from machine import Machine
+from noise import stream_seed
+from ranks import ManyProcesses, OneProcess
+from runs import read_log
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+LIMIT = 120  # seconds; far more than any of these takes
+
+
+class Pair:
+    """Two ranks of one run, started as torchrun's agent would; words: what Python is given.
+
+    The test holds the store at which they meet, on a port that the system chose.
+    """
+
+    def __init__(self, words):
+        self.store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": self.store.port, "WORLD_SIZE": 2}
+        meeting |= {"LOCAL_WORLD_SIZE": 2, "TORCHELASTIC_USE_AGENT_STORE": True}
+        self.ranks = [
+            start(words, {name: str(value) for name, value in {**meeting, "RANK": rank}.items()})
+            for rank in range(2)
+        ]
+
+    def end(self):
+        """(exit statuses, what was printed, what was said on stderr), a pair of texts each."""
+        said = [process.communicate(timeout=LIMIT) for process in self.ranks]
+        return [process.returncode for process in self.ranks], *zip(*said)
+
+
+def start(words, environment):
+    return subprocess.Popen(
+        [sys.executable, *words],
+        cwd=ROOT, env={**os.environ, **environment}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def wait_for(folder, iteration):
+    """Until the log of a run has come to an iteration."""
+    log, begun = folder / "log.jsonl", time.monotonic()
+    while not (log.exists() and f'"iter": {iteration},' in log.read_text()):
+        assert time.monotonic() - begun < LIMIT
+        time.sleep(0.002)
+
+
+# The same run as in one process.
+
+
+def test_two_processes_train_as_one_does(command, run, tmp_path):
+    """Accumulation and noise on, dropout off; to float32 rounding. Rank 0 alone writes and speaks."""
+    statuses, printed, said = Pair(["train.py", *command("two", dropout=0.0)]).end()
+    assert statuses == [0, 0], said
+    two, one = tmp_path / "two", run("one", dropout=0.0)
+    for name, tensor in weights(one).items():
+        assert (weights(two)[name] - tensor).norm() <= 1e-5 * tensor.norm(), name
+    torch.testing.assert_close(checkpoint(two)["trace"], checkpoint(one)["trace"], rtol=1e-5, atol=0)
+    assert not torch.equal(checkpoint(two)["trace"], checkpoint(one)["trace"]), "two processes were at work"
+    kinds = [[(event["kind"], event["iter"]) for event in read_log(folder)[0]] for folder in (one, two)]
+    assert kinds[0] == kinds[1]
+    about = json.loads((two / "run.json").read_text())["machine"]
+    assert about["processes"] == 2
+    assert "2 processes" in printed[0]
+    assert (printed[1], said[1]) == ("", "")
+
+
+WATCHED = """
+import os, sys, torch, train
+folder, rank = sys.argv.pop(1), os.environ["RANK"]
+accumulate, seen = train.accumulate, {"noise": [], "seeds": []}
+
+def spoilt(t):
+    loss = accumulate(t)
+    if t.step == 2 and rank == "1":
+        t.model.wte.weight.grad[0, 0] = float("inf")
+    return loss
+
+def watched(t, folder, signals):
+    train_step = train.train_step
+    def step(t):
+        seen["noise"] += [xi.clone() for xi in t.noise.unit(t.step)]
+        train_step(t)
+    train.train_step = step
+    train_(t, folder, signals)
+    seen["weights"], seen["trace"] = dict(t.model.state_dict()), t.trace
+    seen["updates"] = {float(state["step"]) for state in t.optimizer.state.values()}
+
+def seeded(seed, seed_=torch.manual_seed):
+    seen["seeds"].append(seed)
+    return seed_(seed)
+
+train.accumulate, train_, train.train, torch.manual_seed = spoilt, train.train, watched, seeded
+status = train.main(sys.argv[1:])
+torch.save(seen, f"{folder}/rank{rank}.pt")
+sys.exit(status)
+"""
+
+
+def test_ranks_share_noise_and_weights_but_no_dropout_and_skip_the_same_steps(command, tmp_path):
+    """float16, and an infinite gradient on rank 1 alone at step 2."""
+    words = ["-c", WATCHED, str(tmp_path), *command(dtype="float16", max_iters=6)]
+    statuses, _, said = Pair(words).end()
+    assert statuses == [0, 0], said
+    one, other = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=False) for rank in range(2))
+    assert len(one["noise"]) > 6
+    assert all(torch.equal(a, b) for a, b in zip(one["noise"], other["noise"], strict=True))
+    assert all(torch.equal(one["weights"][name], other["weights"][name]) for name in one["weights"])
+    assert torch.equal(one["trace"], other["trace"])
+    assert one["updates"] == other["updates"] == {5.0}
+    assert one["trace"].isfinite().all(dim=1).tolist() == [True, True, False, True, True, True]
+    assert not set(one["seeds"]) & set(other["seeds"])
+    assert {stream_seed(1, "dropout", step, micro) for step in range(6) for micro in range(2)} == set(
+        one["seeds"]
+    )
+
+
+# Mistakes, stops and losses.
+
+
+def test_rows_that_cannot_be_shared_out_are_one_line(command, tmp_path):
+    words = [*TORCHRUN, "train.py", *command(batch_size=5)]
+    process = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert process.returncode != 0
+    assert process.stderr.count("error: batch_size=5 cannot be shared out among 2 processes") == 1
+    assert process.stderr.count("error: ") == 1
+    assert "exitcode  : 2" in process.stderr
+    assert process.stderr.count("Traceback") == 1, "torchrun's own"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_rank_0_is_refused_stops_all_with_one_line(command, run):
+    run(max_iters=5)
+    began = time.monotonic()
+    statuses, printed, said = Pair(["train.py", *command(max_iters=6)]).end()
+    assert time.monotonic() - began < 60
+    assert statuses[0] == 2
+    assert statuses[1] not in (0, None)
+    assert said[0].startswith("error: ")
+    assert "holds a run of another config" in said[0]
+    assert (said[0].count("\n"), said[1], *printed) == (1, "", "", "")
+
+
+DIVERGES_ON_RANK_0 = """
+import math, os, sys, train
+mean_loss, calls = train.mean_loss, []
+
+def spoilt(*arguments):
+    calls.append(1)
+    return math.nan if len(calls) == 4 else mean_loss(*arguments)
+
+if os.environ["RANK"] == "0":
+    train.mean_loss = spoilt
+sys.exit(train.main(sys.argv[1:]))
+"""
+
+
+def test_an_evaluation_that_diverges_on_rank_0_ends_the_run_on_all(command, tmp_path):
+    statuses, _, said = Pair(["-c", DIVERGES_ON_RANK_0, *command()]).end()
+    assert statuses == [3, 3], said
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["status"], result["diverged_at"]) == ("diverged", 3)
+    assert (said[0].count("error: "), said[1]) == (1, "")
+
+
+def test_stopped_and_killed_ranks_resume_to_the_same_bits(command, tmp_path):
+    """One rank asked to stop; torchrun asked to; each rank killed; then to the end, by torchrun."""
+    knobs = {"max_iters": 240, "eval_interval": 30, "checkpoint_interval": 10, "learning_rate": 3e-3}
+    whole = Pair(["train.py", *command("whole", **knobs)])
+    words, folder = ["train.py", *command("part", **knobs)], tmp_path / "part"
+
+    pair = Pair(words)
+    wait_for(folder, 30)
+    pair.ranks[1].send_signal(signal.SIGTERM)
+    statuses, printed, said = pair.end()
+    assert statuses == [128 + signal.SIGTERM] * 2, said
+    stopped_after = checkpoint(folder)["step"]
+    assert f"stopped after {stopped_after} iterations" in printed[0]
+
+    agent = start(["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *words], {})
+    wait_for(folder, stopped_after + 30)
+    agent.terminate()
+    printed, said = agent.communicate(timeout=LIMIT)
+    assert printed.count(f"stopped after {checkpoint(folder)['step']} iterations") == 1, said
+    assert said.count("stopping after this step") == 1
+    assert checkpoint(folder)["step"] >= stopped_after + 30
+
+    for victim in (1, 0):
+        pair, from_step = Pair(words), checkpoint(folder)["step"]
+        wait_for(folder, from_step + 25)
+        pair.ranks[victim].kill()
+        killed = time.monotonic()
+        statuses, _, said = pair.end()
+        assert time.monotonic() - killed < 10
+        assert (statuses[victim], statuses[1 - victim]) == (-signal.SIGKILL, 1), said
+        assert said[0].count("another process of this run has ended") == victim
+        assert "Traceback" not in said[0] + said[1]
+        assert from_step < checkpoint(folder)["step"] < 240
+
+    assert whole.end()[0] == [0, 0]
+    subprocess.run([*TORCHRUN, *words], cwd=ROOT, capture_output=True, timeout=LIMIT, check=True)
+    assert same_weights(folder, tmp_path / "whole")
+    resumed = json.loads((folder / "run.json").read_text())["resumed"]
+    assert [entry["machine"]["processes"] for entry in resumed] == [2] * 4
+
+
+# One process, and what each rank is given.
+
+
+def test_one_process_sets_nothing_up_and_draws_as_before(run, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("one process has nobody to talk to")
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", never)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    seeds, seed = [], torch.manual_seed
+    monkeypatch.setattr(torch, "manual_seed", lambda number: seeds.append(number) or seed(number))
+    run(max_iters=2, warmup_iters=0)
+    rehearsed = [stream_seed(1, "dropout", 0, micro) for micro in (0, 1)] * 2
+    assert seeds == rehearsed + [stream_seed(1, "dropout", step, micro) for step in (0, 1) for micro in (0, 1)]
+
+
+def test_ranks_have_the_batch_between_them():
+    shares = [ManyProcesses(rank, 3).rows(12) for rank in range(3)]
+    assert [list(range(12))[share] for share in shares] == [list(range(i, i + 4)) for i in (0, 4, 8)]
+    assert list(range(12))[OneProcess().rows(12)] == list(range(12))
+
+
+def test_a_resume_says_that_there_are_other_processes(command, capsys):
+    here = Machine.choose(load(command()), 1, 2)
+    assert here.as_recorded({**here.record()}) == here
+    assert capsys.readouterr().out == ""
+    alone = {name: value for name, value in here.record().items() if name != "processes"}
+    assert here.as_recorded(alone).processes == 2
+    assert "processes 2, and 1 as this run began" in capsys.readouterr().out
+
+
+def test_processes_share_the_cores_and_have_a_card_each(command, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(7)), raising=False)
+    assert [Machine.choose(load(command(threads=0)), 0, size).threads for size in (2, 7, 9)] == [3, 1, 1]
+    assert Machine.choose(load(command(threads=5)), 0, 2).threads == 5
+    monkeypatch.setattr(machine, "check_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    cuda = Machine.choose(load(command(device="cuda")), 1, 2)
+    assert (cuda.device, cuda.processes) == ("cuda:1", 2)
+    assert Machine.choose(load(command(device="cuda"))).device == "cuda:0"
+    for device, processes, words in (
+        ("cuda", 3, "3 processes want a CUDA card each"),
+        ("cuda:1", 2, "is for one process"),
+        ("mps", 2, "is for one process"),
+    ):
+        with pytest.raises(UserError, match=words):
+            Machine.choose(load(command(device=device)), 0, processes)
+
+
+def test_several_machines_are_declined(monkeypatch, command):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="on one machine"):
+        train.main(command())
