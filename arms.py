@@ -18,7 +18,14 @@ from runs import find_runs, read_log
 
 SHARED = (  # knobs that runs have in common to stand in one panel
     *("dataset", "n_layer", "n_head", "n_embd", "block_size"),
-    *("batch_size", "gradient_accumulation_steps", "max_iters", "eval_tokens", "eval_train_tokens"),
+    *(
+        "train_tokens",
+        "batch_size",
+        "gradient_accumulation_steps",
+        "max_iters",
+        "eval_tokens",
+        "eval_train_tokens",
+    ),
 )
 
 
@@ -144,6 +151,8 @@ class Setting:
         batch = k["batch_size"] * k["gradient_accumulation_steps"]
         tokens = f"{batch} × {k['block_size']} {self.unit}s"
         label = "reduced size, " if self.reduced else ""
+        if k["train_tokens"] is not None:
+            tokens += f" drawn from {k['train_tokens']:,}"
         return f"{label}{parameters} parameters, {k['max_iters']:,} iterations of {tokens}"
 
     @property

@@ -52,8 +52,8 @@ def inverse(t, eta):
 class Plateau:
     """sigma * gamma^k, k the number of losses told by `observe` that were no new lowest one.
 
-    The one schedule with a memory: `failures` and `best` are to be saved with the run. (After Yu et al.,
-    IEEE S&P 2019, whose decay is by a threshold of validation accuracy.)
+    The one schedule with a memory: its attributes, plain numbers, are to be saved with the run. After Yu et
+    al., IEEE S&P 2019, whose decay is by a threshold of validation accuracy.
     """
 
     def __init__(self, sigma, gamma):

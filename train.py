@@ -61,7 +61,7 @@ def choose(argv, ranks):
 
 
 def open_corpus(config, machine):
-    corpus = Corpus(config.dataset, machine.device)
+    corpus = Corpus(config.dataset, machine.device, config.train_tokens)
     corpus.check_length(config.block_size)
     return corpus
 
@@ -151,6 +151,7 @@ class Training:
             "step": self.step,
             "seconds": self.meter.seconds(),
             "trace": self.trace[: self.step],
+            "plateau": vars(self.noise.sigma) if self.config.noise_schedule == "plateau" else None,
         }
 
     def restore(self, state):
@@ -160,6 +161,8 @@ class Training:
         self.step = self.checked = state["step"]
         self.meter.seconds_before = state["seconds"]
         self.trace[: self.step] = state["trace"]
+        if self.config.noise_schedule == "plateau":
+            vars(self.noise.sigma).update(state["plateau"])
 
     def check_finite(self):
         """Raise Diverged at the first iteration since the last check whose loss is not finite.
@@ -227,8 +230,7 @@ def accumulate(t):
     config, loss = t.config, 0.0
     rows, other_rank = t.ranks.rows(config.batch_size), [t.ranks.rank] if t.ranks.rank else []
     for micro_step in range(config.gradient_accumulation_steps):
-        seed = stream_seed(config.data_seed, "data", t.step, micro_step)
-        x, y = (part[rows] for part in t.corpus.batch(seed, config.batch_size, config.block_size))
+        x, y = (part[rows] for part in batch(t, micro_step))
         if config.dropout:
             torch.manual_seed(stream_seed(config.seed, "dropout", t.step, micro_step, *other_rank))
         with t.machine.autocast():
@@ -236,6 +238,17 @@ def accumulate(t):
         t.scaler.scale(part).backward()
         loss += part.detach()
     return loss
+
+
+def batch(t, micro_step):
+    """Inputs and targets of all ranks, each (batch_size, block_size); the inputs noised where that is asked."""
+    config = t.config
+    seed = stream_seed(config.data_seed, "data", t.step, micro_step)
+    x, y = t.corpus.batch(seed, config.batch_size, config.block_size)
+    if config.input_noise:
+        seed = stream_seed(config.seed, "input", t.step, micro_step)
+        x = t.corpus.noised(x, seed, config.input_noise)
+    return x, y
 
 
 def clip(model, largest):
@@ -356,6 +369,7 @@ def train(t, folder, signals):
                 progress.evaluated(t.ranks.main_only(evaluate, t, folder))
             if last:
                 return
+            steer(t)
             train_step(t)
             if (t.step - 1) % config.log_interval == 0 or t.step == config.max_iters:
                 progress.logged(t.ranks.main_only(log, t, folder))
@@ -380,7 +394,7 @@ def evaluate(t, folder):
             "iter": t.step,
             "tokens": t.step * config.tokens_per_iter,
             "train_loss": train_loss(t),
-            "val_loss": mean_loss(t.model, t.corpus.windows("val", config.block_size, config.eval_tokens)),
+            "val_loss": val_loss(t),
             "seconds": t.meter.seconds(),
         }
         if not math.isfinite(event["val_loss"]):
@@ -390,6 +404,18 @@ def evaluate(t, folder):
             t.best = {"val_loss": event["val_loss"], "iter": t.step}
             folder.save("best.pt", {"model": t.model.weights(), **t.best})
     return event
+
+
+def steer(t):
+    """Tell the plateau rule a val loss, at a cadence of its own: looking more often must change nothing."""
+    if t.config.noise_schedule == "plateau" and t.step % t.config.plateau_interval == 0:
+        with t.meter.paused():
+            t.noise.sigma.observe(t.ranks.main_only(val_loss, t))
+
+
+def val_loss(t):
+    """Over the fixed windows of the val split, eval_tokens at most."""
+    return mean_loss(t.model, t.corpus.windows("val", t.config.block_size, t.config.eval_tokens))
 
 
 def train_loss(t):

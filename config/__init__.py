@@ -43,6 +43,8 @@ def run_script(main):
 class Config:
     # == corpus and batches ==
     dataset: str = "pydoc_char"  # a folder under data/, or the path of a prepared corpus
+    train_tokens: int | None = None  # train on the first so many tokens of the train split; None: on all
+    input_noise: float = 0.0  # probability with which an input symbol is replaced by one of the train split
     batch_size: int = 64  # sequences per micro-step, over all processes
     block_size: int = 256  # context length, tokens
     gradient_accumulation_steps: int = 1  # micro-steps per iteration
@@ -66,11 +68,12 @@ class Config:
     grad_clip: float = 1.0  # largest global gradient norm; 0: no clipping
 
     # == gradient noise (noise.py) ==
-    noise_schedule: str = "exponential"  # exponential, linear, cosine, constant or inverse
+    noise_schedule: str = "exponential"  # exponential, linear, cosine, constant, inverse or plateau
     noise_sigma: float = 0.0  # sigma_0, the sd at iteration 0 (all but inverse); 0: no noise
-    noise_gamma: float = 0.99  # exponential: sigma_t = sigma_0 * gamma^t
+    noise_gamma: float = 0.99  # exponential: sigma_t = sigma_0 * gamma^t; plateau: at each failure to improve
     noise_eta: float = 0.0  # inverse: the variance is eta / (1 + t)^0.55
     noise_steps: int | None = None  # linear, cosine: iterations until sigma is 0; None: max_iters
+    plateau_interval: int = 250  # plateau: iterations between the evaluations that steer it
     noise_draw: str = "gaussian"  # gaussian, uniform or laplace, each of sd sigma_t
     noise_scale: str = "absolute"  # absolute, global (times the gradient's RMS) or tensor (each its own)
     noise_before_clip: bool = False  # True: added before clipping, not after
@@ -119,7 +122,7 @@ NOT_IDENTITY = {
 # Ranges of the knobs taken alone.
 POSITIVE = (
     *("batch_size", "block_size", "gradient_accumulation_steps", "n_layer", "n_head", "n_embd"),
-    *("max_iters", "lr_decay_iters", "noise_steps"),
+    *("max_iters", "lr_decay_iters", "noise_steps", "train_tokens", "plateau_interval"),
     *("eval_interval", "eval_tokens", "eval_train_tokens", "log_interval", "checkpoint_interval"),
 )
 NOT_NEGATIVE = (
@@ -132,11 +135,11 @@ RANGES = {
     **dict.fromkeys(("noise_sigma", "noise_eta"), (lambda x: 0 <= x <= 1e6, "from 0 to 1e6")),
     "noise_gamma": (lambda x: 0 <= x <= 1, "from 0 to 1"),
     "threads": (lambda x: 0 <= x <= 1024, "from 0 to 1024"),
-    **dict.fromkeys(("dropout", "beta1", "beta2"), (lambda x: 0 <= x < 1, "from 0 to under 1")),
+    **dict.fromkeys(("dropout", "input_noise", "beta1", "beta2"), (lambda x: 0 <= x < 1, "from 0 to under 1")),
 }
 
 CHOICES = {
-    "noise_schedule": ("exponential", "linear", "cosine", "constant", "inverse"),
+    "noise_schedule": ("exponential", "linear", "cosine", "constant", "inverse", "plateau"),
     "noise_draw": ("gaussian", "uniform", "laplace"),
     "noise_scale": ("absolute", "global", "tensor"),
     "dtype": ("auto", "float32", "bfloat16", "float16"),

@@ -36,12 +36,14 @@ class Corpus:
     meta: what prepare wrote (data/building.py says what). UserError where files do not match it.
     """
 
-    def __init__(self, dataset, device="cpu"):
+    def __init__(self, dataset, device="cpu", train_tokens=None):
         self.folder = corpus_folder(dataset)
         self.meta = read_json(self.folder / "meta.json")
         if self.meta.get("format") != FORMAT:
             raise self.damaged(f"is of format {self.meta.get('format')}, not {FORMAT}")
         self.tokens = {name: self.load(name).to(device) for name in self.meta["splits"]}
+        if train_tokens is not None:
+            self.limit(train_tokens)
 
     def load(self, split):
         """A split as a mapped int16 tensor, since torch does not index uint16 on every device."""
@@ -49,6 +51,16 @@ class Corpus:
         if not path.is_file() or hash_of(path) != self.meta["splits"][split]["sha256"]:
             raise self.damaged(f"has not the {count:,} tokens in {split}.bin that it was prepared with")
         return torch.from_numpy(np.memmap(path, np.int16, mode="c"))
+
+    def limit(self, train_tokens):
+        """Forget the train split but for its first tokens; UserError where it has fewer."""
+        there = len(self.tokens["train"])
+        if train_tokens > there:
+            raise UserError(
+                f"train_tokens={train_tokens:,}, and the train split of {self.meta['name']} has {there:,}:"
+                " leave it out to train on all of them"
+            )
+        self.tokens["train"] = self.tokens["train"][:train_tokens]
 
     def damaged(self, what):
         return UserError(f"{shown(self.folder)} {what}: prepare it again with --force")
@@ -70,10 +82,18 @@ class Corpus:
         """
         tokens = self.tokens["train"]
         starts = np.random.default_rng(seed).integers(len(tokens) - block_size, size=batch_size)
-        starts = torch.from_numpy(starts)
-        if tokens.device.type == "cuda":
-            starts = starts.pin_memory().to(tokens.device, non_blocking=True)
-        return inputs_and_targets(tokens, starts.to(tokens.device), block_size)
+        return inputs_and_targets(tokens, to_device(torch.from_numpy(starts), tokens.device), block_size)
+
+    def noised(self, x, seed, p):
+        """Inputs x (B, T) with each symbol, with probability p, replaced by a draw from the train split's
+        unigram distribution (Xie et al. 2017, arXiv:1703.02573): the symbol at a uniform place in it.
+
+        Drawn on the CPU from `seed` alone, as the batches are.
+        """
+        tokens, draw = self.tokens["train"], np.random.default_rng(seed)
+        places = np.where(draw.random(x.shape) < p, draw.integers(len(tokens), size=x.shape), -1)
+        places = to_device(torch.from_numpy(places), x.device)
+        return torch.where(places < 0, x, unsigned(tokens[places.clamp(min=0)]))
 
     def windows(self, split, block_size, most_tokens=None):
         """Fixed inputs and targets that cover a split, for evaluation: yields (x, y) batches, (B, T).
@@ -107,5 +127,17 @@ def batch_tokens(device):
 def inputs_and_targets(tokens, starts, length):
     """Windows of int16 tokens from `starts`, and the same one token on: (len(starts), length) int64 each."""
     offsets = torch.arange(length + 1, device=tokens.device)
-    rows = tokens[starts[:, None] + offsets].long() & 0xFFFF  # the mask undoes int16's sign
+    rows = unsigned(tokens[starts[:, None] + offsets])
     return rows[:, :-1], rows[:, 1:]
+
+
+def unsigned(tokens):
+    """int16 tokens as the int64 that they stand for: the mask undoes the sign."""
+    return tokens.long() & 0xFFFF
+
+
+def to_device(indices, device):
+    """A CPU tensor on `device`, without waiting for the device."""
+    if device.type == "cuda":
+        return indices.pin_memory().to(device, non_blocking=True)
+    return indices.to(device)

@@ -309,3 +309,45 @@ def test_three_splits_are_90_5_5():
     assert parts == {"train": 90_000_000, "val": 5_000_000, "test": 5_000_000}
     assert building.split_lengths(1_115_394, building.HALVES) == {"train": 1_003_854, "val": 111_540}
     assert all(building.split_lengths(n, building.HALVES)["train"] == int(n * 0.9) for n in range(1, 3000))
+
+
+# Fewer data and noised inputs.
+
+
+def test_limited_training_tokens_are_the_first_ones(corpus):
+    whole, part = Corpus(str(corpus)), Corpus(str(corpus), train_tokens=100)
+    assert torch.equal(part.tokens["train"], whole.tokens["train"][:100])
+    assert torch.equal(part.tokens["val"], whole.tokens["val"])
+    seen = torch.cat(
+        [torch.cat((x, y[:, -1:]), 1).flatten() for x, y in (part.batch(s, 8, 16) for s in range(50))]
+    )
+    assert set(seen.tolist()) <= set(part.tokens["train"].tolist())
+    windows = [y for _, y in part.windows("train", 16)]
+    assert sum(y.numel() for y in windows) == 99
+    with pytest.raises(UserError, match="train_tokens=1,000,000, and the train split of small has"):
+        Corpus(str(corpus), train_tokens=1_000_000)
+
+
+def test_noised_inputs_are_replaced_at_the_rate_and_from_the_unigram_distribution(corpus):
+    data = Corpus(str(corpus))
+    x, _ = data.batch(1, 64, 128)
+    counts, changed, tried = torch.zeros(data.meta["vocab_size"]), 0, 40
+    for seed in range(tried):
+        noised = data.noised(torch.full_like(x, -7), seed, 0.25)  # -7 is no symbol: every change shows
+        changed += int((noised != -7).sum())
+        counts += torch.bincount(noised[noised != -7], minlength=len(counts))
+    n = x.numel() * tried
+    assert changed / n == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / n) ** 0.5)
+    unigram = torch.bincount(data.tokens["train"].long(), minlength=len(counts)) / len(data.tokens["train"])
+    error = 4.5 * (unigram * (1 - unigram) / changed).sqrt() + 1e-9
+    assert ((counts / changed - unigram).abs() < error).all()
+
+
+def test_noised_inputs_are_a_function_of_the_seed_and_leave_x_alone(corpus):
+    data = Corpus(str(corpus))
+    x, _ = data.batch(1, 8, 16)
+    before = x.clone()
+    assert torch.equal(data.noised(x, 5, 0.5), data.noised(x, 5, 0.5))
+    assert not torch.equal(data.noised(x, 5, 0.5), data.noised(x, 6, 0.5))
+    assert torch.equal(x, before)
+    assert torch.equal(data.noised(x, 5, 0.0), x)

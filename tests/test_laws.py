@@ -217,6 +217,31 @@ def stop_at(monkeypatch, at):
     monkeypatch.setattr(train, "train_step", stopping)
 
 
+PLATEAU = {
+    "noise_schedule": "plateau",
+    "noise_gamma": 0.5,
+    "plateau_interval": 2,
+    "noise_sigma": 0.3,
+    "learning_rate": 0.5,
+}
+
+
+def test_law_4_the_plateau_rule_is_resumed(run, command, monkeypatch):
+    """Stopped between two of its evaluations and just before one, after it has failed at least once."""
+    whole = run("whole", **PLATEAU)
+    sigmas = [event["sigma"] for event in read_log(whole)[0] if event["kind"] == "train"]
+    assert sigmas[0] == 0.3 > sigmas[-1], "the rule never came into play"
+    for at in (7, 9):
+        with monkeypatch.context() as patch:
+            stop_at(patch, at)
+            assert train.main(command(f"part{at}", **PLATEAU)) == 128 + signal.SIGTERM
+        assert same_weights(run(f"part{at}", **PLATEAU), whole)
+
+
+def test_law_2_looking_more_often_does_not_steer_the_plateau_rule(run):
+    assert same_weights(run("plain", **PLATEAU), run("watched", eval_interval=1, **PLATEAU))
+
+
 @pytest.mark.parametrize("at", range(1, 12))
 def test_law_4_stopped_after_any_step(run, command, monkeypatch, at):
     whole = run("whole")

@@ -411,3 +411,21 @@ def test_best_weights_are_those_of_the_lowest_val_loss(run):
     evals = {e["iter"]: e["val_loss"] for e in read_log(folder)[0] if e["kind"] == "eval"}
     assert checkpoint(folder, "best.pt")["iter"] == min(evals, key=evals.get)
     assert weights(folder, "best.pt").keys() == weights(folder).keys()
+
+
+def test_input_noise_changes_inputs_and_no_targets_each_micro_step_anew(training):
+    plain, noised = training(), training(input_noise=0.5)
+    seen = []
+    for micro_step in (0, 1):
+        (x, y), (noised_x, noised_y) = train.batch(plain, micro_step), train.batch(noised, micro_step)
+        assert torch.equal(y, noised_y)
+        assert not torch.equal(x, noised_x)
+        seen.append(x == noised_x)
+    assert not torch.equal(*seen)
+
+
+def test_input_noise_is_a_stream_of_its_own(run):
+    """It moves neither batches nor dropout: only what it replaces differs, and it repeats."""
+    one, again, none = run("one", input_noise=0.3), run("again", input_noise=0.3), run("none")
+    assert same_weights(one, again)
+    assert not same_weights(one, none)
