@@ -54,7 +54,8 @@ class Run:
 
     @property
     def setting(self):
-        """What runs must share to stand in one panel, as a dict."""
+        """What runs must share to stand in one panel, as a dict. The train split's hash keeps the first part
+        of a corpus apart from the whole."""
         knobs = {name: getattr(self.config, name) for name in SHARED}
         knobs["dataset"] = self.about["corpus"]["name"]
         return {**knobs, "data": self.about["corpus"]["splits"]["train"]["sha256"]}
@@ -100,10 +101,12 @@ class Setting:
     parameters: int
     unit: str
     arms: list
+    partial: int | None = None  # where only the corpus's first part was prepared, its length in units
 
     @property
     def title(self):
-        return self.knobs["dataset"]
+        first = f", the first {self.partial:,} {self.unit}s" if self.partial else ""
+        return self.knobs["dataset"] + first
 
     @property
     def size(self):
@@ -133,7 +136,9 @@ def group(runs):
             check_arm(arm)
         arms.sort(key=lambda arm: (arm.noisy, arm.name))
         about = arms[0].runs[0].about
-        settings.append(Setting(dict(key), about["parameters"], about["corpus"]["unit"], arms))
+        corpus = about["corpus"]
+        partial = corpus["partial"]["tokens"] if "partial" in corpus else None
+        settings.append(Setting(dict(key), about["parameters"], corpus["unit"], arms, partial))
     return settings
 
 

@@ -200,12 +200,17 @@ def names(arms):
 
 
 def loss_caption(setting, name):
-    lines = wrap(f"{setting.size}; fixed windows, dropout off. {seeds_line(setting.arms)}")
+    lines = wrap(f"{described(setting)}; fixed windows, dropout off. {seeds_line(setting.arms)}")
     if setting.baseline and len(setting.arms) > 1:
         lines += difference_lines(setting, name)
     elif len(setting.arms) > 1:
         lines += wrap("No differences: not one arm alone is without noise, or called baseline.")
     return lines + [line for note in panel_notes(setting.arms) for line in wrap(note)]
+
+
+def described(setting):
+    """The size of a setting; before it the corpus, where a caption must not be read without it."""
+    return f"{setting.title}: {setting.size}" if setting.partial else setting.size
 
 
 def difference_lines(setting, name):
@@ -262,7 +267,8 @@ def noise_panels(setting):
     if not any(arm.noisy for arm in setting.arms):
         return []
     caption = (
-        f"{setting.size}. {seeds_line(setting.arms)} Gradient norm before clipping{noise_remarks(setting)}."
+        f"{described(setting)}. {seeds_line(setting.arms)}"
+        f" Gradient norm before clipping{noise_remarks(setting)}."
     )
     return [
         Panel(of_noise(setting, "sigma", "sigma"), setting.title, (), names(setting.arms), 1, x_axis=False),
@@ -362,7 +368,9 @@ def paper_note(setting):
         "The paper's rows are one seed each, of 6 layers, width 384, context 256"
         f" and {full['max_iters']:,} iterations of batch {full['batch_size']}"
     )
-    same = all(setting.knobs[name] == value for name, value in full.items())
+    if setting.partial:
+        note += " on the whole corpus"
+    same = not setting.partial and all(setting.knobs[name] == value for name, value in full.items())
     return note + ("." if same else ", which these runs are not: the two are not comparable.")
 
 
