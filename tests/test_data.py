@@ -145,7 +145,7 @@ def test_100_mb_of_text_are_prepared_within_400_mb(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells a process its peak memory")
-def test_a_zip_of_100_mb_is_prepared_within_400_mb(tmp_path):
+def test_a_zip_of_100_mb_is_prepared_within_200_mb(tmp_path):
     """A text of enwik8's length in a zip, by enwik8's own script, but for its hash."""
     block, digest = bytes(range(200)) * 5000, hashlib.sha256()
     with (
@@ -160,7 +160,9 @@ def test_a_zip_of_100_mb_is_prepared_within_400_mb(tmp_path):
         "prepare.ENWIK8 = dataclasses.replace(prepare.ENWIK8, sha256=sys.argv[3])\n"
         "prepare.main(['--source', sys.argv[1]], Path(sys.argv[2]))"
     )
-    assert peak_memory(code, tmp_path / "a.zip", tmp_path / "corpus", digest.hexdigest()) < 400e3
+    assert peak_memory(code, tmp_path / "a.zip", tmp_path / "corpus", digest.hexdigest()) < 200e3, (
+        "it is not all held at once"
+    )
     meta = json.loads((tmp_path / "corpus" / "meta.json").read_text())
     lengths = {name: part["tokens"] for name, part in meta["splits"].items()}
     assert lengths == {"train": 90_000_000, "val": 5_000_000, "test": 5_000_000}

@@ -126,7 +126,7 @@ def web_page(handler, times):
 
 
 def large_web_page(handler, times):
-    handler.answer(PAGE + bytes(2 * SIZE), length=False)
+    handler.answer(b"<HTML>" + bytes(2 * SIZE), length=False)
 
 
 def circular(handler, times):
@@ -388,7 +388,7 @@ BAD_ZIPS = {  # name: (content, words of the reason)
     "cut": (zip_of("text")[:-30], r"damaged zip \(File is not a zip file\)"),
     "changed": (zip_of("text", method=STORED).replace(b"Cleo", b"Clio", 1), r"damaged zip \(Bad CRC"),
     "garbled": (zip_of("text")[:60] + b"\xff" * 40 + zip_of("text")[100:], r"damaged zip"),
-    "encrypted": (encrypted(zip_of("text")), r"encrypted"),
+    "encrypted": (encrypted(zip_of("text")), r"encrypted, or compressed"),
 }
 
 
