@@ -75,7 +75,8 @@ class Run:
 
     @property
     def setting(self):
-        """What runs must share to stand in one panel, as a dict."""
+        """What runs must share to stand in one panel, as a dict. The train split's hash keeps the first part
+        of a corpus apart from the whole."""
         knobs = {name: getattr(self.config, name) for name in SHARED}
         return {**knobs, "dataset": self.about["corpus"]["name"], "data": self.data}
 
@@ -138,11 +139,13 @@ class Setting:
     parameters: int
     unit: str
     arms: list
+    partial: int | None = None  # where only the corpus's first part was prepared, its length in units
     study: dict | None = None  # what its study.json holds
 
     @property
     def title(self):
-        return self.knobs["dataset"]
+        first = f", the first {self.partial:,} {self.unit}s" if self.partial else ""
+        return self.knobs["dataset"] + first
 
     @property
     def size(self):
@@ -196,13 +199,13 @@ def group(runs):
             Arm(name, check_arm(sorted(named, key=lambda run: run.seed)))
             for name, named in by(members, lambda run: run.arm).items()
         ]
-        first, study = members[0], members[0].study
+        about, study = members[0].about, members[0].study
         record = read_json(study / "study.json") if study else None
         order = {name: number for number, name in enumerate(record["arms"])} if record else {}
         arms.sort(key=lambda arm: (order.get(arm.name, len(order)), arm.noisy, arm.name))
-        settings.append(
-            Setting(dict(key[1:]), first.about["parameters"], first.about["corpus"]["unit"], arms, record)
-        )
+        corpus = about["corpus"]
+        partial = corpus["partial"]["tokens"] if "partial" in corpus else None
+        settings.append(Setting(dict(key[1:]), about["parameters"], corpus["unit"], arms, partial, record))
     return settings
 
 

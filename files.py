@@ -1,12 +1,13 @@
-"""Atomic files and locks: a reader sees the old file or the new one, never half of either."""
+"""Atomic files, hashes and locks: a reader sees the old file or the new one, never half of either."""
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 from pathlib import Path
 
-from config import UserError
+from config import ROOT, UserError
 
 
 @contextlib.contextmanager
@@ -43,6 +44,17 @@ def read_json(path):
         return None
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from None
+
+
+def hash_of(path):
+    """The SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def shown(path):
+    """A path as its reader would type it: from the repository's root where it lies there."""
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
 def lock(path, wait=False):

@@ -173,12 +173,17 @@ def names(arms):
 
 
 def loss_caption(setting, arms, name):
-    lines = wrap(f"{setting.size}; fixed windows, dropout off. {seeds_line(arms)}")
+    lines = wrap(f"{described(setting)}; fixed windows, dropout off. {seeds_line(arms)}")
     if setting.baseline and len(setting.arms) > 1:
         lines += difference_lines(setting, arms, name)
     elif len(setting.arms) > 1:
         lines += wrap("No differences: not one arm alone is without noise, or called baseline.")
     return lines + [line for note in panel_notes(arms) for line in wrap(note)]
+
+
+def described(setting):
+    """The size of a setting; before it the corpus, where a caption must not be read without it."""
+    return f"{setting.title}: {setting.size}" if setting.partial else setting.size
 
 
 def difference_lines(setting, arms, name):
@@ -237,7 +242,7 @@ def noise_figure(settings):
 
 
 def noise_panels(setting, arms):
-    caption = f"{setting.size}. {seeds_line(arms)} Gradient norm before clipping{noise_remarks(arms)}."
+    caption = f"{described(setting)}. {seeds_line(arms)} Gradient norm before clipping{noise_remarks(arms)}."
     end = setting.knobs["max_iters"]
     return [
         Panel(of_noise(arms, end, "sigma", "sigma"), setting.title, (), names(arms), 1, xlabel=None),
@@ -300,7 +305,7 @@ def cost_panels(setting, arms):
         return []
     machines = sorted({run.about.get("machine", {}).get("name", "unknown") for arm in arms for run in arm.runs})
     n = seeds_line(arms).split(";")[0].rstrip(".")
-    caption = f"{setting.size}. {n}; mean, no bands."
+    caption = f"{described(setting)}. {n}; mean, no bands."
     by_tokens = Panel(
         of_cost(arms, "tokens", 1e-6), setting.title, (), names(arms), 1.3, xlabel=f"million {setting.unit}s"
     )
@@ -411,7 +416,7 @@ def sensitivity_panel(setting):
 
     numbers = sorted({comparison.n for comparison in cells.values()})
     caption = (
-        f"{setting.size}; difference of the best val loss to {setting.baseline.name} in nats, mean of"
+        f"{described(setting)}; difference of the best val loss to {setting.baseline.name} in nats, mean of"
         f" {' or '.join(map(str, numbers))} pairs, red worse. The tests are in the table of comparisons."
     )
     return Panel(draw, setting.title, wrap(caption), height=0.3 * len(sigmas), xlabel="gamma")

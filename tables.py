@@ -128,7 +128,9 @@ def paper_note(setting):
         "The paper's rows are one seed each, of 6 layers, width 384, context 256"
         f" and {full['max_iters']:,} iterations of batch {full['batch_size']}"
     )
-    same = all(setting.knobs[name] == value for name, value in full.items())
+    if setting.partial:
+        note += " on the whole corpus"
+    same = not setting.partial and all(setting.knobs[name] == value for name, value in full.items())
     return note + ("." if same else ", which these runs are not: the two are not comparable.")
 
 

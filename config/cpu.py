@@ -12,3 +12,5 @@ n_embd = 128
 dropout = 0.0
 
 max_iters = 2000
+
+eval_interval = 250

@@ -1,4 +1,4 @@
-"""From a source text to a prepared corpus: download, encode, split, write. No torch.
+"""From a source text to a prepared corpus: encode, split, write. No torch.
 
 A prepared corpus is a folder with train.bin, val.bin (test.bin where it has three parts), each token a
 little-endian uint16, and meta.json, written last, which says what they are:
@@ -8,20 +8,19 @@ little-endian uint16, and meta.json, written last, which says what they are:
     vocabulary   the symbols in code-point order; a token is an index into it
     splits       {"train": {"tokens": n, "sha256": of train.bin}, ...}, in the text's order
     source       {"from": path or URL, "sha256": of the source's bytes}
+    partial      only where the text is the first part of a corpus: {"tokens": n, "of": the whole's}
 """
 
 import argparse
-import contextlib
 import hashlib
 import io
 import itertools
-import time
 from pathlib import Path
 
 import numpy as np
 
-from config import ROOT, UserError
-from files import replacing, write_json
+from config import UserError
+from files import read_json, replacing, shown, write_json
 
 FORMAT = 1
 CHUNK = 1 << 22  # characters or bytes held at a time
@@ -39,12 +38,24 @@ def options(description, **extra):
     return parser
 
 
-def prepared(folder):
-    """Whether a folder holds a prepared corpus; says so, since the scripts then have nothing to do."""
-    if not (Path(folder) / "meta.json").is_file():
+def prepared(folder, sha256=None):
+    """Whether a folder holds a prepared corpus; says so, since the scripts then have nothing to do.
+
+    sha256: of the text that it should hold; UserError where it holds another. None: any will do.
+    """
+    if not (meta := read_json(Path(folder) / "meta.json")):
         return False
+    if sha256 and meta["source"]["sha256"] != sha256:
+        raise UserError(f"{shown(Path(folder))} holds another text, {text_of(meta)}: --force replaces it")
     print(f"{shown(Path(folder))} is prepared already; --force prepares it again")
     return True
+
+
+def text_of(meta):
+    """The text of a prepared corpus in words."""
+    partial = meta.get("partial")
+    first = f" (the first {partial['tokens']:,} {meta['unit']}s of {partial['of']:,})" if partial else ""
+    return meta["source"]["from"] + first
 
 
 def read_characters(streams):
@@ -72,13 +83,14 @@ def code_points(text):
     return np.frombuffer(text.encode("utf-32-le"), np.dtype("<u4"))
 
 
-def write_corpus(folder, chunks, source, unit="character", splits=None):
+def write_corpus(folder, chunks, source, unit="character", splits=None, whole=None):
     """Encode a text and write it as a prepared corpus.
 
     chunks: function that yields the text as arrays of code points (or bytes); it is called twice, once
         for the vocabulary and once to encode, so that a text of any length passes through a few MB.
     source: for meta.json, {"from": ..., "sha256": ...}.
     splits: {name: fraction} in the text's order; 90 % train and the rest val unless given.
+    whole: where the text is the first part of a longer one, that one's length, for meta.json.
     Returns the meta dict. UserError where a text is empty or has more than 65,536 symbols.
     """
     folder, splits = Path(folder), splits or HALVES
@@ -108,6 +120,8 @@ def write_corpus(folder, chunks, source, unit="character", splits=None):
         "splits": parts,
         "source": source,
     }
+    if whole:
+        meta["partial"] = {"tokens": length, "of": whole}
     write_json(folder / "meta.json", meta)
     return meta
 
@@ -167,94 +181,4 @@ def write_tokens(path, chunks):
 def describe(folder, meta):
     """The line with which a prepare script ends."""
     counts = ", ".join(f"{name} {part['tokens']:,}" for name, part in meta["splits"].items())
-    print(f"{shown(folder)}: {meta['vocab_size']} symbols; {counts} {meta['unit']}s")
-
-
-def fetch(urls, sha256, target, source=None):
-    """(path of a file with this SHA-256, where it is from): `source` if given, else a download to `target`.
-
-    urls: mirrors, tried in order. source: a path or URL that takes their place. sha256: None takes any.
-    A file at `target` that already has the hash is used as it is. Nothing appears at `target` but a file
-    with the hash. UserError where the hash is another, or every mirror failed, with each one's reason.
-    """
-    if source and "://" not in source:
-        return check_hash(Path(source), sha256), Path(source).name
-    target = Path(target)
-    if not source and target.is_file() and hash_of(target) == sha256:
-        return target, target.name
-    failures = []
-    for url in [source] if source else urls:
-        try:
-            download(url, sha256, target)
-            return target, url
-        except DownloadError as error:
-            failures.append(f"{url} ({error})")
-    raise UserError(
-        f"{target.name} could not be had from {'; '.join(failures)}. If you have the file, use"
-        f" python {shown(target.parent / 'prepare.py')} --source=PATH; config/quickstart.py needs no download"
-    )
-
-
-def shown(path):
-    """A path as its reader would type it: from the repository's root where it lies there."""
-    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
-
-
-def check_hash(path, sha256):
-    if not path.is_file():
-        raise UserError(f"--source={path}: no such file")
-    if sha256 and (actual := hash_of(path)) != sha256:
-        raise UserError(
-            f"--source={path}: its SHA-256 is {actual}, this corpus has {sha256};"
-            " for a text of your own use python data/text_char/prepare.py FILE"
-        )
-    return path
-
-
-def hash_of(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-class DownloadError(Exception):
-    """Why one mirror failed, in a few words."""
-
-
-def download(url, sha256, target, attempts=3, wait=1.0, timeout=30):
-    """Download `url` to `target`, which appears only whole and with the right SHA-256.
-
-    A fault that may pass (5xx, 408, 429, time-out, broken connection) is tried `attempts` times,
-    with waits of 1, 2, 4, ... times `wait` seconds; a refusal (other 4xx) or a wrong hash is final.
-    """
-    import requests
-
-    for attempt in range(attempts):
-        if attempt:
-            time.sleep(wait * 2 ** (attempt - 1))
-        try:
-            return download_once(url, sha256, target, timeout)
-        except requests.RequestException as error:
-            status = getattr(error.response, "status_code", None)
-            reason = f"HTTP {status}" if status else type(error).__name__
-            if status is not None and status < 500 and status not in (408, 429):
-                break
-    raise DownloadError(reason)
-
-
-def download_once(url, sha256, target, timeout):
-    import requests
-    from tqdm import tqdm
-
-    digest, received = hashlib.sha256(), 0
-    with requests.get(url, stream=True, timeout=timeout) as response, contextlib.ExitStack() as stack:
-        response.raise_for_status()
-        size = int(response.headers.get("Content-Length", 0)) or None
-        bar = stack.enter_context(tqdm(total=size, unit="B", unit_scale=True, desc=target.name, disable=None))
-        file = stack.enter_context(replacing(target))
-        for piece in response.iter_content(1 << 16):
-            file.write(piece)
-            digest.update(piece)
-            received += len(piece)
-            bar.update(len(piece))
-        if sha256 and digest.hexdigest() != sha256:
-            raise DownloadError(f"{received:,} bytes of another SHA-256, {digest.hexdigest()[:12]}...")
+    print(f"{shown(folder)}: {text_of(meta)}, {meta['vocab_size']} symbols; {counts} {meta['unit']}s")

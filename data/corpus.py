@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from config import ROOT, UserError, did_you_mean
-from data.building import FORMAT, hash_of, shown
-from files import lock, read_json
+from data.building import FORMAT
+from files import hash_of, lock, read_json, shown
 
 
 def corpus_folder(dataset):

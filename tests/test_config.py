@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 import noise
-from config import CHOICES, KNOBS, RANGES, Config, UserError, help_text, identity, load, recorded, settle
+from config import CHOICES, KNOBS, RANGES, ROOT, Config, UserError, help_text, identity, load, recorded, settle
 
 
 def test_the_later_wins(tmp_path):
@@ -134,3 +134,16 @@ def test_the_two_shakespeare_configs_differ_in_the_noise_alone():
     assert {name for name in here if here[name] != there[name]} == {"noise_sigma"}
     assert not baseline.noisy
     assert noisy.noisy
+
+
+@pytest.mark.parametrize("name", ["shakespeare", "enwik8", "text8"])
+@pytest.mark.parametrize("overlay", [(), (str(ROOT / "config/cpu.py"),)])
+def test_the_methods_config_is_the_baselines_but_for_its_noise(name, overlay):
+    baseline, noisy = (
+        identity(load([str(ROOT / f"config/{name}_{arm}.py"), *overlay])) for arm in ("baseline", "noise")
+    )
+    assert {knob for knob in baseline if baseline[knob] != noisy[knob]} == {"noise_sigma"}
+    assert (noisy["noise_schedule"], noisy["noise_sigma"], noisy["noise_gamma"]) == ("exponential", 0.1, 0.99)
+    if name != "shakespeare":
+        knobs = ("learning_rate", "min_lr", "warmup_iters", "weight_decay", "beta1", "beta2", "grad_clip")
+        assert [baseline[knob] for knob in knobs] == [5e-4, 5e-5, 200, 0.1, 0.9, 0.99, 1.0]

@@ -1,11 +1,13 @@
-"""Preparing corpora, downloading them, and what a prepared corpus gives to training."""
+"""Preparing corpora, and what a prepared corpus gives to training."""
 
+import dataclasses
 import hashlib
-import http.server
+import io
+import itertools
 import json
 import subprocess
 import sys
-import threading
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,10 @@ from conftest import TEXT, tokens_of, write_corpus
 from config import ROOT, UserError
 from data import building
 from data.corpus import Corpus
+from data.enwik8 import prepare as enwik8
 from data.pydoc_char import prepare as pydoc_char
 from data.shakespeare_char import prepare as shakespeare_char
+from data.text8 import prepare as text8
 from data.text_char import prepare as text_char
 
 AWKWARD = "naïve café — 日本 🙂\nplain\n" * 7
@@ -121,78 +125,12 @@ def test_a_wrong_source_is_refused_before_anything_is_written(tmp_path):
     assert not (tmp_path / "corpus").exists()
 
 
-@pytest.fixture
-def server():
-    """A server on loopback; `server.replies` is {path: (status, body)}, `server.asked` what was asked."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.server.asked.append(self.path)
-            status, body = self.server.replies[self.path]
-            if callable(status):
-                status = status(self.server.asked.count(self.path))
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        server.replies, server.asked = {}, []
-        server.url = f"http://127.0.0.1:{server.server_address[1]}"
-        yield server
-        server.shutdown()
-
-
-@pytest.fixture
-def no_waiting(monkeypatch):
-    waits = []
-    monkeypatch.setattr(building.time, "sleep", waits.append)
-    return waits
-
-
-BODY = b"the text that was asked for\n" * 100
-SHA256 = hashlib.sha256(BODY).hexdigest()
-
-
-def test_the_next_mirror_is_tried_and_faults_are_tried_again(server, tmp_path, no_waiting):
-    server.replies = {
-        "/gone": (404, b""),
-        "/broken": (500, b""),
-        "/other": (200, b"<html>sign in</html>"),
-        "/late": (lambda times: 200 if times == 3 else 503, BODY),
-    }
-    urls = [server.url + path for path in server.replies]
-    path, origin = building.fetch(urls, SHA256, tmp_path / "input.txt")
-    assert path.read_bytes() == BODY
-    assert origin == server.url + "/late"
-    assert server.asked == ["/gone"] + ["/broken"] * 3 + ["/other"] + ["/late"] * 3
-    assert no_waiting == [1.0, 2.0, 1.0, 2.0]
-    assert [file.name for file in tmp_path.iterdir()] == ["input.txt"]
-    building.fetch(urls, SHA256, tmp_path / "input.txt")
-    assert len(server.asked) == 8, "a file that is there already is not downloaded again"
-
-
-def test_all_mirrors_down_is_one_error_that_lists_them(server, tmp_path, no_waiting):
-    server.replies = {"/gone": (404, b""), "/other": (200, BODY + b"!")}
-    urls = [server.url + path for path in server.replies] + ["http://127.0.0.1:9/nobody"]
-    with pytest.raises(UserError) as error:
-        building.fetch(urls, SHA256, tmp_path / "input.txt")
-    for words in (*urls, "HTTP 404", "SHA-256", "ConnectionError", "--source=PATH", "config/quickstart.py"):
-        assert words in str(error.value)
-    assert "\n" not in str(error.value)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_source_may_be_a_url(server, tmp_path):
-    server.replies = {"/mine": (200, BODY)}
-    path, _ = building.fetch(["http://127.0.0.1:9/"], SHA256, tmp_path / "input.txt", server.url + "/mine")
-    assert path.read_bytes() == BODY
-    text_char.main(["--source", server.url + "/mine"], tmp_path)
-    assert Corpus(str(tmp_path)).meta["source"]["sha256"] == SHA256
+def peak_memory(code, *arguments):
+    """The kB that a process running this code with these arguments held at its peak."""
+    code += "\nprint(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
+    words = [sys.executable, "-c", "import sys; from pathlib import Path\n" + code, *map(str, arguments)]
+    output = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return int(output.splitlines()[-1])
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells a process its peak memory")
@@ -201,15 +139,131 @@ def test_100_mb_of_text_are_prepared_within_400_mb(tmp_path):
     with open(tmp_path / "my.txt", "w", encoding="utf-8") as file:
         for _ in range(96):
             file.write(text)
-    code = (
-        "import sys; from pathlib import Path; from data.text_char import prepare\n"
-        "prepare.main([sys.argv[1]], Path(sys.argv[2]))\n"
-        "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
-    )
-    words = [sys.executable, "-c", code, str(tmp_path / "my.txt"), str(tmp_path / "corpus")]
-    output = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    code = "from data.text_char import prepare; prepare.main([sys.argv[1]], Path(sys.argv[2]))"
     assert (tmp_path / "my.txt").stat().st_size > 100e6
-    assert int(output.splitlines()[-1]) < 400e3, "kilobytes"
+    assert peak_memory(code, tmp_path / "my.txt", tmp_path / "corpus") < 400e3
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells a process its peak memory")
+def test_a_zip_of_100_mb_is_prepared_within_200_mb(tmp_path):
+    """A text of enwik8's length in a zip, by enwik8's own script, but for its hash."""
+    block, digest = bytes(range(200)) * 5000, hashlib.sha256()
+    with (
+        zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("enwik8", "w") as file,
+    ):
+        for _ in range(100):
+            file.write(block)
+            digest.update(block)
+    code = (
+        "import dataclasses; from data.enwik8 import prepare\n"
+        "prepare.ENWIK8 = dataclasses.replace(prepare.ENWIK8, sha256=sys.argv[3])\n"
+        "prepare.main(['--source', sys.argv[1]], Path(sys.argv[2]))"
+    )
+    assert peak_memory(code, tmp_path / "a.zip", tmp_path / "corpus", digest.hexdigest()) < 200e3, (
+        "it is not all held at once"
+    )
+    meta = json.loads((tmp_path / "corpus" / "meta.json").read_text())
+    lengths = {name: part["tokens"] for name, part in meta["splits"].items()}
+    assert lengths == {"train": 90_000_000, "val": 5_000_000, "test": 5_000_000}
+    assert (tmp_path / "corpus" / "train.bin").stat().st_size == 180_000_000
+    assert "partial" not in meta
+    assert meta["source"] == {"from": "a.zip", "bytes": 100_000_000, "sha256": digest.hexdigest()}
+
+
+WIKI = enwik8.ENWIK8.opening + bytes(range(256)) * 100 + "é".encode()[:1]
+PLAIN = text8.TEXT8.opening + b" the quick brown fox jumps over the lazy dog" * 300
+
+
+def zipped(name, text):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(name, text)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("form", ["plain", "zip"])
+@pytest.mark.parametrize(
+    ("script", "name", "text", "unit"), [(enwik8, "enwik8", WIKI, "byte"), (text8, "text8", PLAIN, "character")]
+)
+def test_a_partial_corpus_is_in_proportion_and_says_so(tmp_path, capsys, script, name, text, unit, form):
+    (tmp_path / "part").write_bytes(text if form == "plain" else zipped(name, text))
+    words, folder = ["--partial", f"--source={tmp_path / 'part'}"], tmp_path / "corpus"
+    script.main(words, folder)
+    corpus, n = Corpus(str(folder)), len(text)
+    edges = [0, int(n * 0.9), int(n * 0.95), n]
+    parts = [text[start:stop] for start, stop in itertools.pairwise(edges)]
+    vocabulary = sorted(set(text))
+    assert corpus.meta["vocabulary"] == (vocabulary if unit == "byte" else list(map(chr, vocabulary)))
+    for part, tokens in zip(parts, corpus.tokens.values()):
+        assert bytes(vocabulary[token] for token in tokens.tolist()) == part
+    assert list(corpus.tokens) == ["train", "val", "test"]
+    digest = hashlib.sha256(text).hexdigest()
+    assert corpus.meta["source"] == {"from": "part", "bytes": n, "sha256": digest}
+    assert corpus.meta["partial"] == {"tokens": n, "of": 100_000_000}
+    assert corpus.meta["unit"] == unit
+    assert f"the first {n:,} {unit}s of 100,000,000" in capsys.readouterr().out
+    script.main(words, folder)
+    assert "is prepared already" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"holds another text, part \(the first .*--force"):
+        script.main([], folder)
+    (tmp_path / "part").write_bytes(text[:-1])
+    with pytest.raises(UserError, match=r"holds another text, part \(the first .*--force"):
+        script.main(words, folder)
+
+
+def test_the_whole_is_told_by_its_hash_and_not_called_partial(tmp_path, monkeypatch):
+    digest = hashlib.sha256(WIKI).hexdigest()
+    monkeypatch.setattr(enwik8, "ENWIK8", dataclasses.replace(enwik8.ENWIK8, size=len(WIKI), sha256=digest))
+    (tmp_path / "all").write_bytes(WIKI)
+    with pytest.raises(UserError, match="leave out --partial"):
+        enwik8.main(["--partial", f"--source={tmp_path / 'all'}"], tmp_path / "corpus")
+    enwik8.main([f"--source={tmp_path / 'all'}"], tmp_path / "corpus")
+    assert "partial" not in Corpus(str(tmp_path / "corpus")).meta
+
+
+@pytest.mark.parametrize(
+    ("script", "text", "options", "words"),
+    [
+        (enwik8, WIKI, [], r"25,\d+ bytes of SHA-256 .*100,000,000 of SHA-256 2b49.*--partial"),
+        (text8, PLAIN, [], r"bytes of SHA-256 .*6e89.*--partial"),
+        (enwik8, PLAIN, ["--partial"], r"no part of enwik8 .* begins with b' anarchism"),
+        (enwik8, WIKI[1:], ["--partial"], r"no part of enwik8 from its beginning"),
+        (text8, WIKI, ["--partial"], r"no part of text8 .* holds b'<'"),
+        (text8, PLAIN + b"\n", ["--partial"], r"holds b'\\n'"),
+        (text8, PLAIN[1:], ["--partial"], r"no part of text8 from its beginning"),
+        (text8, zipped("text9", PLAIN), ["--partial"], r"one member 'text8' and has 0, among 'text9'"),
+        (text8, zipped("text8", PLAIN)[:-40], [], r"damaged zip"),
+        (enwik8, b"", ["--partial"], r"0 distinct symbols"),
+    ],
+)
+def test_another_text_is_refused_and_nothing_is_written(tmp_path, script, text, options, words):
+    (tmp_path / "text").write_bytes(text)
+    with pytest.raises(UserError, match=words) as error:
+        script.main([f"--source={tmp_path / 'text'}", *options], tmp_path / "corpus")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_partial_wants_a_source(tmp_path):
+    with pytest.raises(UserError, match="--partial wants --source=PATH_OR_URL"):
+        text8.main(["--partial"], tmp_path)
+
+
+def test_an_error_half_way_leaves_no_meta(tmp_path):
+    write_corpus(tmp_path, TEXT)
+    turns = iter([[building.code_points(TEXT)], OSError("the disk is full")])
+
+    def chunks():
+        turn = next(turns)
+        if isinstance(turn, OSError):
+            raise turn
+        return iter(turn)
+
+    with pytest.raises(OSError, match="the disk is full"):
+        building.write_corpus(tmp_path, chunks, {"from": "-", "sha256": "-"})
+    assert not (tmp_path / "meta.json").exists()
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_preparing_imports_no_torch():

@@ -300,11 +300,15 @@ def test_law_4_sigkill_at_random_steps(run, command, tmp_path):
 # Law 5. The run folder is all that passes between train.py and the rest, and it explains itself.
 
 ORDER = (  # upstream to downstream; a room imports only what stands before it
-    *("config", "files", "data.building", "data.corpus", "model", "noise", "machine", "progress"),
+    *("config", "files", "data.building", "data.download", "data.zipped", "data.corpus"),
+    *("model", "noise", "machine", "progress"),
     *("ranks", "runs", "evaluate", "train", "study", "sweep", "collect"),
     *("compare", "arms", "tables", "panels", "plot", "report"),
 )
-WITHOUT_TORCH = ("config", "files", "data.building", "progress", "runs", "study", "sweep", "collect", "report")
+WITHOUT_TORCH = (
+    *("config", "files", "data.building", "data.download", "data.zipped"),
+    *("progress", "runs", "study", "sweep", "collect", "report"),
+)
 
 
 def imports(module):

@@ -201,6 +201,26 @@ def test_runs_of_different_size_or_corpus_stand_in_panels_of_their_own(study):
     assert len(plot.loss_figure(settings, "val_loss", "validation loss").axes) == 3
 
 
+def test_the_first_part_of_a_corpus_stands_apart_and_is_named_everywhere(tmp_path):
+    whole = {"name": "enwik8", "unit": "byte", "splits": {"train": {"tokens": 90_000_000, "sha256": "abc"}}}
+    part = {**whole, "splits": {"train": {"tokens": 3_600_000, "sha256": "def"}}}
+    part["partial"] = {"tokens": 4_000_000, "of": 100_000_000}
+    size = {"batch_size": 32, "max_iters": 100_000, "dataset": "enwik8"}
+    for name, meta in (("whole", whole), ("part", part)):
+        fake_run(tmp_path / name / "baseline" / "seed1", meta=meta, **size)
+        fake_run(tmp_path / name / "noise" / "seed1", meta=meta, noise_sigma=0.1, **size)
+    settings = read_settings([tmp_path])
+    named = "enwik8, the first 4,000,000 bytes"
+    assert sorted(setting.title for setting in settings) == ["enwik8", named]
+    assert all(len(setting.arms) == 2 for setting in settings)
+    figures = (plot.loss_figure(settings, "val_loss", "validation loss"), plot.noise_figure(settings))
+    for text in map(drawn_text, figures):
+        assert text.count(named) == 2, "in the title and in the caption"
+    for setting in settings:
+        assert ("not comparable" in losses_text([setting])) == bool(setting.partial)
+    assert f"**{named}: " in losses_text(settings)
+
+
 def test_two_configs_never_fall_into_one_arm(study):
     fake_run(study / "again" / "noise" / "seed7", 7, noise_sigma=0.2)
     with pytest.raises(UserError, match=r"'noise'.*differ in noise_sigma: 0.1 and 0.2"):

@@ -95,6 +95,10 @@ def test_only_three_lines_of_the_block_are_ours():
         ("shakespeare_baseline.py", 65, 1_003_854),
         ("shakespeare_noise.py", 65, 1_003_854),
         ("shakespeare_baseline.py cpu.py", 65, 1_003_854),
+        ("enwik8_baseline.py", 205, 90_000_000),
+        ("enwik8_noise.py", 205, 90_000_000),
+        ("text8_baseline.py", 27, 90_000_000),
+        ("text8_noise.py", 27, 90_000_000),
         ("quickstart.py", None, None),
     ],
 )

@@ -7,8 +7,9 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from config import run_script  # noqa: E402
-from data import building  # noqa: E402
+from data import building, download  # noqa: E402
 
+SIZE = 1_115_394  # bytes
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 URLS = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
@@ -20,7 +21,7 @@ def main(argv, folder=HERE):
     arguments = building.options(__doc__).parse_args(argv)
     if not arguments.force and building.prepared(folder):
         return
-    text, origin = building.fetch(URLS, SHA256, folder / "input.txt", arguments.source)
+    text, origin = download.fetch(URLS, SHA256, folder / "input.txt", arguments.source, SIZE)
     meta = building.write_corpus(
         folder,
         lambda: building.read_characters([(text, lambda: open(text, "rb"))]),

@@ -11,8 +11,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from config import UserError, run_script  # noqa: E402
-from data import building  # noqa: E402
-from files import read_json  # noqa: E402
+from data import building, download  # noqa: E402
 
 COMMAND = "python data/text_char/prepare.py my.txt [more.txt ...]"
 
@@ -27,12 +26,9 @@ def main(argv, folder=HERE):
             raise UserError(f"no such file: {text}")
     texts = arguments.texts
     if arguments.source:
-        texts = [*texts, building.fetch([], None, folder / "input.txt", arguments.source)[0]]
+        texts = [*texts, download.fetch([], None, folder / "input.txt", arguments.source)[0]]
     source = {"from": " ".join(text.name for text in texts), "sha256": sha256(texts)}
-    if not arguments.force and building.prepared(folder):
-        there = read_json(folder / "meta.json")["source"]
-        if there["sha256"] != source["sha256"]:
-            raise UserError(f"text_char holds another text, {there['from']}: --force replaces it")
+    if not arguments.force and building.prepared(folder, source["sha256"]):
         return
     meta = building.write_corpus(
         folder,

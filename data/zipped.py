@@ -1,0 +1,96 @@
+"""A corpus that comes as one text in a zip, read byte by byte: enwik8 and text8, whole or in part. No torch."""
+
+import contextlib
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from config import UserError
+from data import building, download
+
+SPLITS = {"train": 0.9, "val": 0.05, "test": 0.05}
+PARTIAL = {"--partial": {"action": "store_true", "help": "prepare a shorter text of it, given by --source"}}
+
+
+@dataclass(frozen=True)
+class ZippedText:
+    name: str  # of the corpus, and of the zip's one member
+    unit: str  # what a byte is: "byte" or "character"
+    size: int  # bytes
+    sha256: str
+    zip_size: int
+    zip_sha256: str
+    urls: tuple  # where the zip is to be had
+    opening: bytes  # how the text begins
+    symbols: bytes  # the bytes that may occur in it
+
+
+def prepare(text, description, argv, folder):
+    """Prepare a ZippedText in `folder` as the command line says, 90 % train, 5 % val and 5 % test.
+
+    --partial, with --source: a shorter text, taken for the first bytes of this one, and recorded as such.
+    UserError where the source is another text, so far as can be told.
+    """
+    arguments = building.options(description, **PARTIAL).parse_args(argv)
+    if arguments.partial and not arguments.source:
+        raise UserError(f"--partial wants --source=PATH_OR_URL, the first part of {text.name}")
+    if not arguments.partial and not arguments.force and building.prepared(folder, text.sha256):
+        return
+    with obtained(text, arguments.source, folder) as (path, origin):
+        found = examine(text, path, arguments)
+        if arguments.partial and not arguments.force and building.prepared(folder, found["sha256"]):
+            return
+        meta = building.write_corpus(
+            folder,
+            lambda: (np.frombuffer(piece, np.uint8) for piece in read(text, path)),
+            source={"from": origin, **found},
+            unit=text.unit,
+            splits=SPLITS,
+            whole=text.size if arguments.partial else None,
+        )
+    building.describe(folder, meta)
+
+
+@contextlib.contextmanager
+def obtained(text, source, folder):
+    """(path, where it is from) of the zip or the text. What a --source=URL brought goes at the end."""
+    if not source:
+        target = folder / f"{text.name}.zip"
+        yield download.fetch(text.urls, text.zip_sha256, target, size=text.zip_size)
+        return
+    target = folder / f"{text.name}.source"
+    try:
+        yield download.fetch((), None, target, source, most=text.size)
+    finally:
+        target.unlink(missing_ok=True)
+
+
+def read(text, path):
+    return download.read_text(path, text.name, text.size)
+
+
+def examine(text, path, arguments):
+    """{"bytes": n, "sha256": ...} of the text in a file; UserError unless it is the one that is asked for."""
+    digest, size, head, strange = hashlib.sha256(), 0, b"", b""
+    for piece in read(text, path):
+        digest.update(piece)
+        size += len(piece)
+        head += piece[: len(text.opening) - len(head)]
+        strange = strange or piece.translate(None, text.symbols)[:1]
+    where, found = arguments.source or path, {"bytes": size, "sha256": digest.hexdigest()}
+    if not arguments.partial and found["sha256"] != text.sha256:
+        raise UserError(
+            f"{where}: {size:,} bytes of SHA-256 {found['sha256']}, but {text.name} has {text.size:,}"
+            f" of SHA-256 {text.sha256}; its first part alone is prepared by --partial, any other text by"
+            " python data/text_char/prepare.py FILE"
+        )
+    if arguments.partial and size == text.size:
+        raise UserError(f"{where}: {size:,} bytes are all that {text.name} has: leave out --partial")
+    if arguments.partial and (strange or head != text.opening[:size]):
+        why = f"holds {strange!r}" if strange else f"begins with {head!r}, not {text.opening!r}"
+        raise UserError(
+            f"{where}: no part of {text.name} from its beginning, since it {why}; another text is prepared by"
+            " python data/text_char/prepare.py FILE"
+        )
+    return found
