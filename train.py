@@ -24,6 +24,7 @@ from model import GPT, GPTConfig
 from noise import GradientNoise, schedule, stream_seed
 from progress import Meter, Progress, Signals
 from runs import RunFolder, read_log
+from sample import samples
 
 DIVERGED = 3  # exit status
 LONG = 3600  # seconds; a run that will take longer says so first
@@ -434,12 +435,10 @@ def facts(t):
 
 
 def print_sample(t, folder):
-    """A text drawn from the best weights, from its own stream; it begins after the corpus's first symbol."""
+    """The text that sample.py draws first with the run's seed, from the best weights."""
     model = GPT.from_weights(folder.load("best.pt")["model"], t.machine.device).eval()
-    start = torch.zeros((1, 1), dtype=torch.int64, device=t.machine.device)
-    generator = torch.Generator().manual_seed(stream_seed(t.config.seed, "sample"))
-    tokens = model.generate(start, t.config.sample_tokens, generator, temperature=0.8)[0, 1:]
-    print(f"\n--- a sample of the best weights ---\n{t.corpus.decode(tokens.tolist())}\n---")
+    (text,) = samples(model, t.corpus.meta, max_new_tokens=t.config.sample_tokens, seed=t.config.seed)
+    print(f"\n--- a sample of the best weights ---\n{text}\n---")
 
 
 if __name__ == "__main__":

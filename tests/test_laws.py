@@ -276,7 +276,7 @@ def test_law_4_sigkill_at_random_steps(run, command, tmp_path):
 
 ORDER = (  # upstream to downstream; a room imports only what stands before it
     *("config", "files", "data.building", "data.corpus", "model", "noise", "machine", "progress"),
-    *("runs", "evaluate", "train", "arms", "plot"),
+    *("runs", "evaluate", "sample", "train", "arms", "plot"),
 )
 WITHOUT_TORCH = ("config", "files", "data.building", "progress", "runs", "arms", "plot")
 
@@ -417,6 +417,8 @@ def test_law_6_every_file_of_a_run_is_written_atomically():
         ["plot.py", "nowhere"],
         ["plot.py", "{tmp}", "--width=3"],
         ["evaluate.py", "nowhere"],
+        ["sample.py"],
+        ["sample.py", "nowhere"],
         ["data/text_char/prepare.py"],
         ["data/text_char/prepare.py", "none.txt"],
         ["data/shakespeare_char/prepare.py", "--source=none.txt", "--force"],
