@@ -141,7 +141,7 @@ def check_arm(arm):
     """UserError unless the runs of an arm differ in their seeds, and in nothing else."""
     first, seeds = arm.runs[0], set()
     for run in arm.runs:
-        here, there = ({**identity(r.config), "eval_interval": r.config.eval_interval} for r in (first, run))
+        here, there = (arm_identity(r.config) for r in (first, run))
         for name in here:
             if name not in ("seed", "data_seed") and here[name] != there[name]:
                 raise UserError(
@@ -151,6 +151,12 @@ def check_arm(arm):
         if run.seed in seeds:
             raise UserError(f"{run.path}: {arm.name!r} has seed {run.seed} twice")
         seeds.add(run.seed)
+
+
+def arm_identity(config):
+    """What the runs of an arm share, as a dict. Each may start from its own seed's run of another arm."""
+    source = config.init_from and re.sub(r"[/\\]+seed\d+[/\\]*$", "", config.init_from)
+    return {**identity(config), "eval_interval": config.eval_interval, "init_from": source}
 
 
 def other_knobs(arm, baseline):

@@ -106,8 +106,8 @@ MUTATIONS = [  # law, what it does, file, old, new, test
     ),
     (
         *(7, "the run folder is made before the mistake is found", "train.py"),
-        "corpus.check_length(config.block_size)\n        with RunFolder(config.out_dir) as folder:\n",
-        "with RunFolder(config.out_dir) as folder:\n            corpus.check_length(config.block_size)\n",
+        "        source = read_source(config)\n        with RunFolder(config.out_dir) as folder:\n",
+        "        with RunFolder(config.out_dir) as folder:\n            source = read_source(config)\n",
         f"{LAWS}::test_law_7_a_mistake_is_one_line_and_status_2",
     ),
 ]  # fmt: skip

@@ -276,7 +276,7 @@ def test_law_4_sigkill_at_random_steps(run, command, tmp_path):
 
 ORDER = (  # upstream to downstream; a room imports only what stands before it
     *("config", "files", "data.building", "data.corpus", "model", "noise", "machine", "progress"),
-    *("runs", "evaluate", "sample", "train", "arms", "plot"),
+    *("runs", "evaluate", "sample", "start", "train", "arms", "plot"),
 )
 WITHOUT_TORCH = ("config", "files", "data.building", "progress", "runs", "arms", "plot")
 
@@ -419,6 +419,7 @@ def test_law_6_every_file_of_a_run_is_written_atomically():
         ["evaluate.py", "nowhere"],
         ["sample.py"],
         ["sample.py", "nowhere"],
+        ["train.py", "--dataset={corpus}", "--init_from=nowhere"],
         ["data/text_char/prepare.py"],
         ["data/text_char/prepare.py", "none.txt"],
         ["data/shakespeare_char/prepare.py", "--source=none.txt", "--force"],
