@@ -49,6 +49,8 @@ def model_in(checkpoint, corpus_meta, path):
         raise UserError(f"{path} holds no model of this code: restore it") from None
     if model.config.vocab_size != len(corpus_meta["vocabulary"]):
         raise UserError(f"{path} has not the vocabulary of its run.json: restore it")
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise UserError(f"{path} holds weights that are not finite: restore it")
     return model
 
 

@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 import os
-import pickle
 from pathlib import Path
 
 from config import UserError, identity, recorded
@@ -119,16 +118,16 @@ def load_hashed(path):
 
     if not Path(path).is_file():
         return None, None
-    try:
-        with open(path, "rb") as file:  # once: a run in progress may replace the file
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            file.seek(0)
+    with open(path, "rb") as file:  # once: a run in progress may replace the file
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0)
+        try:
             return torch.load(file, map_location="cpu", weights_only=True), digest
-    except (pickle.UnpicklingError, RuntimeError, EOFError):
-        raise UserError(
-            f"{path} is damaged or no checkpoint of this code:"
-            " restore it, or begin afresh with --overwrite=True"
-        ) from None
+        except Exception:  # of a dozen types, as the damage has it
+            raise UserError(
+                f"{path} is damaged or no checkpoint of this code:"
+                " restore it, or begin afresh with --overwrite=True"
+            ) from None
 
 
 def corpus_meta(folder):

@@ -76,8 +76,8 @@ MUTATIONS = [  # law, what it does, file, old, new, test
     ),
     (
         *(5, "reading a run folder takes torch", "runs.py"),
-        "import pickle\n",
-        "import pickle\nimport torch\n",
+        "import os\n",
+        "import os\nimport torch\n",
         f"{LAWS}::test_law_5_a_run_folder_is_drawn_wherever_it_lies_without_torch",
     ),
     (

@@ -182,6 +182,11 @@ def harm(folder, how):
         best.write_bytes(b"")
     elif how == "noise":
         best.write_bytes(code_points("no checkpoint").tobytes())
+    elif how == "one name":
+        best.write_bytes(best.read_bytes().replace(b"ln_f.weight", b"ln\xff\xff.weight"))
+    elif how == "not finite":
+        state["model"]["state"]["ln_f.weight"][3] = torch.nan
+        torch.save(state, best)
     elif how == "no model":
         torch.save({"step": 1}, best)
     elif how == "a tensor gone":
@@ -204,8 +209,9 @@ def harm(folder, how):
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        *((how, "best.pt is damaged") for how in ("cut", "empty", "noise")),
+        *((how, "best.pt is damaged") for how in ("cut", "empty", "noise", "one name")),
         *((how, "best.pt holds no model") for how in ("no model", "a tensor gone", "an unknown shape")),
+        ("not finite", "best.pt holds weights that are not finite"),
         ("another vocabulary", "best.pt has not the vocabulary of its run.json"),
         ("no weights", "neither best.pt nor last.pt"),
         ("no run.json", "is no run folder"),
