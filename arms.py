@@ -221,10 +221,7 @@ def check_arm(runs):
     """The runs of one arm; UserError unless they differ in their seeds, and in nothing else."""
     first, seeds = runs[0], set()
     for run in runs:
-        here, there = (
-            {**identity(r.config), "eval_interval": r.config.eval_interval, "data": r.data}
-            for r in (first, run)
-        )
+        here, there = (arm_identity(r) for r in (first, run))
         for name in here:
             if name not in ("seed", "data_seed") and here[name] != there[name]:
                 raise UserError(
@@ -235,6 +232,14 @@ def check_arm(runs):
             raise UserError(f"{run.path}: {first.arm!r} has seed {run.seed} twice")
         seeds.add(run.seed)
     return runs
+
+
+def arm_identity(run):
+    """What the runs of an arm share, as a dict. Each may start from its own seed's run of another arm."""
+    config = run.config
+    source = config.init_from and re.sub(r"[/\\]+seed\d+[/\\]*$", "", config.init_from)
+    here = {**identity(config), "eval_interval": config.eval_interval, "init_from": source}
+    return here | {"data": run.data}
 
 
 def other_knobs(arm, baseline):

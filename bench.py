@@ -1,10 +1,13 @@
-"""What a training step costs: train.py's against a plain loop, and whether the two train alike.
+"""What a training step costs: train.py's against a plain loop, and whether the two train alike; and sampling.
 
     python bench.py config/shakespeare_baseline.py config/cpu.py --max_iters=300
 
 The plain loop trains the same model from the same initial weights, eagerly in float32, with AdamW not
 fused, and builds each batch from the memory map, one row after the other. Both train max_iters iterations
 with each of three seeds, taking turns in one process, so that what else the machine does meets both alike.
+
+Sampling is one text, from one token to a full context, as sample.py draws it and with the whole context
+computed anew for each token.
 """
 
 import dataclasses
@@ -19,7 +22,7 @@ from config import UserError, load, run_script
 from data.corpus import Corpus
 from evaluate import mean_loss
 from machine import Machine
-from model import GPT
+from model import GPT, choose
 from noise import stream_seed
 
 SEEDS = 3
@@ -60,6 +63,7 @@ def main(argv):
             )
     report_times(times, tokens)
     report_losses(losses, turns)
+    report_sampling(GPT.from_weights(pair["train.py"].model.weights(), machine.device).eval(), machine)
     return 0
 
 
@@ -150,6 +154,32 @@ def report_losses(losses, turns):
             values = [curve[row] for curve in curves]
             cells.append(f"{label} {mean(values):.4f} ± {stdev(values):.4f}")
         print(f"{name:>20}: {', '.join(cells)}")
+
+
+@torch.no_grad()
+def sample_plainly(model, idx, length, generators):
+    """`GPT.generate`, but without a cache and no further than a full context."""
+    for _ in range(length):
+        token = choose(model(idx)[0][:, -1], generators, 1.0, None)
+        idx = torch.cat((idx, token.to(idx.device)), dim=1)
+    return idx
+
+
+def report_sampling(model, machine):
+    size = model.config.block_size
+    loops = {"plain loop": sample_plainly, "sample.py": GPT.generate}
+    rates = {}
+    for name, loop in loops.items():
+        for length in (min(8, size), size):  # the first warms up
+            idx = torch.zeros((1, 1), dtype=torch.int64, device=machine.device)
+            synchronize(machine)
+            began = time.perf_counter()
+            loop(model, idx, length, [torch.Generator().manual_seed(0)])
+            synchronize(machine)
+            rates[name] = length / (time.perf_counter() - began)
+    rows = ", ".join(f"{name} {rate:,.0f} tokens/s" for name, rate in rates.items())
+    ratio = rates["sample.py"] / rates["plain loop"]
+    print(f"sampling {size} tokens in float32: {rows}, ratio {ratio:.1f}")
 
 
 if __name__ == "__main__":

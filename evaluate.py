@@ -40,6 +40,20 @@ def bits(nats):
     return nats / math.log(2)
 
 
+def model_in(checkpoint, corpus_meta, path):
+    """The model whose weights a checkpoint holds, on the CPU; UserError, with the checkpoint's path, where
+    it holds none for that corpus."""
+    try:
+        model = GPT.from_weights(checkpoint["model"])
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
+        raise UserError(f"{path} holds no model of this code: restore it") from None
+    if model.config.vocab_size != len(corpus_meta["vocabulary"]):
+        raise UserError(f"{path} has not the vocabulary of its run.json: restore it")
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise UserError(f"{path} holds weights that are not finite: restore it")
+    return model
+
+
 def main(argv):
     if argv in (["--help"], ["-h"]):
         print(__doc__)
@@ -58,7 +72,7 @@ def main(argv):
     for name, checkpoint in checkpoints.items():
         if checkpoint is None:
             continue
-        model = GPT.from_weights(checkpoint["model"])
+        model = model_in(checkpoint, corpus.meta, f"{argv[0]}/{name}.pt")
         for split in corpus.tokens:
             loss = mean_loss(model, corpus.windows(split, config["block_size"]))
             print(f"{name} weights, {split}: {loss:.4f} nats, {bits(loss):.4f} bits a {corpus.meta['unit']}")

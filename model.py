@@ -34,6 +34,22 @@ class LayerNorm(nn.Module):
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, eps=1e-5)
 
 
+class KeyValueCache:
+    """What one attention layer keeps of the tokens it has seen: their keys and values, block_size at most."""
+
+    def __init__(self, config, batch_size, like):
+        """Room of the device and type of the tensor `like`; nothing seen yet."""
+        shape = (batch_size, config.n_head, config.block_size, config.n_embd // config.n_head)
+        self.keys, self.values = like.new_empty(shape), like.new_empty(shape)
+        self.length = 0
+
+    def extend(self, k, v):
+        """Take in the keys and values of further tokens, (B, H, T, d); returns all so far, (B, H, S, d)."""
+        seen, self.length = self.length, self.length + k.shape[2]
+        self.keys[:, :, seen : self.length], self.values[:, :, seen : self.length] = k, v
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+
 class CausalSelfAttention(nn.Module):
     def __init__(self, config):
         super().__init__()
@@ -42,14 +58,19 @@ class CausalSelfAttention(nn.Module):
         self.proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.fused = True  # False: always the plain path, which has second derivatives
 
-    def forward(self, x):
+    def forward(self, x, cache=None):
         B, T, C = x.shape
         qkv = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, C/H)
+        if cache is not None:
+            k, v = cache.extend(k, v)  # each (B, H, S, C/H)
+        S = k.shape[2]
         p = self.dropout if self.training else 0.0
         # On the CPU the fused kernel has no dropout and takes twice the plain path's time in 16 bits.
-        if self.fused and (x.device.type != "cpu" or (q.dtype.itemsize > 2 and not p)):
-            y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
+        # Its causal mask is for as many queries as keys; a single query, the newest, sees all of them.
+        fused = self.fused and (x.device.type != "cpu" or (q.dtype.itemsize > 2 and not p))
+        if fused and T in (1, S):
+            y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=T == S)
         else:
             y = plain_attention(q, k, v, p)
         y = y.transpose(1, 2).reshape(B, T, C)
@@ -57,10 +78,13 @@ class CausalSelfAttention(nn.Module):
 
 
 def plain_attention(q, k, v, p):
-    """softmax(q k^T / sqrt d, causal) v, with dropout p on the weights. q, k, v: (B, H, T, d)."""
-    T, d = q.shape[-2:]
-    future = torch.ones(T, T, dtype=torch.bool, device=q.device).triu(1)
-    scores = (q / math.sqrt(d)) @ k.transpose(-2, -1)  # (B, H, T, T)
+    """softmax(q k^T / sqrt d, causal) v, with dropout p on the weights.
+
+    q: (B, H, T, d), the last T of S tokens. k, v: (B, H, S, d).
+    """
+    (T, d), S = q.shape[-2:], k.shape[-2]
+    future = torch.ones(T, S, dtype=torch.bool, device=q.device).triu(1 + S - T)
+    scores = (q / math.sqrt(d)) @ k.transpose(-2, -1)  # (B, H, T, S)
     return dropout(scores.masked_fill(future, -math.inf).softmax(-1), p) @ v
 
 
@@ -99,8 +123,8 @@ class Block(nn.Module):
         self.ln_2 = LayerNorm(config.n_embd, config.bias)
         self.mlp = MLP(config)
 
-    def forward(self, x):  # (B, T, C)
-        x = x + self.attn(self.ln_1(x))
+    def forward(self, x, cache=None):  # (B, T, C)
+        x = x + self.attn(self.ln_1(x), cache)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -143,14 +167,18 @@ class GPT(nn.Module):
             sd = 0.02 / math.sqrt(2 * self.config.n_layer) if name.endswith("proj.weight") else 0.02
             parameter.normal_(0.0, sd, generator=generator)
 
-    def forward(self, idx, targets=None):
+    def forward(self, idx, targets=None, caches=None):
         """idx, targets: (B, T) int64, T <= block_size. Returns logits (B, T, vocab_size) in the compute
-        dtype, and the mean cross-entropy in nats (float32 or float64), or None without targets."""
-        T = idx.shape[1]
-        x = self.wte(idx) + self.wpe.weight[:T]  # (B, T, C)
+        dtype, and the mean cross-entropy in nats (float32 or float64), or None without targets.
+
+        caches: `empty_caches` or what a call before has left in them; idx continues what they have seen,
+        block_size tokens at most with idx, and is taken in.
+        """
+        T, seen = idx.shape[1], caches[0].length if caches else 0
+        x = self.wte(idx) + self.wpe.weight[seen : seen + T]  # (B, T, C)
         x = dropout(x, self.config.dropout if self.training else 0.0)
-        for block in self.blocks:
-            x = block(x)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, caches[layer]) if caches else block(x)
         logits = F.linear(self.ln_f(x), self.wte.weight)
         if targets is None:
             return logits, None
@@ -186,21 +214,30 @@ class GPT(nn.Module):
         c = self.config
         return 6 * (self.parameter_count() - self.wpe.weight.numel()) + 12 * c.n_layer * c.n_embd * c.block_size
 
+    def empty_caches(self, batch_size):
+        """A KeyValueCache a block."""
+        return [KeyValueCache(self.config, batch_size, self.wte.weight) for _ in self.blocks]
+
     @torch.no_grad()
-    def generate(self, idx, length, generator, temperature=1.0, top_k=None):
+    def generate(self, idx, length, generators, temperature=1.0, top_k=None):
         """Continue idx (B, T) by `length` tokens drawn from the model; returns (B, T + length).
 
-        temperature: the logits' divisor, above 0. top_k: draw among the k likeliest only. The model's
-        mode is the caller's; `generator` is the only source of randomness, on the CPU.
+        generators: one a row, on the CPU, the only sources of randomness. temperature: the logits'
+        divisor; 0 takes the likeliest token. top_k: draw among the k likeliest only. The model's mode is
+        the caller's.
+
+        Keys and values are computed once a token. Positions are learned and absolute, so that a full
+        context cannot slide: it is cut to its last half (block_size // 2 tokens, at least one), which is
+        computed anew. A longer idx begins with its last block_size tokens.
         """
+        size = self.config.block_size
+        caches, new = self.empty_caches(len(idx)), idx[:, -size:]
         for _ in range(length):
-            logits, _ = self(idx[:, -self.config.block_size :])
-            logits = logits[:, -1].float() / temperature  # (B, vocab_size)
-            if top_k is not None and top_k < logits.shape[-1]:
-                least = logits.topk(top_k).values[:, -1:]
-                logits = logits.masked_fill(logits < least, -math.inf)
-            token = torch.multinomial(logits.softmax(-1).cpu(), 1, generator=generator)
-            idx = torch.cat((idx, token.to(idx.device)), dim=1)
+            if caches[0].length + new.shape[1] > size:
+                caches, new = self.empty_caches(len(idx)), idx[:, -max(1, size // 2) :]
+            logits, _ = self(new, caches=caches)
+            new = choose(logits[:, -1], generators, temperature, top_k).to(idx.device)
+            idx = torch.cat((idx, new), dim=1)
         return idx
 
     def weights(self):
@@ -213,3 +250,17 @@ class GPT(nn.Module):
         model = cls.empty(GPTConfig(**weights["config"]))
         model.load_state_dict(weights["state"])
         return model.to(device)
+
+
+def choose(logits, generators, temperature, top_k):
+    """The next token of each row of logits (B, vocab_size), as `GPT.generate` says: (B, 1) int64."""
+    if temperature == 0:
+        return logits.argmax(-1, keepdim=True)
+    logits = logits.cpu().double()
+    if top_k is not None and top_k < logits.shape[-1]:
+        least = logits.topk(top_k).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -math.inf)
+    logits = logits - logits.amax(-1, keepdim=True)  # so that no small temperature makes inf - inf
+    shares = (logits / temperature).softmax(-1)
+    tokens = [torch.multinomial(row, 1, generator=own) for row, own in zip(shares, generators)]
+    return torch.stack(tokens)

@@ -8,10 +8,10 @@
 Readers need no torch; only the checkpoints import it.
 """
 
+import hashlib
 import json
 import math
 import os
-import pickle
 from pathlib import Path
 
 from config import UserError, identity, recorded
@@ -117,17 +117,33 @@ def load_checkpoint(path):
 
     UserError where the file is damaged, or holds anything else.
     """
+    return load_hashed(path)[0]
+
+
+def load_hashed(path):
+    """(what `load_checkpoint` gives, the SHA-256 of the very bytes that it was read from or None)."""
     import torch
 
     if not Path(path).is_file():
-        return None
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError):
-        raise UserError(
-            f"{path} is damaged or no checkpoint of this code:"
-            " restore it, or begin afresh with --overwrite=True"
-        ) from None
+        return None, None
+    with open(path, "rb") as file:  # once: a run in progress may replace the file
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0)
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True), digest
+        except Exception:  # of a dozen types, as the damage has it
+            raise UserError(
+                f"{path} is damaged or no checkpoint of this code:"
+                " restore it, or begin afresh with --overwrite=True"
+            ) from None
+
+
+def corpus_meta(folder):
+    """The meta of the corpus that a run trains on, from its run.json; UserError where there is none."""
+    about = read_json(Path(folder) / "run.json") if Path(folder).is_dir() else None
+    if not isinstance(about, dict) or not {"vocabulary", "unit", "name"} <= about.get("corpus", {}).keys():
+        raise UserError(f"{folder} is no run folder: it has no run.json that describes a corpus")
+    return about["corpus"]
 
 
 def read_log(folder):

@@ -30,6 +30,8 @@ from noise import GradientNoise, schedule, stream_seed
 from progress import Meter, Progress, Signals
 from ranks import Ending, OneProcess, joined
 from runs import RunFolder, read_log
+from sample import samples
+from start import carry_over, check_same, describe, read_source
 
 DIVERGED = 3  # exit status
 LONG = 3600  # seconds; a run that will take longer says so first
@@ -40,8 +42,9 @@ def main(argv):
         config, machine = ranks.main_first(choose, argv, ranks)
         try:
             corpus = ranks.main_first(open_corpus, config, machine)
+            source = ranks.main_first(read_source, config)
             with RunFolder(config.out_dir, writes=ranks.main) as folder:
-                status = train_in(folder, config, corpus, machine, ranks)
+                status = train_in(folder, config, corpus, machine, ranks, source)
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not out_of_memory(error):
                 raise
@@ -71,7 +74,7 @@ def out_of_memory(error):
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def train_in(folder, config, corpus, machine, ranks):
+def train_in(folder, config, corpus, machine, ranks, source=None):
     """The run that this folder is for, from where it was left to its end; returns the exit status."""
     resuming = ranks.main_only(folder.admit, config, corpus.meta)
     if resuming and (result := folder.read("result.json")):
@@ -79,7 +82,7 @@ def train_in(folder, config, corpus, machine, ranks):
         return 0 if result["status"] == "finished" else DIVERGED
     if resuming:
         machine = machine.as_recorded(folder.read("run.json")["machine"])
-    t = Training(config, corpus, machine, ranks)
+    t = Training(config, corpus, machine, source, ranks)
     ranks.main_only(resume if resuming else begin, t, folder)
     if not ranks.main:
         follow(t, folder)
@@ -119,16 +122,17 @@ class Stopped(Ending):
 class Training:
     """One run in memory: what it computes with, and how far it has come.
 
+    start: what run.json tells of the weights that init_from gave it, None where they are fresh.
     step: updates done. best: the lowest val loss so far, and its iteration; best.pt is the same on disk.
     trace: (max_iters, 3) on the device, a row an iteration: mini-batch loss, gradient norm before clipping,
     noise norm; so that nothing is fetched from the device between log lines.
     """
 
-    def __init__(self, config, corpus, machine, ranks=None):
+    def __init__(self, config, corpus, machine, source=None, ranks=None):
         machine.apply()
         self.config, self.corpus, self.machine = config, corpus, machine
         self.ranks = ranks or OneProcess()
-        self.model = GPT.create(model_config(config, corpus), stream_seed(config.seed, "init"), machine.device)
+        self.model, self.start = starting_model(config, corpus, machine.device, source)
         self.optimizer = torch.optim.AdamW(
             self.model.parameter_groups(config.weight_decay),
             lr=config.learning_rate,
@@ -178,6 +182,12 @@ class Training:
     def skipped_steps(self):
         """Iterations whose update the scaler skipped, because a gradient was not finite."""
         return int((~self.trace[: self.step, 1].isfinite()).sum()) if self.scaler.is_enabled() else 0
+
+
+def starting_model(config, corpus, device, source=None):
+    """(the model that the run starts from, start.py's record of its source or None)."""
+    model = GPT.create(model_config(config, corpus), stream_seed(config.seed, "init"), device)
+    return model, carry_over(source, model, corpus.meta) if source else None
 
 
 def model_config(config, corpus):
@@ -280,6 +290,7 @@ def begin(t, folder):
         "seeds": {"seed": t.config.seed, "data_seed": t.config.data_seed},
         "parameters": t.model.parameter_count(),
         "corpus": t.corpus.meta,
+        "init_from": t.start,
         "resumed": [],
     }
     folder.write("run.json", run)
@@ -288,11 +299,14 @@ def begin(t, folder):
 
 def resume(t, folder):
     """Bring the run to where its folder says it was, and the folder's log with it."""
+    run = folder.read("run.json")
     if state := folder.load("last.pt"):
         try:
             t.restore(state)
         except (KeyError, RuntimeError, ValueError):
             raise UserError(f"{folder.path / 'last.pt'} is no checkpoint of this run: restore it") from None
+    elif t.config.init_from:
+        check_same(t.start, run.get("init_from"), folder.path)
     folder.cut_log(t.step)
     if best := folder.load("best.pt"):  # it may be of a later step than last.pt, which will come again
         t.best = {"val_loss": best["val_loss"], "iter": best["iter"]}
@@ -300,7 +314,6 @@ def resume(t, folder):
         raise UserError(
             f"{folder.path} has lost its best.pt: restore it, or begin afresh with --overwrite=True"
         )
-    run = folder.read("run.json")
     run["resumed"].append({"iter": t.step, "machine": t.machine.record(), "versions": versions()})
     folder.write("run.json", run)
 
@@ -320,6 +333,8 @@ def announce(t, folder):
         f" iterations {t.step:,} to {config.max_iters:,} of {config.tokens_per_iter:,} tokens",
         flush=True,
     )
+    if t.start:
+        print(describe(t.start), flush=True)
 
 
 def rehearse(t):
@@ -499,12 +514,10 @@ def facts(t):
 
 
 def print_sample(t, folder):
-    """A text drawn from the best weights, from its own stream; it begins after the corpus's first symbol."""
+    """The text that sample.py draws first with the run's seed, from the best weights."""
     model = GPT.from_weights(folder.load("best.pt")["model"], t.machine.device).eval()
-    start = torch.zeros((1, 1), dtype=torch.int64, device=t.machine.device)
-    generator = torch.Generator().manual_seed(stream_seed(t.config.seed, "sample"))
-    tokens = model.generate(start, t.config.sample_tokens, generator, temperature=0.8)[0, 1:]
-    print(f"\n--- a sample of the best weights ---\n{t.corpus.decode(tokens.tolist())}\n---")
+    (text,) = samples(model, t.corpus.meta, max_new_tokens=t.config.sample_tokens, seed=t.config.seed)
+    print(f"\n--- a sample of the best weights ---\n{text}\n---")
 
 
 if __name__ == "__main__":

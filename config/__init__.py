@@ -55,6 +55,7 @@ class Config:
     n_embd: int = 384  # width, a multiple of n_head
     dropout: float = 0.2  # probability, on embeddings, attention and both residual branches
     bias: bool = False  # biases in Linear and LayerNorm
+    init_from: str | None = None  # a run folder whose best weights are the start; None: fresh weights
 
     # == AdamW and its learning rate ==
     max_iters: int = 5000  # optimizer updates
@@ -210,6 +211,7 @@ def settle(knobs, files=()):
         raise UserError("out_dir is empty: name a folder, or leave it out for out/<config files>/seed<seed>")
     config = dataclasses.replace(config, **filled)
     check_together(config)
+    check_init_from(config)
     return config
 
 
@@ -339,6 +341,17 @@ def check_together(config):
             f"noise_eta={config.noise_eta} belongs to noise_schedule='inverse';"
             f" {config.noise_schedule!r} takes noise_sigma"
         )
+
+
+def check_init_from(config):
+    """UserError where init_from names no folder, or the run's own."""
+    if config.init_from is None:
+        return
+    if not config.init_from.strip():
+        raise UserError("init_from is empty: name a run folder, or leave it out for fresh weights")
+    here, there = (Path(path).expanduser().resolve() for path in (config.out_dir, config.init_from))
+    if here == there:
+        raise UserError(f"init_from={config.init_from!r} is the run's own folder: choose another --out_dir")
 
 
 def differences(config):

@@ -1,4 +1,7 @@
-"""A prepared corpus: its tokens on the training device, batches as a function of a seed, fixed windows."""
+"""A prepared corpus: its tokens on the training device, batches as a function of a seed, fixed windows.
+
+`encode`, `decode` and `symbol_indices` need its meta alone, which a run folder has too.
+"""
 
 import runpy
 from pathlib import Path
@@ -114,9 +117,48 @@ class Corpus:
             yield inputs_and_targets(tokens, torch.tensor([targets - rest], device=tokens.device), rest)
 
     def decode(self, tokens):
-        """The text of a list of tokens; bytes that are no UTF-8 are shown as replacement characters."""
-        symbols = [self.meta["vocabulary"][token] for token in tokens]
-        return bytes(symbols).decode(errors="replace") if self.meta["unit"] == "byte" else "".join(symbols)
+        return decode(tokens, self.meta)
+
+
+def decode(tokens, meta):
+    """The text of a list of tokens; bytes that are no UTF-8 are shown as replacement characters."""
+    symbols = [meta["vocabulary"][token] for token in tokens]
+    return bytes(symbols).decode(errors="replace") if meta["unit"] == "byte" else "".join(symbols)
+
+
+def encode(text, meta):
+    """The tokens of a text, as a list; of its UTF-8 bytes where they are the corpus's symbols.
+
+    UserError that names every character which the vocabulary lacks. A byte of a file or a command line
+    that was no UTF-8 stands in `text` as Python's surrogateescape has it.
+    """
+    index = {symbol: token for token, symbol in enumerate(meta["vocabulary"])}
+    symbols = {character: character for character in text}
+    if meta["unit"] == "byte":
+        symbols = {character: character.encode(errors="surrogateescape") for character in text}
+    if unknown := [c for c, parts in symbols.items() if any(part not in index for part in parts)]:
+        raise UserError(
+            f"the vocabulary of {meta['name']} lacks {', '.join(map(repr, unknown))}; it has"
+            f" {shown_vocabulary(meta)}"
+        )
+    return [index[part] for character in text for part in symbols[character]]
+
+
+def shown_vocabulary(meta, most=256):
+    """The symbols on one line, the first `most` of them where there are more."""
+    symbols = meta["vocabulary"][:most]
+    text = repr(bytes(symbols) if meta["unit"] == "byte" else "".join(symbols))
+    return text if len(meta["vocabulary"]) <= most else f"{text} and {len(meta['vocabulary']) - most:,} more"
+
+
+def symbol_indices(meta):
+    """{symbol: token}, such that corpora of characters and of bytes can be compared: a byte under 128 is the
+    ASCII character that it encodes, and any other byte no character."""
+    is_byte = meta["unit"] == "byte"
+    return {
+        chr(symbol) if is_byte and symbol < 128 else symbol: token
+        for token, symbol in enumerate(meta["vocabulary"])
+    }
 
 
 def batch_tokens(device):

@@ -76,8 +76,8 @@ MUTATIONS = [  # law, what it does, file, old, new, test
     ),
     (
         *(5, "reading a run folder takes torch", "runs.py"),
-        "import pickle\n",
-        "import pickle\nimport torch\n",
+        "import os\n",
+        "import os\nimport torch\n",
         f"{LAWS}::test_law_5_a_run_folder_is_drawn_wherever_it_lies_without_torch",
     ),
     (
@@ -106,9 +106,9 @@ MUTATIONS = [  # law, what it does, file, old, new, test
     ),
     (
         *(7, "the run folder is made before the mistake is found", "train.py"),
-        "            corpus = ranks.main_first(open_corpus, config, machine)\n            with RunFolder(",
+        "            source = ranks.main_first(read_source, config)\n            with RunFolder(",
         "            RunFolder(config.out_dir).__enter__()\n"
-        "            corpus = ranks.main_first(open_corpus, config, machine)\n            with RunFolder(",
+        "            source = ranks.main_first(read_source, config)\n            with RunFolder(",
         f"{LAWS}::test_law_7_a_mistake_is_one_line_and_status_2",
     ),
 ]  # fmt: skip

@@ -301,8 +301,8 @@ def test_law_4_sigkill_at_random_steps(run, command, tmp_path):
 
 ORDER = (  # upstream to downstream; a room imports only what stands before it
     *("config", "files", "data.building", "data.download", "data.zipped", "data.corpus"),
-    *("model", "noise", "machine", "progress"),
-    *("ranks", "runs", "evaluate", "train", "study", "sweep", "collect"),
+    *("model", "noise", "machine", "progress", "ranks", "runs", "evaluate"),
+    *("sample", "start", "train", "study", "sweep", "collect"),
     *("compare", "arms", "tables", "panels", "plot", "report"),
 )
 WITHOUT_TORCH = (
@@ -448,6 +448,9 @@ def test_law_6_every_file_of_a_run_is_written_atomically():
         ["plot.py", "nowhere"],
         ["plot.py", "{tmp}", "--width=3"],
         ["evaluate.py", "nowhere"],
+        ["sample.py"],
+        ["sample.py", "nowhere"],
+        ["train.py", "--dataset={corpus}", "--init_from=nowhere"],
         ["data/text_char/prepare.py"],
         ["data/text_char/prepare.py", "none.txt"],
         ["data/shakespeare_char/prepare.py", "--source=none.txt", "--force"],

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from model import GPT, GPTConfig, dropout
+from model import GPT, GPTConfig, choose, dropout
 
 
 def small(**changes):
@@ -136,27 +136,97 @@ def test_weights_come_back_as_the_same_model(tmp_path):
     assert torch.equal(model(idx)[0], again(idx)[0])
 
 
-def test_generation_is_a_function_of_its_generator_and_follows_the_model():
+def generators(count, first=0):
+    return [torch.Generator().manual_seed(first + row) for row in range(count)]
+
+
+def generate_without_cache(model, idx, length, own, temperature=1.0, top_k=None):
+    """`GPT.generate`'s rule from the whole context anew for each token: (tokens, logits of each draw)."""
+    size, seen = model.config.block_size, []
+    context = idx[:, -size:]
+    for _ in range(length):
+        if context.shape[1] > size:
+            context = context[:, -max(1, size // 2) :]
+        seen.append(model(context)[0][:, -1].detach())
+        token = choose(seen[-1], own, temperature, top_k)
+        context, idx = torch.cat((context, token), 1), torch.cat((idx, token), 1)
+    return idx, seen
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("size", [9, 8, 2, 1])
+@pytest.mark.parametrize("prompt", [1, 5, 20])
+def test_generation_with_the_cache_is_generation_without(monkeypatch, fused, dtype, tolerance, size, prompt):
+    """Tokens, and the logits that they are drawn from: while the context grows, at and beyond block_size."""
+    model, _, _ = model_and_batch(small(block_size=size, bias=True), dtype)
+    for block in model.blocks:
+        block.attn.fused = fused
+    idx = torch.randint(11, (3, prompt), generator=torch.Generator().manual_seed(7))
+    wanted, logits = generate_without_cache(model, idx, 40, generators(3))
+    seen = []
+
+    def watched(logits, *rest):
+        seen.append(logits)
+        return choose(logits, *rest)
+
+    monkeypatch.setattr(modules["model"], "choose", watched)
+    assert torch.equal(model.generate(idx, 40, generators(3)), wanted)
+    torch.testing.assert_close(torch.stack(seen), torch.stack(logits), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("parts", [(9,), (1,) * 9, (4, 5), (3, 1, 2, 3)], ids=str)
+def test_logits_in_parts_are_the_logits_of_the_whole(fused, parts):
+    model, idx, _ = model_and_batch(small(), torch.float64)
+    for block in model.blocks:
+        block.attn.fused = fused
+    caches = model.empty_caches(4)
+    logits = torch.cat([model(part, caches=caches)[0] for part in idx.split(parts, dim=1)], dim=1)
+    torch.testing.assert_close(logits, model(idx)[0])
+
+
+def test_each_token_goes_through_the_model_once_until_the_context_is_full(monkeypatch):
+    model, _, _ = model_and_batch(small(), torch.float32)
+    lengths, forward = [], model.blocks[0].forward
+    monkeypatch.setattr(model.blocks[0], "forward", lambda x, *c: lengths.append(x.shape[1]) or forward(x, *c))
+    model.generate(torch.zeros(1, 3, dtype=torch.int64), 20, generators(1))
+    # a context of 9: 3 and 6 more fill it, then its last 4 are done anew, and 5 more fill it again
+    assert lengths == [3, *[1] * 6, 4, *[1] * 5, 4, *[1] * 5, 4]
+
+
+def test_generation_is_a_function_of_its_generators_and_follows_the_model():
     model, _, _ = model_and_batch(small(), torch.float32)
     start = torch.tensor([[1, 2], [3, 4]])
 
     def text(seed, **options):
-        return model.generate(start, 30, torch.Generator().manual_seed(seed), **options)
+        return model.generate(start, 30, generators(2, seed), **options)
 
     assert torch.equal(text(1), text(1))
-    assert not torch.equal(text(1), text(2))
+    assert not torch.equal(text(1), text(5))
     assert torch.equal(text(1)[:, :2], start)
-    greedy = text(1, top_k=1)
-    for t in range(2, 32):
-        logits, _ = model(greedy[:, max(0, t - 9) : t])
+    greedy = text(1, temperature=0)
+    for t in range(2, 10):
+        logits, _ = model(greedy[:, :t])
         assert torch.equal(logits[:, -1].argmax(-1), greedy[:, t])
-    assert torch.equal(text(3, temperature=1e-4), greedy)
+    for options in ({"temperature": 1e-4}, {"temperature": 1e-300}, {"top_k": 1}):
+        assert torch.equal(text(3, **options), greedy)
+
+
+def test_a_row_has_its_own_generator():
+    model, _, _ = model_and_batch(small(), torch.float64)
+    start = torch.tensor([[1, 2]])
+    rows = model.generate(start.expand(3, 2), 30, generators(3))
+    for row in range(3):
+        assert torch.equal(model.generate(start, 30, generators(1, row))[0], rows[row])
+    assert not torch.equal(rows[0], rows[1])
 
 
 def test_generation_draws_from_the_softmax():
     model, _, _ = model_and_batch(small(), torch.float32)
     start = torch.tensor([[1, 2, 3]]).expand(20_000, 3)
-    tokens = model.generate(start, 1, torch.Generator().manual_seed(0), temperature=2.0, top_k=4)[:, -1]
+    own = [torch.Generator().manual_seed(0)] * 20_000
+    tokens = model.generate(start, 1, own, temperature=2.0, top_k=4)[:, -1]
     logits = model(start[:1])[0][0, -1].detach().double() / 2.0
     likeliest = logits.topk(4).indices
     wanted = logits[likeliest].softmax(0)

@@ -14,7 +14,9 @@ from arms import differences, read_settings
 from config import ROOT, Config, load
 from data.corpus import Corpus
 from model import GPT, GPTConfig
+from sample import read_options
 
+SAMPLE_OPTIONS = vars(read_options(["a run"]))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -136,7 +138,8 @@ def test_every_file_and_knob_that_the_readme_names_is_there():
     for name in re.findall(r"[\w/-]+\.(?:py|md|png|cff|txt)\b", README):
         assert name.endswith(others) or any((ROOT / place / name).is_file() for place in places), name
     for knob in re.findall(r"--(\w+)=", README):
-        assert knob in Config.__dataclass_fields__ or knob in ("source", "out", "nproc_per_node"), knob
+        others = ("source", "out", "nproc_per_node", *SAMPLE_OPTIONS)
+        assert knob in Config.__dataclass_fields__ or knob in others, knob
 
 
 def test_each_top_level_script_has_its_line():

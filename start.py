@@ -1,0 +1,107 @@
+"""The weights of another run that a run starts from (the knob init_from).
+
+What the two models have in common is carried over, the rest keeps its fresh initial values:
+
+    wte.weight     the rows of the symbols that both vocabularies have, by symbol, not by index
+    wpe.weight     the first positions, as many as both have
+    all the rest   whole: n_layer, n_head, n_embd and bias must be the source's
+
+The optimizer and its schedules begin anew. A run needs its source until its own first checkpoint.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from config import UserError
+from data.corpus import symbol_indices
+from evaluate import model_in
+from model import GPT
+from runs import corpus_meta, load_hashed
+
+SHAPE = ("n_layer", "n_head", "n_embd", "bias")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The best weights of a run. about: for run.json, where they are from and the SHA-256 of their file."""
+
+    model: GPT
+    meta: dict
+    about: dict
+
+
+def read_source(config):
+    """The Source of a run of this config.
+
+    None where it needs none: it starts from fresh weights, or its folder holds a checkpoint of its own or
+    a result. UserError where init_from is no run with best weights, or one of another shape.
+    """
+    own = Path(config.out_dir).expanduser()
+    begun = not config.overwrite and any((own / name).exists() for name in ("last.pt", "result.json"))
+    if config.init_from is None or begun:
+        return None
+    folder = Path(config.init_from).expanduser()
+    meta, path = corpus_meta(folder), folder / "best.pt"
+    checkpoint, digest = load_hashed(path)
+    if checkpoint is None:
+        raise UserError(f"init_from={config.init_from!r} has no best.pt to start from: restore it")
+    model = model_in(checkpoint, meta, path)
+    check_shape(config, model.config)
+    about = {
+        "run": config.init_from,
+        "file": path.name,
+        "sha256": digest,
+        "iter": checkpoint.get("iter"),
+        "val_loss": checkpoint.get("val_loss"),
+    }
+    return Source(model, meta, about)
+
+
+def check_shape(config, there):
+    """UserError that names the knobs in which the source's blocks are of another shape."""
+    changed = [name for name in SHAPE if getattr(config, name) != getattr(there, name)]
+    if changed:
+        mend = " ".join(f"--{name}={getattr(there, name)}" for name in changed)
+        here = ", ".join(f"{name}={getattr(config, name)}" for name in changed)
+        raise UserError(f"init_from={config.init_from!r} is a model of another shape than {here}: use {mend}")
+
+
+@torch.no_grad()
+def carry_over(source, model, meta):
+    """Give `model`, of a corpus of this meta, the source's weights; returns run.json's record of it."""
+    theirs = dict(source.model.named_parameters())
+    mine_of, their_of = symbol_indices(meta), symbol_indices(source.meta)
+    shared = [symbol for symbol in mine_of if symbol in their_of]
+    positions = min(model.config.block_size, source.model.config.block_size)
+    for name, mine in model.named_parameters():
+        values = theirs[name].to(mine.device)
+        if name == "wte.weight":
+            mine[[mine_of[symbol] for symbol in shared]] = values[[their_of[symbol] for symbol in shared]]
+        elif name == "wpe.weight":
+            mine[:positions] = values[:positions]
+        else:
+            mine.copy_(values)
+    symbols = {"carried": len(shared), "fresh": len(mine_of) - len(shared), "left": len(their_of) - len(shared)}
+    rows = {"carried": positions, "fresh": model.config.block_size - positions}
+    return {**source.about, "symbols": symbols, "positions": rows}
+
+
+def describe(record):
+    """The record as a line for the terminal."""
+    symbols, positions = record["symbols"], record["positions"]
+    return (
+        f"weights from {record['run']}, {record['file']}, iteration {record['iter']}: {symbols['carried']:,}"
+        f" symbols carried over, {symbols['fresh']:,} fresh, {symbols['left']:,} left behind;"
+        f" {positions['carried']:,} positions carried over, {positions['fresh']:,} fresh"
+    )
+
+
+def check_same(record, recorded, path):
+    """UserError unless the weights are those that the run in `path` began from, as its run.json has it."""
+    if record is None or record["sha256"] != (recorded or {}).get("sha256"):
+        raise UserError(
+            f"{path} began from other weights than {record['run']} has now, by the SHA-256 in its run.json,"
+            " and has no checkpoint of its own: restore them, or begin afresh with --overwrite=True"
+        )
