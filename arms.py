@@ -14,7 +14,7 @@ import numpy as np
 from compare import interval
 from config import Config, UserError, identity, recorded
 from files import read_json
-from runs import find_runs, read_log
+from runs import corpus_title, find_runs, read_log
 
 SHARED = (  # knobs that runs have in common to stand in one panel
     *("dataset", "n_layer", "n_head", "n_embd", "block_size"),
@@ -137,15 +137,22 @@ class Setting:
 
     knobs: dict
     parameters: int
-    unit: str
+    corpus: dict  # its meta
     arms: list
-    partial: int | None = None  # where only the corpus's first part was prepared, its length in units
     study: dict | None = None  # what its study.json holds
 
     @property
     def title(self):
-        first = f", the first {self.partial:,} {self.unit}s" if self.partial else ""
-        return self.knobs["dataset"] + first
+        return corpus_title(self.corpus)
+
+    @property
+    def unit(self):
+        return self.corpus["unit"]
+
+    @property
+    def partial(self):
+        """Whether only the first part of the corpus was prepared."""
+        return "partial" in self.corpus
 
     @property
     def size(self):
@@ -203,9 +210,7 @@ def group(runs):
         record = read_json(study / "study.json") if study else None
         order = {name: number for number, name in enumerate(record["arms"])} if record else {}
         arms.sort(key=lambda arm: (order.get(arm.name, len(order)), arm.noisy, arm.name))
-        corpus = about["corpus"]
-        partial = corpus["partial"]["tokens"] if "partial" in corpus else None
-        settings.append(Setting(dict(key[1:]), about["parameters"], corpus["unit"], arms, partial, record))
+        settings.append(Setting(dict(key[1:]), about["parameters"], about["corpus"], arms, record))
     return settings
 
 

@@ -19,7 +19,6 @@ import torch
 
 import train
 from config import UserError, load, run_script
-from data.corpus import Corpus
 from evaluate import mean_loss
 from machine import Machine
 from model import GPT, choose
@@ -37,8 +36,7 @@ def main(argv):
     if config.max_iters < 2:
         raise UserError("bench.py wants max_iters of 2 or more: the first turn warms up")
     machine = Machine.choose(config)
-    corpus = Corpus(config.dataset, machine.device)
-    corpus.check_length(config.block_size)
+    corpus = train.open_corpus(config, machine)
     turns = np.diff(np.linspace(0, config.max_iters, min(TURNS, config.max_iters) + 1).astype(int)).tolist()
     loops = {"plain loop": PlainLoop, "train.py": OurLoop}
     times = {name: [] for name in loops}  # seconds a step, one entry a turn after a seed's first

@@ -146,6 +146,12 @@ def corpus_meta(folder):
     return about["corpus"]
 
 
+def corpus_title(meta):
+    """The name of a corpus of this meta, and which part of it there is where it is not whole."""
+    part = meta.get("partial")
+    return meta["name"] + (f", the first {part['tokens']:,} {meta['unit']}s" if part else "")
+
+
 def read_log(folder):
     """(events of log.jsonl, whether a line was torn and is left out); no log is ([], False)."""
     path = Path(folder) / "log.jsonl"

@@ -78,13 +78,16 @@ class Study:
         return {**{name: getattr(self, name) for name in names}, "arms": list(self.arms)}
 
 
-def read_study(file, overlays=(), options=(), seeds=None):
+def read_study(file, overlays=(), options=(), seeds=None, arms=None):
     """The Study that a study file, overlay config files and --key=value words describe.
 
-    seeds: in place of the file's own. UserError for any mistake in them, before any work.
+    seeds: in place of the file's own. arms: the names of those to train, its baseline among them anyway.
+    UserError for any mistake in them, before any work.
     """
     file = Path(file)
     parts = check_parts(run_file(file, "study file"), file)
+    if arms:
+        parts = chosen(parts, arms)
     overrides = dict(read_option(word) for word in options)
     if ours := [name for name in overrides if name in OURS]:
         raise UserError(f"--{ours[0]} is the study's own to set; its seeds are chosen by --seeds=1-4")
@@ -130,6 +133,20 @@ def check_parts(names, file):
         if not re.fullmatch(r"[\w.,+-]+", arm) or re.fullmatch(r"seed\d+", arm):
             raise UserError(f"{file}: an arm is a folder: letters, digits and _.,+- make its name, not {arm!r}")
     return parts
+
+
+def chosen(parts, arms):
+    """The parts of a study with some of its arms alone; the baseline and references stay with them."""
+    for arm in arms:
+        if arm not in parts["arms"]:
+            raise UserError(f"--arms: {arm!r} is none of the study's{did_you_mean(arm, parts['arms'])}")
+    kept = {parts["baseline"], *arms, *(parts["versus"][arm] for arm in arms if arm in parts["versus"])}
+    versus = {arm: reference for arm, reference in parts["versus"].items() if arm in kept}
+    return {
+        **parts,
+        "arms": {arm: parts["arms"][arm] for arm in parts["arms"] if arm in kept},
+        "versus": versus,
+    }
 
 
 def check_knobs(knobs, where):

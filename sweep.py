@@ -5,6 +5,7 @@
     --jobs=K             processes at once (1); the CPU's threads are shared out among them
     --time-budget=S      stop after S seconds, each run at a checkpoint; the same command goes on
     --seeds=1-8          in place of the study's own
+    --arms=a,b           these arms alone, and what they are compared with
     --dry-run            show the arms, the seeds, what exists and what is left
     --list               print a complete command line for every missing run
 
@@ -38,7 +39,8 @@ POLL = 0.2  # seconds between looks at the processes
 def main(argv):
     arguments, options = read_arguments(argv)
     file, *overlays = arguments.files
-    study = read_study(file, overlays, options, parse_seeds(arguments.seeds) if arguments.seeds else None)
+    seeds = parse_seeds(arguments.seeds) if arguments.seeds else None
+    study = read_study(file, overlays, options, seeds, arguments.arms and arguments.arms.split(","))
     check_folders(study.runs)
     if arguments.list:
         for run in study.runs:
@@ -64,6 +66,7 @@ def read_arguments(argv):
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--time-budget", type=float, default=math.inf)
     parser.add_argument("--seeds")
+    parser.add_argument("--arms")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--list", action="store_true")
     if "--help" in argv or "-h" in argv:

@@ -29,7 +29,7 @@ from model import GPT, GPTConfig
 from noise import GradientNoise, schedule, stream_seed
 from progress import Meter, Progress, Signals
 from ranks import Ending, OneProcess, joined
-from runs import RunFolder, read_log
+from runs import RunFolder, corpus_title, read_log
 from sample import samples
 from start import carry_over, check_same, describe, read_source
 
@@ -329,7 +329,7 @@ def announce(t, folder):
     changed = ", ".join(f"{name}={value!r}" for name, value in differences(config).items())
     print(f"config: {changed or 'the defaults'}")
     print(
-        f"{folder.path}: {t.corpus.meta['name']}, {t.model.parameter_count():,} parameters, {t.machine};"
+        f"{folder.path}: {corpus_title(t.corpus.meta)}, {t.model.parameter_count():,} parameters, {t.machine};"
         f" iterations {t.step:,} to {config.max_iters:,} of {config.tokens_per_iter:,} tokens",
         flush=True,
     )

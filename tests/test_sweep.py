@@ -167,6 +167,18 @@ def test_a_mistake_on_the_command_line_is_one_line(study, words, answer):
     assert not Path("out").exists()
 
 
+def test_some_arms_alone_bring_what_they_are_compared_with(study):
+    file = study('"wide": dict(n_embd=32), "wide_noise": dict(n_embd=32, noise_sigma=0.01),')
+    Path(file).write_text(Path(file).read_text() + 'versus = {"wide_noise": "wide"}\n')
+    assert list(read_study(file).arms) == ["baseline", "noise", "wide", "wide_noise"]
+    some = read_study(file, arms=["wide_noise"])
+    assert list(some.arms) == ["baseline", "wide", "wide_noise"]
+    assert some.record()["versus"] == {"wide_noise": "wide"}
+    assert read_study(file, arms=["noise"]).record()["versus"] == {}
+    with pytest.raises(UserError, match="'nois' is none of the study's; did you mean 'noise'"):
+        sweep.main([file, "--arms=nois"])
+
+
 def test_lists_of_seeds():
     assert parse_seeds("1-3,7") == [1, 2, 3, 7]
     for wrong in ("", "3-1", "1,1", "1-", "x"):
