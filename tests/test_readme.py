@@ -134,7 +134,13 @@ def test_the_measured_difference_is_the_one_in_the_results():
 
 def test_every_file_and_knob_that_the_readme_names_is_there():
     places = ("", "config", "results/shakespeare_cpu/figures", "data/text_char")
-    others = ("my.txt", "input.txt", "org/text.txt", "out/quickstart/seed1/figures/figure2_validation_loss.png")
+    others = (
+        "my.txt",
+        "input.txt",
+        "runs.txt",
+        "org/text.txt",
+        "out/quickstart/seed1/figures/figure2_validation_loss.png",
+    )
     for name in re.findall(r"[\w/-]+\.(?:py|md|png|cff|txt)\b", README):
         assert name.endswith(others) or any((ROOT / place / name).is_file() for place in places), name
     for knob in re.findall(r"--(\w+)=", README):
