@@ -126,8 +126,9 @@ def test_encoding_is_undone_by_decoding():
 
 def test_a_long_vocabulary_is_cut_short():
     meta = {"name": "m", "unit": "character", "vocabulary": [chr(0x4E00 + n) for n in range(1000)]}
-    with pytest.raises(UserError, match=r"lacks 'a'; it has .* and 744 more$"):
+    with pytest.raises(UserError, match=r"lacks 'a'; it has .* and 744 more$") as error:
         encode("aa", meta)
+    assert sum(character in str(error.value) for character in meta["vocabulary"]) == 256
 
 
 def test_a_run_folder_is_enough_and_last_stands_in_for_best(run, tmp_path, capsys, corpus):
