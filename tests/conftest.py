@@ -1,16 +1,21 @@
 """Small corpora and small runs that the tests share. Nothing here needs a network, or a GPU but for those
 tests that are marked `cuda`."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 
 import train
-from config import load
+from config import ROOT, load
 from data import building
 from data.corpus import Corpus
 from machine import Machine
 
+LIMIT = 120  # seconds, for processes of their own; far more than any of them takes
 TEXT = "".join(
     f"{name} saw {number} {thing} by the {place}.\n"
     for number in ("one", "two", "three", "seven")
@@ -82,6 +87,53 @@ def training(command):
         return train.Training(config, Corpus(config.dataset), Machine.choose(config))
 
     return build
+
+
+@pytest.fixture
+def start_python():
+    """start_python(words, NAME=value, ...) is a started Python; what still runs when the test ends is ended."""
+    started = []
+
+    def start(words, **environment):
+        process = subprocess.Popen(
+            [sys.executable, *words],
+            cwd=ROOT, env={**os.environ, **{name: str(value) for name, value in environment.items()}},
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.terminate()  # torchrun ends those that it has started
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+@pytest.fixture
+def pair(start_python):
+    """pair(words) is a Pair that the words after `python` have started."""
+    return lambda words: Pair(words, start_python)
+
+
+class Pair:
+    """Two ranks of one run, started as torchrun's agent would.
+
+    The test holds the store at which they meet, on a port of the system's choice.
+    """
+
+    def __init__(self, words, start):
+        self.store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": self.store.port, "WORLD_SIZE": 2}
+        meeting |= {"LOCAL_WORLD_SIZE": 2, "TORCHELASTIC_USE_AGENT_STORE": True}
+        self.processes = [start(words, **meeting, RANK=rank) for rank in range(2)]
+
+    def end(self):
+        """(exit statuses, what was printed, what was said on stderr), a pair each."""
+        said = [process.communicate(timeout=LIMIT) for process in self.processes]
+        return [process.returncode for process in self.processes], *zip(*said)
 
 
 @pytest.fixture(autouse=True)

@@ -51,6 +51,18 @@ MUTATIONS = [  # law, what it does, file, old, new, test
         "tests/test_noise.py::test_seeds_steps_and_streams_are_mixed_not_added",
     ),
     (
+        *(1, "every rank trains on the rows of rank 0", "ranks.py"),
+        "return slice(self.rank * share, (self.rank + 1) * share)",
+        "return slice(0, share)",
+        "tests/test_ranks.py::test_two_processes_train_as_one_does",
+    ),
+    (
+        *(3, "each rank adds noise of its own", "train.py"),
+        "        noise_norm = t.noise.add_(t.step)\n    t.scaler.step",
+        "        noise_norm = t.noise.add_(t.step + t.ranks.rank)\n    t.scaler.step",
+        "tests/test_ranks.py::test_ranks_share_noise_and_weights_but_no_dropout_and_skip_the_same_steps",
+    ),
+    (
         *(4, "a resume forgets the optimizer's moments", "train.py"),
         'self.optimizer.load_state_dict(state["optimizer"])',
         "pass",

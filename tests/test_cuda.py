@@ -14,7 +14,6 @@ import warnings
 import pytest
 import torch
 from conftest import checkpoint, same_weights, weights, write_corpus
-from test_ranks import Pair
 from test_train import compile_with
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -299,9 +298,9 @@ def test_the_card_is_chosen_named_and_recorded(run, tmp_path):
 
 @pytest.mark.cuda
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="PyTorch does not see two CUDA cards here")
-def test_two_cards_train_as_one_does(command, run, tmp_path):
+def test_two_cards_train_as_one_does(command, pair, run, tmp_path):
     knobs = {"device": "cuda", "dropout": 0.0, "compile": "off"}
-    statuses, _, said = Pair(["train.py", *command("two", **knobs)]).end()
+    statuses, _, said = pair(["train.py", *command("two", **knobs)]).end()
     assert statuses == [0, 0], said
     one = run("one", **knobs)
     assert difference(tmp_path / "two", one) < 1e-4

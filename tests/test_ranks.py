@@ -3,53 +3,21 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
-from conftest import checkpoint, same_weights, weights
+from conftest import LIMIT, checkpoint, same_weights, weights
 
 import machine
 import train
-from config import ROOT, UserError, load
+from config import UserError, load
 from machine import Machine
 from noise import stream_seed
 from ranks import ManyProcesses, OneProcess
 from runs import read_log
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-LIMIT = 120  # seconds; far more than any of these takes
-
-
-class Pair:
-    """Two ranks of one run, started as torchrun's agent would; words: what Python is given.
-
-    The test holds the store at which they meet, on a port that the system chose.
-    """
-
-    def __init__(self, words):
-        self.store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": self.store.port, "WORLD_SIZE": 2}
-        meeting |= {"LOCAL_WORLD_SIZE": 2, "TORCHELASTIC_USE_AGENT_STORE": True}
-        self.ranks = [
-            start(words, {name: str(value) for name, value in {**meeting, "RANK": rank}.items()})
-            for rank in range(2)
-        ]
-
-    def end(self):
-        """(exit statuses, what was printed, what was said on stderr), a pair of texts each."""
-        said = [process.communicate(timeout=LIMIT) for process in self.ranks]
-        return [process.returncode for process in self.ranks], *zip(*said)
-
-
-def start(words, environment):
-    return subprocess.Popen(
-        [sys.executable, *words],
-        cwd=ROOT, env={**os.environ, **environment}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 
 def wait_for(folder, iteration):
@@ -63,9 +31,9 @@ def wait_for(folder, iteration):
 # The same run as in one process.
 
 
-def test_two_processes_train_as_one_does(command, run, tmp_path):
+def test_two_processes_train_as_one_does(command, pair, run, tmp_path):
     """Accumulation and noise on, dropout off; to float32 rounding. Rank 0 alone writes and speaks."""
-    statuses, printed, said = Pair(["train.py", *command("two", dropout=0.0)]).end()
+    statuses, printed, said = pair(["train.py", *command("two", dropout=0.0)]).end()
     assert statuses == [0, 0], said
     two, one = tmp_path / "two", run("one", dropout=0.0)
     for name, tensor in weights(one).items():
@@ -112,10 +80,10 @@ sys.exit(status)
 """
 
 
-def test_ranks_share_noise_and_weights_but_no_dropout_and_skip_the_same_steps(command, tmp_path):
+def test_ranks_share_noise_and_weights_but_no_dropout_and_skip_the_same_steps(command, pair, tmp_path):
     """float16, and an infinite gradient on rank 1 alone at step 2."""
     words = ["-c", WATCHED, str(tmp_path), *command(dtype="float16", max_iters=6)]
-    statuses, _, said = Pair(words).end()
+    statuses, _, said = pair(words).end()
     assert statuses == [0, 0], said
     one, other = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=False) for rank in range(2))
     assert len(one["noise"]) > 6
@@ -133,21 +101,21 @@ def test_ranks_share_noise_and_weights_but_no_dropout_and_skip_the_same_steps(co
 # Mistakes, stops and losses.
 
 
-def test_rows_that_cannot_be_shared_out_are_one_line(command, tmp_path):
-    words = [*TORCHRUN, "train.py", *command(batch_size=5)]
-    process = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=False)
+def test_rows_that_cannot_be_shared_out_are_one_line(command, start_python, tmp_path):
+    process = start_python([*TORCHRUN, "train.py", *command(batch_size=5)])
+    said = process.communicate(timeout=LIMIT)[1]
     assert process.returncode != 0
-    assert process.stderr.count("error: batch_size=5 cannot be shared out among 2 processes") == 1
-    assert process.stderr.count("error: ") == 1
-    assert "exitcode  : 2" in process.stderr
-    assert process.stderr.count("Traceback") == 1, "torchrun's own"
+    assert said.count("error: batch_size=5 cannot be shared out among 2 processes") == 1
+    assert said.count("error: ") == 1
+    assert "exitcode  : 2" in said
+    assert said.count("Traceback") == 1, "torchrun's own"
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_that_rank_0_is_refused_stops_all_with_one_line(command, run):
+def test_a_folder_that_rank_0_is_refused_stops_all_with_one_line(command, pair, run):
     run(max_iters=5)
     began = time.monotonic()
-    statuses, printed, said = Pair(["train.py", *command(max_iters=6)]).end()
+    statuses, printed, said = pair(["train.py", *command(max_iters=6)]).end()
     assert time.monotonic() - began < 60
     assert statuses[0] == 2
     assert statuses[1] not in (0, None)
@@ -170,29 +138,29 @@ sys.exit(train.main(sys.argv[1:]))
 """
 
 
-def test_an_evaluation_that_diverges_on_rank_0_ends_the_run_on_all(command, tmp_path):
-    statuses, _, said = Pair(["-c", DIVERGES_ON_RANK_0, *command()]).end()
+def test_an_evaluation_that_diverges_on_rank_0_ends_the_run_on_all(command, pair, tmp_path):
+    statuses, _, said = pair(["-c", DIVERGES_ON_RANK_0, *command()]).end()
     assert statuses == [3, 3], said
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (result["status"], result["diverged_at"]) == ("diverged", 3)
     assert (said[0].count("error: "), said[1]) == (1, "")
 
 
-def test_stopped_and_killed_ranks_resume_to_the_same_bits(command, tmp_path):
+def test_stopped_and_killed_ranks_resume_to_the_same_bits(command, pair, start_python, tmp_path):
     """One rank asked to stop; torchrun asked to; each rank killed; then to the end, by torchrun."""
     knobs = {"max_iters": 240, "eval_interval": 30, "checkpoint_interval": 10, "learning_rate": 3e-3}
-    whole = Pair(["train.py", *command("whole", **knobs)])
+    whole = pair(["train.py", *command("whole", **knobs)])
     words, folder = ["train.py", *command("part", **knobs)], tmp_path / "part"
 
-    pair = Pair(words)
+    ranks = pair(words)
     wait_for(folder, 30)
-    pair.ranks[1].send_signal(signal.SIGTERM)
-    statuses, printed, said = pair.end()
+    ranks.processes[1].send_signal(signal.SIGTERM)
+    statuses, printed, said = ranks.end()
     assert statuses == [128 + signal.SIGTERM] * 2, said
     stopped_after = checkpoint(folder)["step"]
     assert f"stopped after {stopped_after} iterations" in printed[0]
 
-    agent = start(["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *words], {})
+    agent = start_python([*TORCHRUN, *words])
     wait_for(folder, stopped_after + 30)
     agent.terminate()
     printed, said = agent.communicate(timeout=LIMIT)
@@ -201,11 +169,11 @@ def test_stopped_and_killed_ranks_resume_to_the_same_bits(command, tmp_path):
     assert checkpoint(folder)["step"] >= stopped_after + 30
 
     for victim in (1, 0):
-        pair, from_step = Pair(words), checkpoint(folder)["step"]
+        ranks, from_step = pair(words), checkpoint(folder)["step"]
         wait_for(folder, from_step + 25)
-        pair.ranks[victim].kill()
+        ranks.processes[victim].kill()
         killed = time.monotonic()
-        statuses, _, said = pair.end()
+        statuses, _, said = ranks.end()
         assert time.monotonic() - killed < 10
         assert (statuses[victim], statuses[1 - victim]) == (-signal.SIGKILL, 1), said
         assert said[0].count("another process of this run has ended") == victim
@@ -213,7 +181,9 @@ def test_stopped_and_killed_ranks_resume_to_the_same_bits(command, tmp_path):
         assert from_step < checkpoint(folder)["step"] < 240
 
     assert whole.end()[0] == [0, 0]
-    subprocess.run([*TORCHRUN, *words], cwd=ROOT, capture_output=True, timeout=LIMIT, check=True)
+    agent = start_python([*TORCHRUN, *words])
+    agent.communicate(timeout=LIMIT)
+    assert agent.returncode == 0
     assert same_weights(folder, tmp_path / "whole")
     resumed = json.loads((folder / "run.json").read_text())["resumed"]
     assert [entry["machine"]["processes"] for entry in resumed] == [2] * 4
