@@ -48,7 +48,8 @@ def read_settings(folders):
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder as it is: `evals` and `steps` are the log's events, `result` is None while it runs."""
+    """One run folder as it is: evals, steps and measured are the log's events by kind, result is None while
+    it runs."""
 
     path: Path
     config: Config
@@ -56,6 +57,7 @@ class Run:
     result: dict | None
     evals: list
     steps: list
+    measured: list
     torn: bool
 
     @property
@@ -95,7 +97,8 @@ def read_run(path):
     events, torn = read_log(path)
     evals = [event for event in events if event["kind"] == "eval"]
     steps = [event for event in events if event["kind"] == "train"]
-    return Run(path, config, about, read_json(path / "result.json"), evals, steps, torn)
+    measured = [event for event in events if event["kind"] == "diagnosis"]
+    return Run(path, config, about, read_json(path / "result.json"), evals, steps, measured, torn)
 
 
 @dataclass(frozen=True)

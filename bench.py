@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 import train
+import training
 from config import UserError, load, run_script
 from evaluate import mean_loss
 from machine import Machine
@@ -71,7 +72,7 @@ class PlainLoop:
     def __init__(self, config, corpus, machine):
         self.config, self.device = config, machine.device
         self.model = GPT.create(
-            train.model_config(config, corpus), stream_seed(config.seed, "init"), machine.device
+            training.model_config(config, corpus), stream_seed(config.seed, "init"), machine.device
         )
         self.optimizer = torch.optim.AdamW(
             self.model.parameter_groups(config.weight_decay),

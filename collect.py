@@ -10,6 +10,7 @@ digits. results/<study>/<size>/<arm>/seed<n> is a run folder still, and plot.py 
 import json
 from pathlib import Path
 
+from arms import by
 from config import UserError, recorded, run_script
 from files import read_json, replacing, write_json
 from runs import RunFolder, find_runs, read_log
@@ -71,14 +72,20 @@ def copy_run(run, place):
 
 
 def thinned(events):
-    """All evaluations, and of the log lines as many, evenly spread and the last among them, as make 100."""
-    evals = [event for event in events if event["kind"] == "eval"]
-    lines = [event for event in events if event["kind"] == "train"]
-    wanted = max(EVENTS // 4, EVENTS - len(evals))
-    if len(lines) > wanted:
-        lines = [lines[round(i * (len(lines) - 1) / (wanted - 1))] for i in range(wanted)]
-    lines = [{name: event[name] for name in KEPT if name in event} for event in lines]
-    return sorted(evals + lines, key=lambda event: (event["iter"], event["kind"]))
+    """All evaluations, and of the other kinds as many, evenly spread, first and last among them, as make about
+    a hundred; at least a quarter as many of each kind."""
+    kinds = by(events, lambda event: event["kind"])
+    evals = kinds.pop("eval", [])
+    wanted = max(EVENTS // 4, (EVENTS - len(evals)) // max(1, len(kinds)))
+    kept = evals + [event for kind in kinds.values() for event in spread(kind, wanted)]
+    kept = [{k: v for k, v in event.items() if event["kind"] != "train" or k in KEPT} for event in kept]
+    return sorted(kept, key=lambda event: (event["iter"], event["kind"]))
+
+
+def spread(events, wanted):
+    if len(events) <= wanted:
+        return events
+    return [events[round(i * (len(events) - 1) / (wanted - 1))] for i in range(wanted)]
 
 
 def rounded(event):

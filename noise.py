@@ -5,7 +5,8 @@
 Noise is three choices and one step. `sigma` says how much at iteration t (a function in SCHEDULES, or
 your own), a draw (DRAWS) gives xi_t, independent for every element, of mean 0 and sd 1, and a scale
 (SCALES) says in what unit sigma is counted. `GradientNoise.add_(t)` is the step, between clipping and
-`optimizer.step()`. Nothing is remembered from one step to the next: xi_t is a function of (seed, t).
+`optimizer.step()`. Nothing is remembered from one step to the next: xi_t is a function of (seed, t). POINTS
+names the other places that noise may go to, as controls.
 """
 
 import functools
@@ -130,6 +131,10 @@ def tensor_rms(gradients):
 SCALES = {"absolute": absolute, "global": global_rms, "tensor": tensor_rms}
 
 
+# Where the noise of an iteration goes: the paper's place, and the controls that tell what it does there.
+POINTS = ("gradient", "first_moment", "second_moment", "second_moment_mean", "weights", "learning_rate")
+
+
 def stream_seed(seed, stream, *counters):
     """A 63-bit seed for one draw: a hash of the run's seed, the stream's name and the counters.
 
@@ -150,12 +155,16 @@ class GradientNoise:
         and the device's kind alone: resumes, ranks and other generators do not change it, nor it them.
     draw: a name in DRAWS. scale: a name in SCALES.
     where: (name, parameter) -> bool, which parameters get noise; by default all.
+    anticorrelated: (xi_t - xi_(t-1)) / sqrt 2 in place of xi_t, of the same sd (Orvieto et al.,
+        arXiv:2202.02831); it takes a second draw and a second buffer.
 
     With a gradient scaler call `scaler.unscale_(optimizer)` first, always: otherwise the scaler divides
     the noise by the loss scale. With gradient accumulation call it once, after the last micro-step.
     """
 
-    def __init__(self, named_parameters, sigma, seed, draw="gaussian", scale="absolute", where=None):
+    def __init__(
+        self, named_parameters, sigma, seed, draw="gaussian", scale="absolute", where=None, anticorrelated=False
+    ):
         chosen = {
             id(parameter): parameter
             for name, parameter in named_parameters
@@ -166,9 +175,9 @@ class GradientNoise:
             raise ValueError("no trainable parameter was chosen to get noise")
         if len({parameter.device for parameter in self.parameters}) > 1:
             raise ValueError("the parameters lie on several devices: make one GradientNoise for each")
-        self.sigma, self.seed = sigma, seed
+        self.sigma, self.seed, self.anticorrelated = sigma, seed, anticorrelated
         self.draw, self.scale = DRAWS[draw], SCALES[scale]
-        self._buffer = None
+        self._buffer = self._before = None
 
     @torch.no_grad()
     def add_(self, step):
@@ -178,30 +187,153 @@ class GradientNoise:
         A parameter without a gradient gets none; the others' noise does not depend on that. Where
         sigma(step) is under SIGMA_FLOOR nothing is drawn and no gradient is touched.
         """
+        sigma = self.sigma_now(step)
+        if not sigma:
+            return self.nothing()
+        _, gradients, noise = self.scaled(step)
+        torch._foreach_add_(gradients, noise, alpha=sigma)
+        return sigma * torch.nn.utils.get_total_norm(noise)
+
+    @torch.no_grad()
+    def add_to_moments_(self, step, optimizer, point, applies=None):
+        """Give one moment of AdamW the noise of iteration `step`, the gradients left clean.
+
+        Called in the place of `add_`, before the stock `optimizer.step()`, which then makes of
+        the moment what it would have been had it seen the noisy gradient, and of the other what it is:
+
+            first_moment         m += (1 - beta1) / beta1 * xi
+            second_moment        v += (1 - beta2) / beta2 * ((g + xi)^2 - g^2)
+            second_moment_mean   v += (1 - beta2) / beta2 * sigma^2, the mean of that; no draw
+
+        applies: a 0-dim bool tensor; where it is false (a step that the scaler will skip), nothing changes.
+        The moments must exist (create_moments), betas be above 0, and weight decay be decoupled. Returns
+        the L2 norm of the noise that this stands for, as `add_` does.
+        """
+        sigma = self.sigma_now(step)
+        if not sigma:
+            return self.nothing()
+        betas = {id(p): group["betas"] for group in optimizer.param_groups for p in group["params"]}
+        draws = point != "second_moment_mean"
+        parameters, gradients, noise = self.scaled(step, draws)
+        torch._foreach_mul_(noise, sigma)
+        norm = torch.nn.utils.get_total_norm(noise)
+        for parameter, gradient, xi in zip(parameters, gradients, noise):
+            state, (beta1, beta2) = optimizer.state[parameter], betas[id(parameter)]
+            if point == "first_moment":
+                change, moment, beta = xi, state["exp_avg"], beta1
+            else:  # without a draw xi is sigma everywhere, and the mean of (g + xi)^2 - g^2 its square
+                change, moment, beta = xi * (xi + 2 * gradient if draws else xi), state["exp_avg_sq"], beta2
+            if applies is not None:
+                change = change.masked_fill(~applies, 0.0)
+            moment.add_(change, alpha=(1 - beta) / beta)
+            if point == "second_moment":  # v' = beta2 v + (1 - beta2) g^2 must not round to below 0
+                least = gradient.square() * ((1e-6 - 1) * (1 - beta) / beta)
+                if applies is not None:
+                    least.masked_fill_(~applies, 0.0)
+                torch.maximum(moment, least, out=moment)
+        return norm
+
+    @torch.no_grad()
+    def add_to_weights_(self, step, learning_rate):
+        """Add learning_rate * sigma * xi to the weights, after `optimizer.step()`: what plain SGD would have
+        made of the noise, with no moment to go through. Returns the L2 norm of sigma * xi."""
+        sigma = self.sigma_now(step)
+        if not sigma:
+            return self.nothing()
+        noise = self.unit(step)
+        torch._foreach_add_(self.parameters, noise, alpha=learning_rate * sigma)
+        return sigma * torch.nn.utils.get_total_norm(noise)
+
+    def sigma_now(self, step):
+        """sigma(step), 0 where it is under the floor; the buffers are then given back."""
         sigma = self.sigma(step)
-        if not sigma >= SIGMA_FLOOR:
-            self._buffer = None
-            return torch.zeros((), device=self.parameters[0].device)
-        pairs = [(p.grad, xi) for p, xi in zip(self.parameters, self.unit(step)) if p.grad is not None]
-        if not pairs:
-            raise ValueError("no parameter has a gradient: call add_ after backward, before zero_grad")
-        gradients, noise = [list(column) for column in zip(*pairs)]
+        if sigma >= SIGMA_FLOOR:
+            return sigma
+        self._buffer = self._before = None
+        return 0.0
+
+    def nothing(self):
+        return torch.zeros((), device=self.parameters[0].device)
+
+    def scaled(self, step, draws=True):
+        """(parameters, their gradients, xi of this step times the scale), of those that have a gradient.
+
+        draws: False gives the scale alone, in tensors of the same shapes.
+        """
+        noise = self.unit(step) if draws else [torch.ones_like(p) for p in self.parameters]
+        found = [(p, p.grad, xi) for p, xi in zip(self.parameters, noise) if p.grad is not None]
+        if not found:
+            raise ValueError("no parameter has a gradient: call this after backward, before zero_grad")
+        parameters, gradients, noise = [list(column) for column in zip(*found)]
         factor = self.scale(gradients)
         if factor is not None:
             torch._foreach_mul_(noise, factor)
-        torch._foreach_add_(gradients, noise, alpha=sigma)
-        return sigma * torch.nn.utils.get_total_norm(noise)
+        return parameters, gradients, noise
 
     def unit(self, step):
         """xi of iteration `step`: float32 tensors shaped as the parameters, views of one buffer.
 
         They hold until the next call. One draw fills the buffer, so that no two tensors share values.
         """
-        device = self.parameters[0].device
-        if self._buffer is None or self._buffer.device != device:
-            total = sum(parameter.numel() for parameter in self.parameters)
-            self._buffer = torch.empty(total, dtype=torch.float32, device=device)
-        generator = torch.Generator(device).manual_seed(stream_seed(self.seed, "noise", step))
-        self.draw(self._buffer, generator)
+        self._buffer = self.drawn(step, self._buffer)
+        if self.anticorrelated:
+            self._before = self.drawn(step - 1, self._before)
+            self._buffer.sub_(self._before).div_(math.sqrt(2))
         pieces = self._buffer.split([parameter.numel() for parameter in self.parameters])
         return [piece.view(parameter.shape) for piece, parameter in zip(pieces, self.parameters)]
+
+    def drawn(self, step, buffer):
+        """The draw of (seed, step) for all the parameters, in `buffer` if it is one on their device."""
+        device = self.parameters[0].device
+        if buffer is None or buffer.device != device:
+            total = sum(parameter.numel() for parameter in self.parameters)
+            buffer = torch.empty(total, dtype=torch.float32, device=device)
+        generator = torch.Generator(device).manual_seed(stream_seed(self.seed, "noise", step))
+        return self.draw(buffer, generator)
+
+
+# What goes with noise in the moments.
+
+
+def create_moments(optimizer):
+    """Give a stock Adam or AdamW the state that it would make at its first step, all zero."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            device = parameter.device if group["fused"] or group["capturable"] else "cpu"
+            optimizer.state[parameter].update(
+                step=torch.zeros((), dtype=torch.float32, device=device),
+                exp_avg=torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                exp_avg_sq=torch.zeros_like(parameter, memory_format=torch.preserve_format),
+            )
+
+
+def reset_moments(optimizer):
+    """Make Adam or AdamW forget: moments and their step counts 0, so that bias correction begins anew."""
+    for state in optimizer.state.values():
+        for value in state.values():
+            value.zero_()
+
+
+class MatchedWarmup:
+    """A learning rate warmed up as noise would warm it up, without noise.
+
+    Noise of sd sigma_t makes AdamW's second moment v + s of v, which shortens the signal's step by a factor.
+    Here that is one number for all elements:
+
+        factor = sqrt(v / (v + s)),  v <- beta2 v + (1 - beta2) mean(g^2),  s <- beta2 s + (1 - beta2) sigma_t^2
+
+    with the run's own clean g, after clipping. Bias correction cancels. Weight decay is not to be scaled.
+    state: (v, s), to be saved with the run.
+    """
+
+    def __init__(self, sigma, beta2, device="cpu"):
+        self.sigma, self.beta2 = sigma, beta2
+        self.state = torch.zeros(2, dtype=torch.float64, device=device)
+
+    def factor(self, step, mean_square):
+        """The factor of iteration `step`, a 0-dim tensor; mean_square: of the clean gradient's elements."""
+        now = torch.stack((mean_square.double(), torch.full_like(mean_square, self.sigma(step)).double() ** 2))
+        now = torch.where(now.isfinite(), now, self.state)  # a step that the scaler will skip
+        self.state.mul_(self.beta2).add_(now, alpha=1 - self.beta2)
+        v, s = self.state
+        return torch.sqrt(v / (v + s).clamp(min=1e-300)).float()

@@ -14,6 +14,7 @@ For whatever there is it writes, figures as PNG and PDF of column width (3.3 inc
     figure3_noise             sigma, the norm of the noise, the norm of the gradient
     cost                      validation loss by tokens and by wall time
     differences               a forest plot of the differences to the baseline
+    mechanism                 val loss of a study's decisive arms, and how much of their updates is signal
     sensitivity               a map of them over sigma_0 and gamma, where the arms are such a grid
     table1                    losses of every arm beside the paper's Table 1
     comparisons               differences to the baseline, their tests and verdicts
@@ -91,6 +92,7 @@ def draw(settings, out):
         "figure3_noise": noise_figure(settings),
         "cost": cost_figure(settings),
         "differences": forest_figure(settings),
+        "mechanism": mechanism_figure(settings),
         "sensitivity": sensitivity_figure(settings),
     }
     tables = {
@@ -385,6 +387,49 @@ COLOUR_OF = {"better": "#009E73", "worse": "#D55E00", "not resolved": "#000000",
 def counts(rows):
     numbers = sorted({comparison.n for *_, comparison in rows})
     return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+
+
+# Mechanism.
+
+
+def mechanism_figure(settings):
+    """For each setting whose study names decisive arms: their val loss, and beneath it what noise left of the
+    signal in their updates, where that was measured (diagnose.py)."""
+    with rc_context(STYLE):
+        panels = [panel for setting in settings for panel in mechanism_panels(setting)]
+        return figure_of(panels) if panels else None
+
+
+def mechanism_panels(setting):
+    named = setting.study.get("decisive", []) if setting.study else []
+    arms = [arm for name in named if (arm := setting.arm(name))]
+    if not any(run.measured for arm in arms for run in arm.runs):
+        return []
+    end = setting.knobs["max_iters"]
+    caption = (
+        f"{described(setting)}. {seeds_line(arms)} Signal: RMS of the part of AdamW's update that is of clean"
+        " gradients, in learning rates, the noise in the second moment with it. Share: of the update's mean"
+        " square that is signal."
+    )
+
+    def losses(axes):
+        draw_arms(axes, arms, "evals", "val_loss")
+        axes.set(ylabel="validation loss (nats)", xlim=(0, end))
+        show_after_the_start(axes, arms, "val_loss")
+
+    def signal(axes):
+        draw_arms(axes, arms, "measured", "signal_rms")
+        axes.set(ylabel="signal", xlim=(0, end), yscale="log")
+
+    def share(axes):
+        draw_arms(axes, arms, "measured", "signal_share")
+        axes.set(ylabel="share of signal", xlim=(0, end), ylim=(-0.03, 1.03))
+
+    return [
+        Panel(losses, setting.title, (), names(arms), 1.6, xlabel=None),
+        Panel(signal, height=1, xlabel=None),
+        Panel(share, caption=wrap(caption), height=1),
+    ]
 
 
 # Sensitivity.

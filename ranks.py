@@ -122,7 +122,9 @@ def joined():
     torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=PATIENCE)
     try:
         with contextlib.redirect_stdout(io.StringIO()) if rank else contextlib.nullcontext():
-            yield ManyProcesses(rank, size)
+            ranks = ManyProcesses(rank, size)
+            yield ranks
+        ranks.largest(0)  # none lets go of the group while another still uses it
         torch.distributed.destroy_process_group()
     except Lost:
         if rank == 0:

@@ -6,6 +6,7 @@
     baseline = "baseline"                      the arm that the others are compared with
     seeds = range(1, 9)
     versus = {"wide_noise": "wide"}            an arm that is compared with another arm; may be left out
+    decisive = ["baseline", "noise"]           the arms of the figure that answers it; may be left out
 
 The later wins: base, overlays, common, arm, command line. A knob of an arm may be a function of the Config
 that the run would have without its arm: dict(data_seed=lambda run: 1000 + run.seed).
@@ -33,7 +34,7 @@ from config import (
 
 PARTS = {
     **{"base": (str, list), "common": dict, "arms": dict, "baseline": str},
-    **{"seeds": (list, tuple, range), "versus": dict},
+    **{"seeds": (list, tuple, range), "versus": dict, "decisive": list},
 }
 OURS = ("seed", "out_dir", "overwrite")  # what no study may set, since the plan does
 
@@ -65,6 +66,7 @@ class Study:
     baseline: str
     arms: dict
     versus: dict
+    decisive: list
     seeds: tuple
     runs: tuple = ()
 
@@ -74,7 +76,7 @@ class Study:
 
     def record(self):
         """For study.json, by which the runs' readers know the baseline and the order of the arms."""
-        names = ("name", "size", "title", "baseline", "versus")
+        names = ("name", "size", "title", "baseline", "versus", "decisive")
         return {**{name: getattr(self, name) for name in names}, "arms": list(self.arms)}
 
 
@@ -102,6 +104,7 @@ def read_study(file, overlays=(), options=(), seeds=None, arms=None):
         baseline=parts["baseline"],
         arms=parts["arms"],
         versus=parts["versus"],
+        decisive=parts["decisive"],
         seeds=tuple(seeds or parts["seeds"]),
     )
     runs = [
@@ -116,13 +119,13 @@ def check_parts(names, file):
     for name in names:
         if name not in PARTS:
             raise UserError(f"{file}: a study has no {name!r}{did_you_mean(name, PARTS)}")
-    parts = {"common": {}, "versus": {}, **names}
+    parts = {"common": {}, "versus": {}, "decisive": [], **names}
     for name, kinds in PARTS.items():
         if name not in parts:
             raise UserError(f"{file} assigns no {name}; a study has {', '.join(PARTS)}")
         if not isinstance(parts[name], kinds):
             raise UserError(f"{file}: {name}={parts[name]!r} is of the wrong type; study.py says what it is")
-    for arm in (parts["baseline"], *parts["versus"], *parts["versus"].values()):
+    for arm in (parts["baseline"], *parts["versus"], *parts["versus"].values(), *parts["decisive"]):
         if arm not in parts["arms"]:
             raise UserError(f"{file}: {arm!r} is none of its arms{did_you_mean(str(arm), parts['arms'])}")
     if not parts["seeds"] or not all(type(seed) is int and seed >= 0 for seed in parts["seeds"]):

@@ -25,13 +25,13 @@ from config import ROOT, UserError, differences, load, run_script
 from data.corpus import Corpus
 from evaluate import bits, mean_loss
 from machine import Machine, versions
-from model import GPT, GPTConfig
-from noise import GradientNoise, schedule, stream_seed
-from progress import Meter, Progress, Signals
-from ranks import Ending, OneProcess, joined
+from model import GPT
+from progress import Progress, Signals
+from ranks import Ending, joined
 from runs import RunFolder, corpus_title, read_log
 from sample import samples
-from start import carry_over, check_same, describe, read_source
+from start import check_same, describe, read_source
+from training import Diverged, Training, accumulate, learning_rate, train_loss, train_step, val_loss
 
 DIVERGED = 3  # exit status
 LONG = 3600  # seconds; a run that will take longer says so first
@@ -103,181 +103,12 @@ def train_in(folder, config, corpus, machine, ranks, source=None):
     return 0
 
 
-class Diverged(Ending):
-    """The loss, or without a scaler the gradient, is not finite."""
-
-    def __init__(self, iteration):
-        super().__init__(iteration)
-        self.iteration = iteration
-
-
 class Stopped(Ending):
     """A signal asked the run to stop, and the checkpoint is written."""
 
     def __init__(self, signal_number):
         super().__init__(signal_number)
         self.signal = signal_number
-
-
-class Training:
-    """One run in memory: what it computes with, and how far it has come.
-
-    start: what run.json tells of the weights that init_from gave it, None where they are fresh.
-    step: updates done. best: the lowest val loss so far, and its iteration; best.pt is the same on disk.
-    trace: (max_iters, 3) on the device, a row an iteration: mini-batch loss, gradient norm before clipping,
-    noise norm; so that nothing is fetched from the device between log lines.
-    """
-
-    def __init__(self, config, corpus, machine, source=None, ranks=None):
-        machine.apply()
-        self.config, self.corpus, self.machine = config, corpus, machine
-        self.ranks = ranks or OneProcess()
-        self.model, self.start = starting_model(config, corpus, machine.device, source)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameter_groups(config.weight_decay),
-            lr=config.learning_rate,
-            betas=(config.beta1, config.beta2),
-            fused=True,
-        )
-        self.scaler = machine.scaler()
-        self.noise = gradient_noise(config, self.model)
-        self.step = self.checked = 0
-        self.best = {"val_loss": math.inf, "iter": None}
-        self.meter = Meter(config.tokens_per_iter)
-        self.trace = torch.full((config.max_iters, 3), math.nan, device=machine.device)
-
-    def state(self):
-        """Everything that a resume needs beside best.pt."""
-        return {
-            "model": self.model.weights(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "step": self.step,
-            "seconds": self.meter.seconds(),
-            "trace": self.trace[: self.step],
-            "plateau": vars(self.noise.sigma) if self.config.noise_schedule == "plateau" else None,
-        }
-
-    def restore(self, state):
-        self.model.load_state_dict(state["model"]["state"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.step = self.checked = state["step"]
-        self.meter.seconds_before = state["seconds"]
-        self.trace[: self.step] = state["trace"]
-        if self.config.noise_schedule == "plateau":
-            vars(self.noise.sigma).update(state["plateau"])
-
-    def check_finite(self):
-        """Raise Diverged at the first iteration since the last check whose loss is not finite.
-
-        A gradient that is not finite is the scaler's to skip; without one it has spoilt the weights.
-        """
-        columns = 1 if self.scaler.is_enabled() else 2
-        bad = ~self.trace[self.checked : self.step, :columns].isfinite().all(dim=1)
-        if bad.any():
-            raise Diverged(self.checked + int(bad.nonzero()[0]))
-        self.checked = self.step
-
-    def skipped_steps(self):
-        """Iterations whose update the scaler skipped, because a gradient was not finite."""
-        return int((~self.trace[: self.step, 1].isfinite()).sum()) if self.scaler.is_enabled() else 0
-
-
-def starting_model(config, corpus, device, source=None):
-    """(the model that the run starts from, start.py's record of its source or None)."""
-    model = GPT.create(model_config(config, corpus), stream_seed(config.seed, "init"), device)
-    return model, carry_over(source, model, corpus.meta) if source else None
-
-
-def model_config(config, corpus):
-    names = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "bias")
-    return GPTConfig(corpus.meta["vocab_size"], **{name: getattr(config, name) for name in names})
-
-
-def gradient_noise(config, model):
-    sigma = schedule(
-        config.noise_schedule,
-        sigma=config.noise_sigma,
-        gamma=config.noise_gamma,
-        eta=config.noise_eta,
-        steps=config.noise_steps,
-    )
-    return GradientNoise(
-        model.named_parameters(), sigma, config.seed, draw=config.noise_draw, scale=config.noise_scale
-    )
-
-
-def train_step(t):
-    """One iteration. The order is the method: accumulate, average, unscale, clip, noise, update.
-
-    Every rank adds the same noise to the same gradient, and so all keep the same weights. Averaged while
-    it is still scaled, a gradient that is infinite on one rank is so on all, and all skip the update.
-    """
-    config = t.config
-    for group in t.optimizer.param_groups:
-        group["lr"] = learning_rate(t.step, config)
-    loss = accumulate(t)
-    t.ranks.average_([loss, *(parameter.grad for parameter in t.model.parameters())])
-    t.scaler.unscale_(t.optimizer)  # also without clipping, or the scaler would divide the noise too
-    if config.noise_before_clip:
-        noise_norm = t.noise.add_(t.step)
-    grad_norm = clip(t.model, config.grad_clip)
-    if not config.noise_before_clip:
-        noise_norm = t.noise.add_(t.step)
-    t.scaler.step(t.optimizer)
-    t.scaler.update()
-    t.optimizer.zero_grad(set_to_none=True)
-    t.trace[t.step] = torch.stack((loss, grad_norm, noise_norm))
-    t.step += 1
-
-
-def accumulate(t):
-    """The mean loss of this iteration's micro-steps over this rank's rows, and its gradient.
-
-    Dropout is a function of the step and the rank; rank 0 draws what a run in one process does.
-    """
-    config, loss = t.config, 0.0
-    rows, other_rank = t.ranks.rows(config.batch_size), [t.ranks.rank] if t.ranks.rank else []
-    for micro_step in range(config.gradient_accumulation_steps):
-        x, y = (part[rows] for part in batch(t, micro_step))
-        if config.dropout:
-            torch.manual_seed(stream_seed(config.seed, "dropout", t.step, micro_step, *other_rank))
-        with t.machine.autocast():
-            part = t.model(x, y)[1] / config.gradient_accumulation_steps
-        t.scaler.scale(part).backward()
-        loss += part.detach()
-    return loss
-
-
-def batch(t, micro_step):
-    """Inputs and targets of all ranks, each (batch_size, block_size); the inputs noised where that is asked."""
-    config = t.config
-    seed = stream_seed(config.data_seed, "data", t.step, micro_step)
-    x, y = t.corpus.batch(seed, config.batch_size, config.block_size)
-    if config.input_noise:
-        seed = stream_seed(config.seed, "input", t.step, micro_step)
-        x = t.corpus.noised(x, seed, config.input_noise)
-    return x, y
-
-
-def clip(model, largest):
-    """Clip the gradients to a global norm, 0 for not at all; returns the norm they had."""
-    gradients = [parameter.grad for parameter in model.parameters()]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    if largest:
-        torch.nn.utils.clip_grads_with_norm_(model.parameters(), largest, norm)
-    return norm
-
-
-def learning_rate(step, config):
-    """Linear warm-up from learning_rate / (warmup_iters + 1), then a cosine down to min_lr."""
-    if step < config.warmup_iters:
-        return config.learning_rate * (step + 1) / (config.warmup_iters + 1)
-    if step >= config.lr_decay_iters:
-        return config.min_lr
-    progress = (step - config.warmup_iters) / (config.lr_decay_iters - config.warmup_iters)
-    return config.min_lr + (config.learning_rate - config.min_lr) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def begin(t, folder):
@@ -388,6 +219,8 @@ def train(t, folder, signals):
             train_step(t)
             if (t.step - 1) % config.log_interval == 0 or t.step == config.max_iters:
                 progress.logged(t.ranks.main_only(log, t, folder))
+            if t.measured:
+                t.ranks.main_only(log_measured, t, folder)
             progress.stepped()
 
 
@@ -428,28 +261,18 @@ def steer(t):
             t.noise.sigma.observe(t.ranks.main_only(val_loss, t))
 
 
-def val_loss(t):
-    """Over the fixed windows of the val split, eval_tokens at most."""
-    return mean_loss(t.model, t.corpus.windows("val", t.config.block_size, t.config.eval_tokens))
-
-
-def train_loss(t):
-    """Dropout off, over fixed windows of the train split."""
-    return mean_loss(t.model, t.corpus.windows("train", t.config.block_size, t.config.eval_train_tokens))
-
-
 def log(t, folder):
     """Log the iteration just done; its loss is the mean over the last log_interval iterations."""
     config, iteration = t.config, t.step - 1
     t.check_finite()
     rows = t.trace[max(0, t.step - config.log_interval) : t.step].cpu()
-    _, grad_norm, noise_norm = rows[-1].tolist()
+    _, grad_norm, noise_norm, factor = rows[-1].tolist()
     event = {
         "kind": "train",
         "iter": iteration,
         "tokens": t.step * config.tokens_per_iter,
         "loss": rows[:, 0].mean().item(),
-        "lr": learning_rate(iteration, config),
+        "lr": learning_rate(iteration, config) * factor,
         "sigma": t.noise.sigma(iteration),
         "grad_norm": grad_norm,
         "clipped_norm": min(grad_norm, config.grad_clip or math.inf) if math.isfinite(grad_norm) else None,
@@ -459,6 +282,13 @@ def log(t, folder):
     }
     folder.append(event)
     return event
+
+
+def log_measured(t, folder):
+    """Log what the iteration just done was found to consist of (diagnose.py)."""
+    values = {name: float(value) for name, value in t.measured.items()}
+    folder.append({"kind": "diagnosis", "iter": t.step - 1, **values})
+    t.measured = None
 
 
 def finish(t, folder):

@@ -64,8 +64,9 @@ class Config:
     lr_decay_iters: int | None = None  # iteration at which the cosine reaches min_lr; None: max_iters
     min_lr: float | None = None  # learning rate at the end of the cosine; None: learning_rate / 10
     weight_decay: float = 0.1  # decoupled, on matrices and embeddings only
-    beta1: float = 0.9  # decay of the first moment
+    beta1: float = 0.9  # decay of the first moment; SGD's momentum
     beta2: float = 0.99  # decay of the second moment
+    optimizer: str = "adamw"  # adamw, adam or sgd; weight decay is decoupled in adamw alone
     grad_clip: float = 1.0  # largest global gradient norm; 0: no clipping
 
     # == gradient noise (noise.py) ==
@@ -78,6 +79,11 @@ class Config:
     noise_draw: str = "gaussian"  # gaussian, uniform or laplace, each of sd sigma_t
     noise_scale: str = "absolute"  # absolute, global (times the gradient's RMS) or tensor (each its own)
     noise_before_clip: bool = False  # True: added before clipping, not after
+    noise_where: str = "all"  # all, embeddings, attention, mlp, first_block or last_block
+    noise_anticorrelated: bool = False  # True: (xi_t - xi_(t-1)) / sqrt 2 in place of xi_t
+    noise_point: str = "gradient"  # where the noise goes: gradient, or a control of noise.py's POINTS
+    reset_below_sigma: float = 0.0  # forget AdamW's moments when sigma first is under this; 0: never
+    diagnose_interval: int = 0  # iterations between measurements of what noise does to an update; 0: none
 
     # == randomness ==
     seed: int = 1  # initial weights, dropout and noise; data too unless data_seed is set
@@ -128,12 +134,14 @@ POSITIVE = (
 )
 NOT_NEGATIVE = (
     *("learning_rate", "min_lr", "warmup_iters", "weight_decay", "grad_clip"),
-    *("seed", "data_seed", "sample_tokens"),
+    *("seed", "data_seed", "sample_tokens", "diagnose_interval"),
 )
 RANGES = {
     **dict.fromkeys(POSITIVE, (lambda x: 1 <= x <= 1e12, "from 1 to 1e12")),
     **dict.fromkeys(NOT_NEGATIVE, (lambda x: x >= 0, "0 or more")),
-    **dict.fromkeys(("noise_sigma", "noise_eta"), (lambda x: 0 <= x <= 1e6, "from 0 to 1e6")),
+    **dict.fromkeys(
+        ("noise_sigma", "noise_eta", "reset_below_sigma"), (lambda x: 0 <= x <= 1e6, "from 0 to 1e6")
+    ),
     "noise_gamma": (lambda x: 0 <= x <= 1, "from 0 to 1"),
     "threads": (lambda x: 0 <= x <= 1024, "from 0 to 1024"),
     **dict.fromkeys(("dropout", "input_noise", "beta1", "beta2"), (lambda x: 0 <= x < 1, "from 0 to under 1")),
@@ -143,6 +151,12 @@ CHOICES = {
     "noise_schedule": ("exponential", "linear", "cosine", "constant", "inverse", "plateau"),
     "noise_draw": ("gaussian", "uniform", "laplace"),
     "noise_scale": ("absolute", "global", "tensor"),
+    "optimizer": ("adamw", "adam", "sgd"),
+    "noise_where": ("all", "embeddings", "attention", "mlp", "first_block", "last_block"),
+    "noise_point": (
+        *("gradient", "first_moment", "second_moment", "second_moment_mean"),
+        *("weights", "learning_rate"),
+    ),
     "dtype": ("auto", "float32", "bfloat16", "float16"),
     "compile": ("auto", "on", "off"),
 }
@@ -332,6 +346,7 @@ def check_together(config):
             f"warmup_iters={config.warmup_iters} is beyond lr_decay_iters={config.lr_decay_iters}"
             " (which is max_iters unless it is set): warm up for less"
         )
+    check_noise_point(config)
     if config.noise_schedule == "inverse" and config.noise_sigma > 0:
         raise UserError("noise_schedule='inverse' takes noise_eta, a variance: set noise_sigma=0")
     if config.noise_schedule == "inverse" and config.noise_eta == 0:
@@ -352,6 +367,35 @@ def check_init_from(config):
     here, there = (Path(path).expanduser().resolve() for path in (config.out_dir, config.init_from))
     if here == there:
         raise UserError(f"init_from={config.init_from!r} is the run's own folder: choose another --out_dir")
+
+
+def check_noise_point(config):
+    """UserError where the noise cannot go to where it is asked to go."""
+    point, beta1, beta2 = config.noise_point, config.beta1, config.beta2
+    if point != "gradient" and config.noise_before_clip:
+        raise UserError(f"noise_point={point!r} knows no clipping: leave noise_before_clip out")
+    needs_moments = point.endswith(("moment", "moment_mean", "rate")) or config.reset_below_sigma > 0
+    if needs_moments and config.optimizer != "adamw":
+        raise UserError(
+            f"noise_point={point!r} and reset_below_sigma want optimizer='adamw', whose moments they use"
+        )
+    if "moment" in point and 0 in (beta1, beta2):
+        raise UserError(f"noise_point={point!r} wants beta1 and beta2 above 0, not {beta1} and {beta2}")
+    if point in ("weights", "learning_rate") and (config.noise_scale, config.noise_where) != (
+        "absolute",
+        "all",
+    ):
+        raise UserError(f"noise_point={point!r} wants noise_scale='absolute' and noise_where='all'")
+    if config.diagnose_interval and (
+        config.optimizer == "sgd" or config.noise_before_clip or config.batch_size < 2
+    ):
+        raise UserError(
+            "diagnose_interval wants Adam or AdamW, noise after clipping, and a batch_size of 2 or more"
+        )
+    if config.reset_below_sigma and config.noise_schedule == "plateau":
+        raise UserError(
+            "reset_below_sigma wants a sigma that is a function of the step: not noise_schedule='plateau'"
+        )
 
 
 def differences(config):

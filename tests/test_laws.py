@@ -301,9 +301,9 @@ def test_law_4_sigkill_at_random_steps(run, command, tmp_path):
 
 ORDER = (  # upstream to downstream; a room imports only what stands before it
     *("config", "files", "data.building", "data.download", "data.zipped", "data.corpus"),
-    *("model", "noise", "machine", "progress", "ranks", "runs", "evaluate"),
-    *("sample", "start", "train", "study", "sweep", "collect"),
-    *("compare", "arms", "tables", "panels", "plot", "report"),
+    *("model", "noise", "diagnose", "machine", "progress", "ranks", "runs", "evaluate"),
+    *("sample", "start", "training", "train", "study", "sweep"),
+    *("compare", "arms", "collect", "tables", "panels", "plot", "report"),
 )
 WITHOUT_TORCH = (
     *("config", "files", "data.building", "data.download", "data.zipped"),
@@ -429,7 +429,7 @@ def test_law_6_every_file_of_a_run_is_written_atomically():
                 mode = getattr(node.args[1], "value", "a variable")
                 if mode not in ("r", "rb"):
                     writes.append(f"{path.name}: {mode}")
-    assert sorted(writes) == ["files.py: a", "files.py: a variable", "runs.py: a"]
+    assert sorted(writes) == ["files.py: a", "files.py: a variable", "runs.py: a", "sweep.py: a"]
 
 
 # Law 7. A mistake of the user's is one line, exit status 2, before any work.

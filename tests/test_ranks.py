@@ -49,9 +49,9 @@ def test_two_processes_train_as_one_does(command, pair, run, tmp_path):
 
 
 WATCHED = """
-import os, sys, torch, train
+import os, sys, torch, train, training
 folder, rank = sys.argv.pop(1), os.environ["RANK"]
-accumulate, seen = train.accumulate, {"noise": [], "seeds": []}
+accumulate, seen = training.accumulate, {"noise": [], "seeds": []}
 
 def spoilt(t):
     loss = accumulate(t)
@@ -73,7 +73,7 @@ def seeded(seed, seed_=torch.manual_seed):
     seen["seeds"].append(seed)
     return seed_(seed)
 
-train.accumulate, train_, train.train, torch.manual_seed = spoilt, train.train, watched, seeded
+training.accumulate, train_, train.train, torch.manual_seed = spoilt, train.train, watched, seeded
 status = train.main(sys.argv[1:])
 torch.save(seen, f"{folder}/rank{rank}.pt")
 sys.exit(status)
@@ -125,15 +125,15 @@ def test_a_folder_that_rank_0_is_refused_stops_all_with_one_line(command, pair, 
 
 
 DIVERGES_ON_RANK_0 = """
-import math, os, sys, train
-mean_loss, calls = train.mean_loss, []
+import math, os, sys, train, training
+mean_loss, calls = training.mean_loss, []
 
 def spoilt(*arguments):
     calls.append(1)
     return math.nan if len(calls) == 4 else mean_loss(*arguments)
 
 if os.environ["RANK"] == "0":
-    train.mean_loss = spoilt
+    training.mean_loss = spoilt
 sys.exit(train.main(sys.argv[1:]))
 """
 

@@ -1,0 +1,36 @@
+"""Mechanism: through which part of AdamW the noise acts, by putting it into one part at a time.
+
+The arms that put the paper's first cell somewhere else, or in its place what it would do there, are compared
+with that noise itself; noise and the ordinary controls with the baseline.
+"""
+
+base = "config/shakespeare_baseline.py"
+common = dict(dtype="bfloat16", diagnose_interval=20)
+
+_noise = dict(noise_sigma=0.1, noise_gamma=0.99)
+_relative = dict(noise_sigma=1.0, noise_gamma=0.99, noise_scale="global")
+_elsewhere = {
+    "second_moment": {**_noise, "noise_point": "second_moment"},
+    "second_moment_mean": {**_noise, "noise_point": "second_moment_mean"},
+    "first_moment": {**_noise, "noise_point": "first_moment"},
+    "matched_warmup": {**_noise, "noise_point": "learning_rate"},
+    "reset": {**_noise, "reset_below_sigma": 3e-4},  # the gradient's own scale
+}
+arms = {
+    "baseline": {},
+    "noise": _noise,
+    **_elsewhere,
+    "noise_relative": _relative,
+    "first_moment_relative": {**_relative, "noise_point": "first_moment"},
+    "before_clip": {**_noise, "noise_before_clip": True, "diagnose_interval": 0},
+    "weights": {**_noise, "noise_point": "weights"},
+    "weights_times_10": {**_noise, "noise_point": "weights", "noise_sigma": 1.0},
+    "anticorrelated": {**_noise, "noise_anticorrelated": True},
+    "warmup500": dict(warmup_iters=500),
+    "warmup500_lr2e-3": dict(warmup_iters=500, learning_rate=2e-3, min_lr=2e-4),
+    "warmup500_lr4e-3": dict(warmup_iters=500, learning_rate=4e-3, min_lr=4e-4),
+}
+baseline = "baseline"
+versus = {**dict.fromkeys([*_elsewhere, "anticorrelated"], "noise"), "first_moment_relative": "noise_relative"}
+decisive = ["baseline", "noise", "second_moment", "second_moment_mean", "matched_warmup"]
+seeds = range(1, 7)

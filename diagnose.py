@@ -1,0 +1,73 @@
+"""What noise does to the updates of Adam and AdamW, measured beside a run without touching it.
+
+It costs two tensors for each parameter and a pass over them each step; and at each measurement one more
+forward and backward pass over the batch.
+"""
+
+import torch
+
+
+class Diagnosis:
+    """Follows the moments that the run's clean gradients alone would have given.
+
+    observe() once a step between clipping and noise, measure() after the optimizer's step.
+    """
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.betas, self.eps = optimizer.param_groups[0]["betas"], optimizer.param_groups[0]["eps"]
+        self.first = [torch.zeros_like(p) for p in self.parameters]
+        self.second = [torch.zeros_like(p) for p in self.parameters]
+
+    @torch.no_grad()
+    def observe(self, applies):
+        """Take in the clean gradients where `applies`, a 0-dim bool tensor, says that the step will be done."""
+        beta1, beta2 = self.betas
+        for parameter, first, second in zip(self.parameters, self.first, self.second):
+            gradient = torch.where(applies, parameter.grad, 0.0)
+            first.copy_(torch.where(applies, first * beta1 + gradient * (1 - beta1), first))
+            second.copy_(torch.where(applies, second * beta2 + gradient.square() * (1 - beta2), second))
+
+    @torch.no_grad()
+    def measure(self):
+        """What the last update consisted of, as 0-dim tensors by name.
+
+        signal_rms, noise_rms: of the update's two parts in learning rates, m^ / (sqrt v^ + eps) with the clean
+            first moment, and with what the noise added to it, under the actual second moment. (A first moment
+            that is clean has no noise part; noise in the second moment alone shrinks the signal.)
+        signal_share: the share of the update's mean square that is signal.
+        preconditioner: the mean over elements of sqrt(clean v / actual v).
+        """
+        totals = torch.zeros(3, dtype=torch.float64, device=self.parameters[0].device)
+        count = sum(p.numel() for p in self.parameters)
+        for parameter, first, second in zip(self.parameters, self.first, self.second):
+            state = self.optimizer.state[parameter]
+            bias1, bias2 = (1 - beta ** state["step"] for beta in self.betas)
+            size = bias1 * ((state["exp_avg_sq"] / bias2).sqrt() + self.eps)
+            ratio = (second / state["exp_avg_sq"].clamp(min=1e-38)).sqrt()
+            parts = ((first / size).square(), ((state["exp_avg"] - first) / size).square(), ratio)
+            totals += torch.stack([part.double().sum() for part in parts])
+        signal, noise, ratio = totals / count
+        share = signal / (signal + noise)
+        return {
+            **{"signal_rms": signal.sqrt(), "noise_rms": noise.sqrt()},
+            **{"signal_share": share, "preconditioner": ratio},
+        }
+
+    def state(self):
+        return {"first": self.first, "second": self.second}
+
+    def restore(self, state):
+        for mine, theirs in zip(self.first + self.second, state["first"] + state["second"]):
+            mine.copy_(theirs)
+
+
+def batch_noise_norm(half_losses, parameters):
+    """The norm of a mini-batch gradient's own noise, from the gradients of its two halves.
+
+    ||g_1 - g_2|| / 2, whose square's expectation is the trace of the covariance of (g_1 + g_2) / 2
+    (McCandlish et al., arXiv:1812.06162). half_losses: two functions that give the mean loss of a half.
+    """
+    one, other = (torch.autograd.grad(loss(), parameters) for loss in half_losses)
+    return torch.nn.utils.get_total_norm(torch._foreach_sub(list(one), list(other))) / 2

@@ -1,0 +1,365 @@
+"""Noise in AdamW's moments, in the weights, in the learning rate: against AdamW written out in float64."""
+
+import math
+
+import pytest
+import torch
+from conftest import same_weights
+from torch import nn
+
+import train
+import training
+from config import UserError, load
+from diagnose import Diagnosis, batch_noise_norm
+from noise import GradientNoise, MatchedWarmup, create_moments, reset_moments, schedule
+from runs import read_log
+
+BETAS, EPS, DECAY, RATE = (0.9, 0.99), 1e-8, 0.1, 1e-2
+POINTS = ("gradient", "first_moment", "second_moment", "second_moment_mean")
+
+
+def parameters():
+    generator = torch.Generator().manual_seed(1)
+    shapes = ((7, 5), (11,), (3, 4, 2))
+    return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+
+
+def gradients_of(step, count=3):
+    """Gradients of very unequal sizes, some of them zero, the same at every call."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    drawn = [torch.randn(p.shape, generator=generator) * 10.0 ** (-2 * i) for i, p in enumerate(parameters())]
+    drawn[0][0] = 0.0
+    return drawn[:count]
+
+
+def make(point, fused, scale="absolute", sigma=0.03):
+    model = parameters()
+    optimizer = torch.optim.AdamW(model, lr=RATE, betas=BETAS, eps=EPS, weight_decay=DECAY, fused=fused)
+    create_moments(optimizer)
+    named = [(f"p{i}", p) for i, p in enumerate(model)]
+    sigma = schedule("exponential", sigma=sigma, gamma=0.9)
+    return model, optimizer, GradientNoise(named, sigma, seed=5, scale=scale)
+
+
+def reference(point, noise, steps, scale="absolute"):
+    """AdamW as it is written down, in float64, each moment seeing the gradient that the point gives it."""
+    weights = [p.detach().double() for p in parameters()]
+    m, v = ([torch.zeros_like(w) for w in weights] for _ in range(2))
+    for step in range(steps):
+        gradients = [g.double() for g in gradients_of(step)]
+        units = [xi.double().clone() for xi in noise.unit(step)]
+        sigma = noise.sigma(step)
+        for i, (g, xi) in enumerate(zip(gradients, units)):
+            sd = sigma * (g.norm() / math.sqrt(g.numel()) if scale == "tensor" else 1.0)
+            noisy = g + sd * xi
+            in_first = noisy if point in ("gradient", "first_moment") else g
+            squared = {"second_moment_mean": g**2 + sd**2, "first_moment": g**2}.get(point, noisy**2)
+            m[i] = BETAS[0] * m[i] + (1 - BETAS[0]) * in_first
+            v[i] = BETAS[1] * v[i] + (1 - BETAS[1]) * squared
+            corrected = (m[i] / (1 - BETAS[0] ** (step + 1)), v[i] / (1 - BETAS[1] ** (step + 1)))
+            weights[i] = weights[i] * (1 - RATE * DECAY) - RATE * corrected[0] / (corrected[1].sqrt() + EPS)
+    return weights
+
+
+def stepped(point, model, optimizer, noise, step):
+    for p, g in zip(model, gradients_of(step)):
+        p.grad = g
+    norm = noise.add_(step) if point == "gradient" else noise.add_to_moments_(step, optimizer, point)
+    optimizer.step()
+    return norm
+
+
+@pytest.mark.parametrize("scale", ["absolute", "tensor"])
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("point", POINTS)
+def test_each_point_is_adamw_written_out(point, fused, scale):
+    steps = 60
+    model, optimizer, noise = make(point, fused, scale)
+    for step in range(steps):
+        stepped(point, model, optimizer, noise, step)
+    for p, wanted in zip(model, reference(point, make(point, fused)[2], steps, scale)):
+        assert torch.allclose(p.double(), wanted, rtol=2e-5, atol=2e-5 * RATE * steps)
+        others = [reference(other, make(point, fused)[2], steps, scale) for other in POINTS if other != point]
+    for other in others:
+        gap = max((p - w).abs().max() for p, w in zip(model, other))
+        assert gap > 100 * 2e-5 * RATE * steps, "the points differ by more than the tolerance"
+
+
+def test_the_second_moment_never_goes_below_zero():
+    """Where v is nothing yet and 2 g xi is negative: the reason for noising beforehand, and for its margin."""
+    model, optimizer, noise = make("second_moment", True, sigma=1e-4)
+    for step in range(40):
+        stepped("second_moment", model, optimizer, noise, step)
+        for p in model:
+            assert (optimizer.state[p]["exp_avg_sq"] >= 0).all()
+            assert p.isfinite().all()
+
+
+@pytest.mark.parametrize("point", ["first_moment", "second_moment", "second_moment_mean"])
+def test_a_step_that_the_scaler_skips_changes_no_moment(point):
+    model, optimizer, noise = make(point, True)
+    for step in range(3):
+        stepped(point, model, optimizer, noise, step)
+    before = [{k: v.clone() for k, v in optimizer.state[p].items()} for p in model]
+    for p, g in zip(model, gradients_of(3)):
+        p.grad = torch.full_like(g, math.inf)
+    noise.add_to_moments_(3, optimizer, point, applies=torch.tensor(False))
+    for p, state in zip(model, before):
+        assert all(torch.equal(optimizer.state[p][name], value) for name, value in state.items())
+    for p, g in zip(model, gradients_of(3)):
+        p.grad = g
+    noise.add_to_moments_(3, optimizer, point, applies=torch.tensor(True))
+    moment = "exp_avg" if point == "first_moment" else "exp_avg_sq"
+    assert not torch.equal(optimizer.state[model[0]][moment], before[0][moment])
+
+
+def test_the_norm_that_is_told_is_that_of_the_noise_it_stands_for():
+    for point in POINTS:
+        model, optimizer, noise = make(point, True)
+        norm = stepped(point, model, optimizer, noise, 0)
+        count = sum(p.numel() for p in model)
+        wanted = 0.03 * math.sqrt(count)
+        if point != "second_moment_mean":
+            wanted = 0.03 * torch.nn.utils.get_total_norm(make(point, True)[2].unit(0))
+        assert float(norm) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_under_the_floor_nothing_is_touched():
+    model, optimizer, noise = make("second_moment", True, sigma=1e-16)
+    for p, g in zip(model, gradients_of(0)):
+        p.grad = g
+    assert noise.add_to_moments_(0, optimizer, "second_moment") == 0
+    assert noise.add_to_weights_(0, RATE) == 0
+    assert all((optimizer.state[p]["exp_avg_sq"] == 0).all() for p in model)
+    assert all(torch.equal(p, q) for p, q in zip(model, parameters()))
+
+
+def test_noise_on_the_weights_is_what_sgd_would_make_of_it():
+    model, _, noise = make("weights", True)
+    noise.add_to_weights_(4, 0.5)
+    units = make("weights", True)[2].unit(4)
+    for p, start, xi in zip(model, parameters(), units):
+        assert torch.allclose(p - start, 0.5 * 0.03 * 0.9**4 * xi, rtol=1e-4, atol=1e-7)
+
+
+def test_anticorrelated_noise_is_the_difference_of_successive_draws():
+    named = [(f"p{i}", p) for i, p in enumerate(parameters())]
+    plain = GradientNoise(named, lambda t: 1.0, seed=5)
+    apart = GradientNoise(named, lambda t: 1.0, seed=5, anticorrelated=True)
+    for step in (0, 1, 8):
+        before = [xi.clone() for xi in plain.unit(step - 1)]
+        wanted = [(xi - b) / math.sqrt(2) for xi, b in zip(plain.unit(step), before)]
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(apart.unit(step), wanted))
+    big = [("p", nn.Parameter(torch.zeros(200_000)))]
+    noise = GradientNoise(big, lambda t: 1.0, seed=5, anticorrelated=True)
+    one, two, three = (noise.unit(step)[0].clone() for step in (1, 2, 3))
+    assert one.std() == pytest.approx(1.0, abs=0.01)
+    assert (one * two).mean() == pytest.approx(-0.5, abs=0.01)
+    assert (one * three).mean() == pytest.approx(0.0, abs=0.01)
+
+
+def test_forgetting_is_what_a_new_optimizer_is():
+    model, optimizer, noise = make("gradient", True)
+    for step in range(5):
+        stepped("gradient", model, optimizer, noise, step)
+    reset_moments(optimizer)
+    copies = [nn.Parameter(p.detach().clone()) for p in model]
+    fresh = torch.optim.AdamW(copies, lr=RATE, betas=BETAS, eps=EPS, weight_decay=DECAY, fused=True)
+    for p, copy, g in zip(model, copies, gradients_of(9)):
+        p.grad, copy.grad = g, g.clone()
+    optimizer.step()
+    fresh.step()
+    assert all(torch.equal(p, copy) for p, copy in zip(model, copies))
+
+
+def test_the_matched_warmup_is_its_formula():
+    sigma = schedule("exponential", sigma=0.1, gamma=0.9)
+    warmup, v, s = MatchedWarmup(sigma, beta2=0.99), 0.0, 0.0
+    for step in range(200):
+        square = 1e-6 * (1 + step % 3)
+        v, s = 0.99 * v + 0.01 * square, 0.99 * s + 0.01 * sigma(step) ** 2
+        assert float(warmup.factor(step, torch.tensor(square))) == pytest.approx(
+            math.sqrt(v / (v + s)), rel=1e-5
+        )
+    assert float(MatchedWarmup(lambda t: 0.0, 0.99).factor(0, torch.tensor(1e-6))) == 1.0
+    skipped = MatchedWarmup(sigma, 0.99)
+    skipped.factor(0, torch.tensor(1e-6))
+    before = skipped.state.clone()
+    skipped.factor(1, torch.tensor(math.inf))
+    assert skipped.state[0] == before[0], "a gradient that is not finite is no part of v"
+
+
+# In a run.
+
+
+@pytest.mark.parametrize(
+    "point", ["first_moment", "second_moment", "second_moment_mean", "weights", "learning_rate"]
+)
+def test_a_run_with_each_point_differs_and_resumes(run, command, monkeypatch, point):
+    from test_laws import stop_at
+
+    knobs = {"noise_point": point, "noise_sigma": 0.1}
+    whole = run("whole", **knobs)
+    assert not same_weights(whole, run("gradient", noise_sigma=0.1))
+    assert not same_weights(whole, run("none", noise_sigma=0.0))
+    with monkeypatch.context() as patch:
+        stop_at(patch, 7)
+        assert train.main(command("part", **knobs)) == 128 + 15
+    assert same_weights(run("part", **knobs), whole)
+
+
+def test_the_matched_warmup_scales_the_step_and_not_the_decay(training_of):
+    """With a gradient of zero, what is left of an update is the decay, whole."""
+    t = training_of(noise_point="learning_rate", noise_sigma=0.1, weight_decay=0.5, grad_clip=0.0)
+    plain = training_of(noise_sigma=0.0, weight_decay=0.5)
+    for one in (t, plain):
+        for p in one.model.parameters():
+            p.grad = torch.zeros_like(p)
+    factor = training.matched_warmup(t, torch.tensor(0.0))
+    t.optimizer.step()
+    for group in plain.optimizer.param_groups:
+        group["lr"] = training.learning_rate(0, plain.config)
+    plain.optimizer.step()
+    assert float(factor) == 0.0
+    for p, q in zip(t.model.parameters(), plain.model.parameters()):
+        assert torch.allclose(p, q, rtol=1e-6)
+
+
+@pytest.fixture
+def training_of(training):
+    """The fixture `training` under another name, which the module has."""
+    return training
+
+
+def test_the_log_tells_the_learning_rate_that_was_taken(run):
+    folder = run(noise_point="learning_rate", noise_sigma=0.1, noise_gamma=0.5)
+    rates = [event["lr"] for event in read_log(folder)[0] if event["kind"] == "train"]
+    plain = [event["lr"] for event in read_log(run("plain"))[0] if event["kind"] == "train"]
+    factors = [a / b for a, b in zip(rates, plain)]
+    assert factors[0] < 0.5
+    assert factors[0] < factors[-1] <= 1
+
+
+@pytest.mark.parametrize(
+    ("where", "parts"),
+    [
+        ("embeddings", {"wte.weight", "wpe.weight"}),
+        ("attention", {"blocks.0.attn.qkv.weight", "blocks.1.attn.proj.weight"}),
+        ("mlp", {"blocks.0.mlp.fc.weight", "blocks.1.mlp.proj.weight"}),
+        ("first_block", {"blocks.0.ln_1.weight", "blocks.0.mlp.fc.weight"}),
+        ("last_block", {"blocks.1.ln_1.weight", "blocks.1.attn.qkv.weight"}),
+    ],
+)
+def test_noise_goes_only_where_it_is_sent(training_of, where, parts):
+    t = training_of(noise_where=where)
+    chosen = {name for name, p in t.model.named_parameters() if any(p is q for q in t.noise.parameters)}
+    assert parts <= chosen
+    prefix = {"embeddings": "w", "attention": "blocks.", "mlp": "blocks.", "first_block": "blocks.0."}
+    assert all(name.startswith(prefix.get(where, "blocks.1.")) for name in chosen)
+    assert len(chosen) < len(list(t.model.named_parameters()))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_other_optimizers_train_and_resume(run, command, monkeypatch, optimizer):
+    from test_laws import stop_at
+
+    knobs = {"optimizer": optimizer, "learning_rate": 0.1 if optimizer == "sgd" else 0.01}
+    whole = run("whole", **knobs)
+    losses = [event["val_loss"] for event in read_log(whole)[0] if event["kind"] == "eval"]
+    assert losses[-1] < losses[0]
+    with monkeypatch.context() as patch:
+        stop_at(patch, 7)
+        train.main(command("part", **knobs))
+    assert same_weights(run("part", **knobs), whole)
+
+
+def test_the_moments_are_reset_once_when_sigma_falls_under_the_threshold(run, monkeypatch):
+    at = []
+    reset = training.reset_moments
+    monkeypatch.setattr(training, "reset_moments", lambda optimizer: (at.append(1), reset(optimizer)))
+    knobs = {"noise_sigma": 0.1, "noise_gamma": 0.5}
+    one = run("reset", reset_below_sigma=0.02, **knobs)  # 0.1 * 0.5^3 = 0.0125 is the first under it
+    assert len(at) == 1
+    assert not same_weights(one, run("kept", **knobs))
+
+
+@pytest.mark.parametrize(
+    ("knobs", "words"),
+    [
+        ({"noise_point": "second_moment", "optimizer": "sgd"}, "want optimizer='adamw'"),
+        ({"noise_point": "learning_rate", "optimizer": "adam"}, "want optimizer='adamw'"),
+        ({"noise_point": "first_moment", "beta1": 0.0}, "beta1 and beta2 above 0"),
+        ({"noise_point": "weights", "noise_scale": "tensor"}, "noise_scale='absolute'"),
+        ({"noise_point": "second_moment", "noise_before_clip": True}, "knows no clipping"),
+        ({"reset_below_sigma": 0.1, "noise_schedule": "plateau"}, "a function of the step"),
+        ({"diagnose_interval": 5, "optimizer": "sgd"}, "wants Adam or AdamW"),
+    ],
+)
+def test_what_cannot_be_is_one_line(command, knobs, words):
+    with pytest.raises(UserError, match=words):
+        load(command(**knobs))
+
+
+# Measuring.
+
+
+def test_the_diagnosis_changes_no_weight_and_resumes(run, command, monkeypatch):
+    from test_laws import stop_at
+
+    plain, watched = run("plain"), run("watched", diagnose_interval=3)
+    assert same_weights(plain, watched)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 7)
+        train.main(command("part", diagnose_interval=3))
+    part = run("part", diagnose_interval=3)
+    found = [[e for e in read_log(folder)[0] if e["kind"] == "diagnosis"] for folder in (watched, part)]
+    assert found[0] == found[1]
+    assert [event["iter"] for event in found[0]] == [0, 3, 6, 9]
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_the_diagnosis_is_what_the_moments_say(point):
+    """Against the same quantities from moments kept in float64, and the extremes that are known."""
+    model, optimizer, noise = make(point, True, sigma=3.0)
+    diagnosis = Diagnosis(optimizer)
+    clean = [torch.zeros_like(p, dtype=torch.float64) for p in model]
+    squares = [torch.zeros_like(p, dtype=torch.float64) for p in model]
+    for step in range(30):
+        for p, g in zip(model, gradients_of(step)):
+            p.grad = g.clone()
+        diagnosis.observe(torch.tensor(True))
+        for i, g in enumerate(gradients_of(step)):
+            clean[i] = 0.9 * clean[i] + 0.1 * g.double()
+            squares[i] = 0.99 * squares[i] + 0.01 * g.double() ** 2
+        if point == "gradient":
+            noise.add_(step)
+        else:
+            noise.add_to_moments_(step, optimizer, point)
+        optimizer.step()
+    found = {name: float(value) for name, value in diagnosis.measure().items()}
+    size = [(optimizer.state[p]["exp_avg_sq"].double() / (1 - 0.99**30)).sqrt() + EPS for p in model]
+    signal = [(m / (1 - 0.9**30) / s).flatten() for m, s in zip(clean, size)]
+    rest = [((optimizer.state[p]["exp_avg"].double() - m) / (1 - 0.9**30) / s).flatten()
+            for p, m, s in zip(model, clean, size)]  # fmt: skip
+    ratio = [(q / optimizer.state[p]["exp_avg_sq"].double().clamp(min=1e-38)).sqrt().flatten()
+             for p, q in zip(model, squares)]  # fmt: skip
+    assert found["signal_rms"] == pytest.approx(float(torch.cat(signal).square().mean().sqrt()), rel=1e-4)
+    parts = found["signal_rms"] ** 2, found["noise_rms"] ** 2
+    assert found["signal_share"] == pytest.approx(parts[0] / sum(parts), rel=1e-6)
+    assert found["preconditioner"] == pytest.approx(float(torch.cat(ratio).mean()), rel=1e-4)
+    if point in ("gradient", "first_moment"):
+        assert found["noise_rms"] == pytest.approx(float(torch.cat(rest).square().mean().sqrt()), rel=1e-4)
+        assert found["noise_rms"] > 10 * found["signal_rms"] or point == "gradient"
+    else:
+        assert found["noise_rms"] < 1e-4 * found["signal_rms"], "a clean first moment has no noise in it"
+
+
+def test_the_own_noise_of_a_batch_is_estimated_without_bias():
+    """Gradients of known covariance: the mean square of the estimate is the trace over the batch size."""
+    weight, n, total = nn.Parameter(torch.zeros(50)), 400, 0.0
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(n):
+        x = 2.0 * torch.randn((8, 50), generator=generator)
+        halves = [lambda half=half: (half @ weight).mean() for half in x.split(4)]
+        total += float(batch_noise_norm(halves, [weight])) ** 2
+    assert total / n == pytest.approx(50 * 4.0 / 8, rel=0.05)

@@ -1,0 +1,296 @@
+"""A run in memory, and one iteration of it: the method.
+
+The order of an iteration is the paper's: accumulate, average over processes, unscale, clip, noise, update.
+"""
+
+import functools
+import math
+
+import torch
+
+from diagnose import Diagnosis, batch_noise_norm
+from evaluate import mean_loss
+from model import GPT, GPTConfig
+from noise import GradientNoise, MatchedWarmup, create_moments, reset_moments, schedule, stream_seed
+from progress import Meter
+from ranks import Ending, OneProcess
+from start import carry_over
+
+MOMENTS = ("first_moment", "second_moment", "second_moment_mean")  # noise points that are in AdamW's state
+
+
+class Diverged(Ending):
+    """The loss, or without a scaler the gradient, is not finite."""
+
+    def __init__(self, iteration):
+        super().__init__(iteration)
+        self.iteration = iteration
+
+
+class Training:
+    """One run in memory: what it computes with, and how far it has come.
+
+    start: what run.json tells of the weights that init_from gave it, None where they are fresh.
+    step: updates done. best: the lowest val loss so far, and its iteration; best.pt is the same on disk.
+    trace: (max_iters, 4) on the device, a row an iteration: mini-batch loss, gradient norm before clipping,
+    noise norm, factor of the learning rate; so that nothing is fetched from the device between log lines.
+    """
+
+    def __init__(self, config, corpus, machine, source=None, ranks=None):
+        machine.apply()
+        self.config, self.corpus, self.machine = config, corpus, machine
+        self.ranks = ranks or OneProcess()
+        self.model, self.start = starting_model(config, corpus, machine.device, source)
+        self.optimizer = make_optimizer(config, self.model)
+        self.scaler = machine.scaler()
+        self.noise = gradient_noise(config, self.model)
+        self.warmup = MatchedWarmup(self.noise.sigma, config.beta2, machine.device)
+        if config.noise_point in MOMENTS:
+            create_moments(self.optimizer)
+        self.diagnosis = Diagnosis(self.optimizer) if config.diagnose_interval else None
+        self.measured = None  # by the last step that was to be diagnosed
+        self.step = self.checked = 0
+        self.best = {"val_loss": math.inf, "iter": None}
+        self.meter = Meter(config.tokens_per_iter)
+        self.trace = torch.full((config.max_iters, 4), math.nan, device=machine.device)
+
+    def state(self):
+        """Everything that a resume needs beside best.pt."""
+        return {
+            "model": self.model.weights(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "seconds": self.meter.seconds(),
+            "trace": self.trace[: self.step],
+            "plateau": vars(self.noise.sigma) if self.config.noise_schedule == "plateau" else None,
+            "warmup": self.warmup.state,
+            "diagnosis": self.diagnosis.state() if self.diagnosis else None,
+        }
+
+    def restore(self, state):
+        self.model.load_state_dict(state["model"]["state"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step = self.checked = state["step"]
+        self.meter.seconds_before = state["seconds"]
+        self.trace[: self.step] = state["trace"]
+        if self.config.noise_schedule == "plateau":
+            vars(self.noise.sigma).update(state["plateau"])
+        self.warmup.state.copy_(state["warmup"])
+        if self.diagnosis:
+            self.diagnosis.restore(state["diagnosis"])
+
+    def check_finite(self):
+        """Raise Diverged at the first iteration since the last check whose loss is not finite.
+
+        A gradient that is not finite is the scaler's to skip; without one it has spoilt the weights.
+        """
+        columns = 1 if self.scaler.is_enabled() else 2
+        bad = ~self.trace[self.checked : self.step, :columns].isfinite().all(dim=1)
+        if bad.any():
+            raise Diverged(self.checked + int(bad.nonzero()[0]))
+        self.checked = self.step
+
+    def skipped_steps(self):
+        """Iterations whose update the scaler skipped, because a gradient was not finite."""
+        return int((~self.trace[: self.step, 1].isfinite()).sum()) if self.scaler.is_enabled() else 0
+
+
+def starting_model(config, corpus, device, source=None):
+    """(the model that the run starts from, start.py's record of its source or None)."""
+    model = GPT.create(model_config(config, corpus), stream_seed(config.seed, "init"), device)
+    return model, carry_over(source, model, corpus.meta) if source else None
+
+
+def model_config(config, corpus):
+    names = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "bias")
+    return GPTConfig(corpus.meta["vocab_size"], **{name: getattr(config, name) for name in names})
+
+
+def gradient_noise(config, model):
+    sigma = schedule(
+        config.noise_schedule,
+        sigma=config.noise_sigma,
+        gamma=config.noise_gamma,
+        eta=config.noise_eta,
+        steps=config.noise_steps,
+    )
+    return GradientNoise(
+        model.named_parameters(),
+        sigma,
+        config.seed,
+        draw=config.noise_draw,
+        scale=config.noise_scale,
+        where=chosen_by(config),
+        anticorrelated=config.noise_anticorrelated,
+    )
+
+
+def chosen_by(config):
+    """(name, parameter) -> whether noise_where chooses it. A tied head is its embedding."""
+    part = {
+        "all": "",
+        "embeddings": "w",  # wte and wpe
+        "attention": ".attn.",
+        "mlp": ".mlp.",
+        "first_block": "blocks.0.",
+        "last_block": f"blocks.{config.n_layer - 1}.",
+    }[config.noise_where]
+    whole = part.startswith(".")
+    return lambda name, _: part in name if whole else name.startswith(part)
+
+
+def make_optimizer(config, model):
+    """The stock optimizer. Weight decay is decoupled in AdamW alone; momentum is beta1 in SGD."""
+    groups = model.parameter_groups(0.0 if config.noise_point == "learning_rate" else config.weight_decay)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.beta1, fused=True)
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return kind(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+
+
+def train_step(t):
+    """One iteration. The order is the method: accumulate, average, unscale, clip, noise, update.
+
+    Every rank adds the same noise to the same gradient, and so all keep the same weights. Averaged while
+    it is still scaled, a gradient that is infinite on one rank is so on all, and all skip the update.
+    """
+    config = t.config
+    for group in t.optimizer.param_groups:
+        group["lr"] = learning_rate(t.step, config)
+    own_noise = own_noise_norm(t) if diagnosed(t) else None
+    loss = accumulate(t)
+    t.ranks.average_([loss, *(parameter.grad for parameter in t.model.parameters())])
+    t.scaler.unscale_(t.optimizer)  # also without clipping, or the scaler would divide the noise too
+    if config.noise_before_clip:
+        noise_norm = t.noise.add_(t.step)
+    grad_norm = clip(t.model, config.grad_clip)
+    if t.diagnosis:
+        t.diagnosis.observe(grad_norm.isfinite())
+    if not config.noise_before_clip:
+        noise_norm = add_noise(t, grad_norm)
+    factor = matched_warmup(t, grad_norm) if config.noise_point == "learning_rate" else torch.ones_like(loss)
+    t.scaler.step(t.optimizer)
+    t.scaler.update()
+    if config.noise_point == "weights":
+        noise_norm = t.noise.add_to_weights_(t.step, learning_rate(t.step, config))
+    if own_noise is not None:
+        clipped = clipped_norm(grad_norm, config) / grad_norm
+        t.measured = {**t.diagnosis.measure(), "own_noise_norm": own_noise * clipped, "noise_norm": noise_norm}
+    t.optimizer.zero_grad(set_to_none=True)
+    t.trace[t.step] = torch.stack((loss, grad_norm, noise_norm, factor))
+    t.step += 1
+
+
+def diagnosed(t):
+    """Whether the coming step is one to measure."""
+    return t.diagnosis is not None and t.step % t.config.diagnose_interval == 0
+
+
+def own_noise_norm(t):
+    """The norm of the gradient's own noise at this step, before clipping, from the halves of its first
+    micro-step; over the root of the micro-steps, whose mean it is."""
+    config, half = t.config, t.config.batch_size // 2
+    x, y = batch(t, 0)
+
+    def loss_of(rows):
+        with t.machine.autocast():
+            return t.model(x[rows], y[rows])[1]
+
+    torch.manual_seed(stream_seed(config.seed, "dropout", t.step, 0))
+    halves = [functools.partial(loss_of, slice(0, half)), functools.partial(loss_of, slice(half, 2 * half))]
+    norm = batch_noise_norm(halves, list(t.model.parameters()))
+    return norm / math.sqrt(config.gradient_accumulation_steps)
+
+
+def add_noise(t, grad_norm):
+    """The noise of this iteration, to where noise_point says; returns its norm. The controls are noise.py's."""
+    config = t.config
+    if (
+        config.reset_below_sigma
+        and t.step
+        and t.noise.sigma(t.step) < config.reset_below_sigma <= t.noise.sigma(t.step - 1)
+    ):
+        reset_moments(t.optimizer)
+    if config.noise_point == "gradient":
+        return t.noise.add_(t.step)
+    if config.noise_point in MOMENTS:
+        return t.noise.add_to_moments_(t.step, t.optimizer, config.noise_point, grad_norm.isfinite())
+    return torch.zeros_like(grad_norm)
+
+
+def matched_warmup(t, grad_norm):
+    """Multiply the learning rate, but not the weight decay, by noise.py's factor; returns the factor."""
+    config = t.config
+    factor = t.warmup.factor(t.step, clipped_norm(grad_norm, config).square() / t.model.parameter_count())
+    rate = learning_rate(t.step, config)
+    for group in t.optimizer.param_groups:
+        group["lr"] = rate * factor
+    decaying = [parameter for parameter in t.model.parameters() if parameter.dim() >= 2]
+    kept = torch.where(grad_norm.isfinite(), 1 - rate * config.weight_decay, 1.0)
+    with torch.no_grad():
+        torch._foreach_mul_(decaying, kept)
+    return factor
+
+
+def clipped_norm(grad_norm, config):
+    return grad_norm.clamp(max=config.grad_clip) if config.grad_clip else grad_norm
+
+
+def accumulate(t):
+    """The mean loss of this iteration's micro-steps over this rank's rows, and its gradient.
+
+    Dropout is a function of the step and the rank; rank 0 draws what a run in one process does.
+    """
+    config, loss = t.config, 0.0
+    rows, other_rank = t.ranks.rows(config.batch_size), [t.ranks.rank] if t.ranks.rank else []
+    for micro_step in range(config.gradient_accumulation_steps):
+        x, y = (part[rows] for part in batch(t, micro_step))
+        if config.dropout:
+            torch.manual_seed(stream_seed(config.seed, "dropout", t.step, micro_step, *other_rank))
+        with t.machine.autocast():
+            part = t.model(x, y)[1] / config.gradient_accumulation_steps
+        t.scaler.scale(part).backward()
+        loss += part.detach()
+    return loss
+
+
+def batch(t, micro_step):
+    """Inputs and targets of all ranks, each (batch_size, block_size); the inputs noised where that is asked."""
+    config = t.config
+    seed = stream_seed(config.data_seed, "data", t.step, micro_step)
+    x, y = t.corpus.batch(seed, config.batch_size, config.block_size)
+    if config.input_noise:
+        seed = stream_seed(config.seed, "input", t.step, micro_step)
+        x = t.corpus.noised(x, seed, config.input_noise)
+    return x, y
+
+
+def clip(model, largest):
+    """Clip the gradients to a global norm, 0 for not at all; returns the norm they had."""
+    gradients = [parameter.grad for parameter in model.parameters()]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if largest:
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), largest, norm)
+    return norm
+
+
+def learning_rate(step, config):
+    """Linear warm-up from learning_rate / (warmup_iters + 1), then a cosine down to min_lr."""
+    if step < config.warmup_iters:
+        return config.learning_rate * (step + 1) / (config.warmup_iters + 1)
+    if step >= config.lr_decay_iters:
+        return config.min_lr
+    progress = (step - config.warmup_iters) / (config.lr_decay_iters - config.warmup_iters)
+    return config.min_lr + (config.learning_rate - config.min_lr) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def val_loss(t):
+    """Over the fixed windows of the val split, eval_tokens at most."""
+    return mean_loss(t.model, t.corpus.windows("val", t.config.block_size, t.config.eval_tokens))
+
+
+def train_loss(t):
+    """Dropout off, over fixed windows of the train split."""
+    return mean_loss(t.model, t.corpus.windows("train", t.config.block_size, t.config.eval_train_tokens))
