@@ -303,7 +303,7 @@ ORDER = (  # upstream to downstream; a room imports only what stands before it
     *("config", "files", "data.building", "data.download", "data.zipped", "data.corpus"),
     *("model", "noise", "diagnose", "machine", "progress", "ranks", "runs", "evaluate"),
     *("sample", "start", "training", "train", "study", "sweep"),
-    *("compare", "arms", "collect", "tables", "panels", "plot", "report"),
+    *("compare", "arms", "collect", "tables", "panels", "figures", "plot", "report"),
 )
 WITHOUT_TORCH = (
     *("config", "files", "data.building", "data.download", "data.zipped"),

@@ -1,5 +1,7 @@
 """Figures and tables from run folders: what is compared with what, and what is said of what is missing."""
 
+import csv
+import io
 import json
 import math
 
@@ -8,10 +10,12 @@ import pytest
 from scipy import stats
 
 import arms
+import figures
 import plot
+import report
 import tables
 from arms import differences, read_settings
-from compare import interval
+from compare import compare_all, interval
 from config import UserError, settle
 from files import write_json
 
@@ -94,12 +98,12 @@ def test_the_difference_leaves_out_seeds_without_a_pair(study):
 def test_figures_are_written_and_say_n_and_differences(study):
     assert plot.main([str(study)]) == 0
     names = {path.name for path in (study / "figures").iterdir()}
-    figures = ("figure1_training_loss", "figure2_validation_loss", "figure3_noise", "cost", "differences")
-    wanted = {f"{stem}.{kind}" for stem in figures for kind in ("png", "pdf")}
+    stems = ("figure1_training_loss", "figure2_validation_loss", "figure3_noise", "cost", "differences")
+    wanted = {f"{stem}.{kind}" for stem in stems for kind in ("png", "pdf")}
     wanted |= {f"{stem}.{kind}" for stem in ("table1", "comparisons") for kind in ("md", "tex", "csv")}
     assert names == wanted
     (setting,) = read_settings([study])
-    figure = plot.loss_figure([setting], "val_loss", "validation loss")
+    figure = figures.loss_figure([setting], "val_loss", "validation loss")
     text = " ".join(drawn_text(figure).split())
     for words in (
         "n = 3 seeds an arm",
@@ -120,7 +124,10 @@ def test_no_text_lies_over_the_data_or_leaves_the_page(study, others):
         name = f"an_arm_whose_name_tells_of_every_one_of_its_knobs_and_number_{number}"
         fake_run(study / name / "seed1", noise_sigma=0.01 * number)
     settings = read_settings([study])
-    for figure in (plot.loss_figure(settings, "val_loss", "validation loss"), plot.noise_figure(settings)):
+    for figure in (
+        figures.loss_figure(settings, "val_loss", "validation loss"),
+        figures.noise_figure(settings),
+    ):
         figure.canvas.draw()
         page = figure.bbox
         for axes in figure.axes:
@@ -155,7 +162,7 @@ def test_unfinished_and_torn_runs_are_drawn_as_far_as_they_go_and_said(study, ca
     (setting,) = read_settings([study])
     assert set(setting.arms[1].curve("evals", "val_loss")[500]) == {1, 2, 3, 4}
     assert set(setting.arms[1].curve("evals", "val_loss")[750]) == {1, 2, 3}
-    text = drawn_text(plot.loss_figure([setting], "val_loss", "validation loss"))
+    text = drawn_text(figures.loss_figure([setting], "val_loss", "validation loss"))
     assert "unfinished" in text
     assert "noise (1 unfinished)" in losses_text([setting])
 
@@ -186,7 +193,7 @@ def test_one_seed_gives_no_interval(tmp_path):
     fake_run(tmp_path / "noise" / "seed1", noise_sigma=0.1)
     settings = read_settings([tmp_path])
     assert "±" not in losses_text(settings).split("**", 1)[1]
-    text = drawn_text(plot.loss_figure(settings, "val_loss", "validation loss"))
+    text = drawn_text(figures.loss_figure(settings, "val_loss", "validation loss"))
     assert "n = 1 seed an arm" in text
     assert "±" not in text
 
@@ -198,7 +205,7 @@ def test_runs_of_different_size_or_corpus_stand_in_panels_of_their_own(study):
     settings = read_settings([study])
     assert [[arm.name for arm in setting.arms] for setting in settings].count(["baseline", "noise"]) == 1
     assert len(settings) == 3
-    assert len(plot.loss_figure(settings, "val_loss", "validation loss").axes) == 3
+    assert len(figures.loss_figure(settings, "val_loss", "validation loss").axes) == 3
 
 
 def test_the_first_part_of_a_corpus_stands_apart_and_is_named_everywhere(tmp_path):
@@ -213,8 +220,8 @@ def test_the_first_part_of_a_corpus_stands_apart_and_is_named_everywhere(tmp_pat
     named = "enwik8, the first 4,000,000 bytes"
     assert sorted(setting.title for setting in settings) == ["enwik8", named]
     assert all(len(setting.arms) == 2 for setting in settings)
-    figures = (plot.loss_figure(settings, "val_loss", "validation loss"), plot.noise_figure(settings))
-    for text in map(drawn_text, figures):
+    drawn = (figures.loss_figure(settings, "val_loss", "validation loss"), figures.noise_figure(settings))
+    for text in map(drawn_text, drawn):
         assert text.count(named) == 2, "in the title and in the caption"
     for setting in settings:
         assert ("not comparable" in losses_text([setting])) == bool(setting.partial)
@@ -229,14 +236,14 @@ def test_two_configs_never_fall_into_one_arm(study):
 
 def test_other_differences_than_the_noise_are_named(study):
     fake_run(study / "noise_fast" / "seed1", noise_sigma=0.1, learning_rate=0.01)
-    text = drawn_text(plot.loss_figure(read_settings([study]), "val_loss", "validation loss"))
+    text = drawn_text(figures.loss_figure(read_settings([study]), "val_loss", "validation loss"))
     assert "noise_fast (and learning_rate=0.01, min_lr=0.001): 250:" in text.replace("\u00a0", " ")
 
 
 def test_an_unclear_baseline_is_said(study):
     fake_run(study / "other_baseline" / "seed1", learning_rate=0.01)
     assert "No differences" in drawn_text(
-        plot.loss_figure(read_settings([study]), "val_loss", "validation loss")
+        figures.loss_figure(read_settings([study]), "val_loss", "validation loss")
     )
 
 
@@ -245,7 +252,7 @@ def test_a_run_that_has_hardly_begun_is_drawn_and_keeps_its_place(study, log):
     folder = fake_run(study / "a_noise" / "seed1", until=500, noise_sigma=0.1)
     (folder / "log.jsonl").write_text(log)
     assert plot.main([str(study)]) == 0
-    figure = plot.loss_figure(read_settings([study]), "val_loss", "validation loss")
+    figure = figures.loss_figure(read_settings([study]), "val_loss", "validation loss")
     assert [text.get_text() for text in figure.axes[0].get_legend().texts] == ["baseline", "a_noise", "noise"]
     assert "unfinished, drawn up to iteration 0" in drawn_text(figure)
 
@@ -254,7 +261,7 @@ def test_names_of_arms_may_hold_anything(study):
     for name in ("_hidden", "a$b$c", "a|b"):
         fake_run(study / name / "seed1", noise_sigma=0.1)
     assert plot.main([str(study)]) == 0
-    figure = plot.loss_figure(read_settings([study]), "val_loss", "validation loss")
+    figure = figures.loss_figure(read_settings([study]), "val_loss", "validation loss")
     figure.canvas.draw()
     assert len(figure.axes[0].get_legend().texts) == 5
     assert "| a\\|b | 1 |" in (study / "figures" / "table1.md").read_text()
@@ -262,7 +269,7 @@ def test_names_of_arms_may_hold_anything(study):
 
 def test_relative_and_early_noise_are_named_in_the_caption(study):
     fake_run(study / "relative" / "seed1", noise_sigma=1.0, noise_scale="tensor", noise_before_clip=True)
-    text = drawn_text(plot.noise_figure(read_settings([study])))
+    text = drawn_text(figures.noise_figure(read_settings([study])))
     assert "sigma of relative in units of the gradient's RMS" in text
     assert "that of relative with the noise in it" in text
 
@@ -293,3 +300,200 @@ def test_another_cadence_of_evaluation_is_another_arm(study):
     fake_run(study / "noise" / "seed8", 8, noise_sigma=0.1, eval_interval=10)
     with pytest.raises(UserError, match="differ in eval_interval"):
         read_settings([study])
+
+
+# Studies.
+
+
+def make_study(folder, arms, baseline="baseline", seeds=(1, 2, 3), name="tiny", **more):
+    """A folder as sweep.py would have left it: arms is {name: knobs}."""
+    for arm, knobs in arms.items():
+        for seed in seeds:
+            fake_run(folder / arm / f"seed{seed}", seed, **knobs)
+    record = {"name": name, "size": "cpu", "title": "A study", "baseline": baseline, "arms": list(arms)}
+    write_json(folder / "study.json", {**record, **more})
+    return folder
+
+
+def test_a_study_names_its_baseline_and_the_order_of_its_arms(tmp_path):
+    arms_ = {"zero": {"noise_sigma": 0.02}, "noise": {"noise_sigma": 0.1}, "a_baseline": {}}
+    (setting,) = read_settings([make_study(tmp_path, arms_, baseline="zero")])
+    assert [arm.name for arm in setting.arms] == ["zero", "noise", "a_baseline"]
+    assert setting.baseline.name == "zero"
+    rows = tables.comparisons([setting], "best_val_loss")
+    assert [(arm.name, reference.name) for _, arm, reference, _ in rows] == [
+        *(("noise", "zero"), ("a_baseline", "zero"))
+    ]
+
+
+def test_an_arm_may_be_compared_with_another_than_the_baseline(tmp_path):
+    arms_ = {
+        "baseline": {},
+        "wide": {"weight_decay": 0.3},
+        "wide_noise": {"weight_decay": 0.3, "noise_sigma": 0.1},
+    }
+    (setting,) = read_settings([make_study(tmp_path, arms_, versus={"wide_noise": "wide"})])
+    rows = {arm.name: reference.name for _, arm, reference, _ in tables.comparisons([setting], "best_val_loss")}
+    assert rows == {"wide": "baseline", "wide_noise": "wide"}
+
+
+def test_one_arms_folder_never_holds_two_sizes_or_corpora(tmp_path):
+    other = {**META, "splits": {"train": {"tokens": 9, "sha256": "def"}}}
+    for field, options in (
+        ("n_embd: 384 and 768", {"n_embd": 768}),
+        ("data: 'abc' and 'def'", {"meta": other}),
+    ):
+        folder = tmp_path / field[:4]
+        fake_run(folder / "arm" / "seed1")
+        fake_run(folder / "arm" / "seed2", 2, **options)
+        with pytest.raises(UserError, match=f"'arm' and differ in {field}"):
+            read_settings([folder])
+
+
+def test_studies_are_drawn_each_for_itself_and_table_1_together(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plot, "draw", lambda settings, out: drawn.append((len(settings), str(out))))
+    two = {"baseline": {}, "noise": {"noise_sigma": 0.1}}
+    for name in ("table1_a", "table1_b", "other"):
+        make_study(tmp_path / name / "cpu", two, name=name)
+    fake_run(tmp_path / "loose" / "seed1")
+    plot.main([str(tmp_path)])
+    wanted = [(2, "figures"), (1, "loose/figures"), (1, "other/cpu/figures")]
+    wanted += [(1, "table1_a/cpu/figures"), (1, "table1_b/cpu/figures")]
+    assert drawn == [(count, str(tmp_path / place)) for count, place in wanted]
+    drawn.clear()
+    plot.main([str(tmp_path), f"--out={tmp_path / 'all'}"])
+    assert drawn == [(4, str(tmp_path / "all"))]
+
+
+def test_the_comparisons_are_compared_and_written_in_three_forms(study):
+    settings = read_settings([study])
+    table = tables.comparison_table(settings, "best_val_loss")
+    losses = [{seed: val_loss(1000, seed, sigma) for seed in (1, 2, 3)} for sigma in (0.1, 0.0)]
+    (wanted,) = compare_all([tuple(losses)])
+    ((name, against, n, difference, *_, verdict),) = table.rows
+    assert (name, against, n, verdict) == ("noise", "baseline", "3", "worse")
+    assert difference == f"{wanted.mean:+.4f} ± {wanted.half:.4f}"
+    assert f"| noise | baseline | 3 | {difference} |" in tables.markdown([table])
+    latex = tables.latex([table])
+    assert f"noise & baseline & 3 & {difference.replace('±', r'$' + chr(92) + 'pm$')} &" in latex
+    assert all(rule in latex for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
+    (row,) = csv.DictReader(io.StringIO(tables.comma_separated([table])))
+    assert float(row["mean"]) == pytest.approx(wanted.mean, rel=1e-5)
+    assert float(row["p_holm"]) == pytest.approx(wanted.p_holm, rel=1e-5)
+    assert (row["arm"], row["paired"], row["verdict"]) == ("noise", "True", "worse")
+
+
+def test_latex_escapes_what_it_must():
+    assert tables.escaped("a_b & 95 % ± ≥ {x}") == r"a\_b \& 95 \% $\pm$ $\geq$ \{x\}"
+
+
+def test_an_arm_that_lost_runs_says_so_in_its_verdict(study):
+    fake_run(study / "noise" / "seed5", 5, status="diverged", noise_sigma=0.1)
+    fake_run(study / "baseline" / "seed5", 5)
+    table = tables.comparison_table(read_settings([study]), "best_val_loss")
+    assert table.rows[0][-1] == "worse, 1 of 4 diverged"
+    assert table.rows[0][2] == "3"
+
+
+def test_iterations_to_a_loss_are_interpolated_and_those_that_never_get_there_said(study):
+    (setting,) = read_settings([study])
+    baseline, noise = setting.arms
+    target = tables.target_loss(setting)
+    assert target == pytest.approx(np.mean([val_loss(500, seed, 0) for seed in (1, 2, 3)]))
+    reached = [tables.iterations_to(run, target) for run in baseline.runs]
+    for run, at in zip(baseline.runs, reached):
+        ends = [at - at % 250, at - at % 250 + 250]
+        losses = [val_loss(end, run.seed, 0) for end in ends]
+        assert np.interp(at, ends, losses) == pytest.approx(target)
+    assert tables.loss_row(baseline, [], target)[-1] == f"{np.mean(reached):,.0f}"
+    assert tables.loss_row(noise, [], 2.26)[-1] == f"{tables.iterations_to(noise.runs[0], 2.26):,.0f} (1 of 3)"
+    assert tables.loss_row(noise, [], 1.0)[-1] == "never"
+
+
+def test_the_map_is_drawn_where_the_arms_are_a_grid_and_says_each_cell(tmp_path):
+    grid = {f"s{s}_g{g}": {"noise_sigma": s, "noise_gamma": g} for s in (0.01, 0.1, 0.5) for g in (0.9, 0.99)}
+    (setting,) = read_settings([make_study(tmp_path / "whole", {"baseline": {}, **grid})])
+    figure = figures.sensitivity_figure([setting])
+    values = [text.get_text() for text in figure.axes[0].texts]
+    assert values == [f"{s * 1.6:+.4f}" for s in (0.5, 0.1, 0.01) for _ in range(2)]
+    del grid["s0.5_g0.9"]
+    assert (
+        figures.sensitivity_figure(read_settings([make_study(tmp_path / "part", {"baseline": {}, **grid})]))
+        is None
+    )
+
+
+def test_the_forest_has_a_row_an_arm_and_marks_what_is_resolved(tmp_path):
+    arms_ = {"baseline": {}, "noise": {"noise_sigma": 0.1}, "same": {"learning_rate": 0.01}}
+    figure = figures.forest_figure(read_settings([make_study(tmp_path, arms_)]))
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["noise", "same"]
+    markers = [container.lines[0].get_markerfacecolor() for container in axes.containers]
+    assert markers == [figures.COLOUR_OF["worse"], "white"]
+    assert "n = 3" in drawn_text(figure)
+
+
+def test_many_arms_are_spread_over_panels_with_the_baseline_in_each(tmp_path):
+    many = {f"noise{n}": {"noise_sigma": 0.01 * n} for n in range(1, 15)}
+    (setting,) = read_settings([make_study(tmp_path, {"baseline": {}, **many}, seeds=(1,))])
+    parts = figures.spread(setting)
+    assert all(part[0].name == "baseline" and len(part) <= figures.MOST_ARMS for part in parts)
+    assert [arm.name for part in parts for arm in part[1:]] == list(many)
+    assert len(figures.loss_figure([setting], "val_loss", "validation loss").axes) == len(parts) == 3
+
+
+def test_the_mechanism_figure_has_the_decisive_arms_and_their_signal(tmp_path):
+    arms_ = {"baseline": {}, "noise": {"noise_sigma": 0.1}, "other": {"noise_sigma": 0.2}}
+    folder = make_study(tmp_path, arms_, decisive=["baseline", "noise"])
+    assert figures.mechanism_figure(read_settings([folder])) is None, "nothing was measured"
+    for path in folder.rglob("log.jsonl"):
+        with open(path, "a") as log:
+            for at in (0, 500, 1000):
+                event = {"kind": "diagnosis", "iter": at, "signal_rms": 0.1, "signal_share": 0.25}
+                print(json.dumps(event), file=log)
+    losses, signal, share = figures.mechanism_figure(read_settings([folder])).axes
+    assert [len(axes.get_lines()) for axes in (losses, signal, share)] == [2, 2, 2]
+    assert share.get_lines()[1].get_ydata().tolist() == [0.25] * 3
+
+
+def test_reduced_size_is_said(tmp_path):
+    for name, knobs in (
+        ("short", {}),
+        ("small", {"max_iters": 5000, "n_layer": 2}),
+        ("full", {"max_iters": 5000}),
+    ):
+        fake_run(tmp_path / name / "seed1", until=0, **{"max_iters": 1000, **knobs})
+    said = {setting.arms[0].name: "reduced size" in setting.size for setting in read_settings([tmp_path])}
+    assert said == {"short": True, "small": True, "full": False}
+
+
+# The report.
+
+
+def test_the_report_says_in_words_what_the_tables_say(tmp_path):
+    arms_ = {"baseline": {}, "noise": {"noise_sigma": 0.1}, "same": {"learning_rate": 0.01}}
+    folder = make_study(tmp_path / "tiny" / "cpu", arms_)
+    machine = {"name": "A machine", "dtype": "bfloat16", "threads": 1}
+    for path in folder.rglob("run.json"):
+        about = json.loads(path.read_text())
+        versions = {"torch": "2.13.0", "revision": "0123456789abcdef"}
+        write_json(path, {**about, "machine": machine, "versions": versions, "began": "2026-11-21T00:00:00"})
+    for path in folder.rglob("result.json"):
+        write_json(path, {**json.loads(path.read_text()), "seconds": 1200.0})
+    assert report.main([str(tmp_path)]) == 0
+    text = (tmp_path / "README.md").read_text()
+    (setting,) = read_settings([folder])
+    ((_, _, _, noise), (_, _, _, same)) = tables.comparisons([setting], "best_val_loss")
+    assert f"worse: noise {noise.mean:+.4f} ± {noise.half:.4f}" in text
+    assert f"not resolved: same {same.mean:+.4f} ± {same.half:.4f}" in text
+    for words in (
+        "9 runs, 0 of them diverged, 3 seeds an arm",
+        "3.0 hours",
+        "A machine, bfloat16, 1 thread a run",
+    ):
+        assert words in text
+    for words in ("revision 0123456789;", "2026-11-21", "python sweep.py config/study/tiny.py config/cpu.py"):
+        assert words in text
+    with pytest.raises(UserError, match="no study lies in"):
+        report.main([str(tmp_path / "nowhere")])

@@ -1,0 +1,386 @@
+"""The figures of settings: losses, noise, cost, differences, mechanism, sensitivity.
+
+Each is None where there is nothing to draw.
+"""
+
+import numpy as np
+from matplotlib import rc_context
+
+from arms import differences, mean_band, notes, other_knobs
+from compare import LEVEL
+from panels import STYLE, Panel, colours, figure_of, wrap
+from tables import COMPARED, LOSSES, comparisons, with_interval
+
+SMALLEST = 1e-12  # the least noise that is drawn: a 1e-8th of what a gradient's element is
+MOST_ARMS = 7  # in a panel; more are spread over several, the baseline in each
+
+
+# Losses.
+
+
+def loss_figure(settings, name, label):
+    """A panel a setting, a line an arm: its mean over seeds, with the 95 % interval as a band.
+
+    Where a run ends early, the mean goes on without it, and the caption says so.
+    """
+    with rc_context(STYLE):
+        return figure_of(
+            [loss_panel(setting, arms, name, label) for setting in settings for arms in spread(setting)]
+        )
+
+
+def spread(setting):
+    """The arms of a setting in panels of at most MOST_ARMS, the baseline the first of each."""
+    baseline = [setting.baseline] if setting.baseline else []
+    others = [arm for arm in setting.arms if arm not in baseline]
+    room = MOST_ARMS - len(baseline)
+    parts = [others[i : i + room] for i in range(0, len(others), room)] or [[]]
+    return [baseline + part for part in parts]
+
+
+def loss_panel(setting, arms, name, label):
+    def draw(axes):
+        draw_arms(axes, arms, "evals", name)
+        axes.set(ylabel=f"{label} (nats)", xlim=(0, setting.knobs["max_iters"]))
+        show_after_the_start(axes, arms, name)
+
+    return Panel(draw, setting.title, loss_caption(setting, arms, name), names(arms))
+
+
+def draw_arms(axes, arms, kind, name, positive=False):
+    """A line and a band for each arm; one without data keeps its colour and its place in the legend.
+
+    positive: leave out what is not above 0, which a logarithmic axis cannot show.
+    """
+    colours(axes)
+    for arm in arms:
+        curve = arm.curve(kind, name)
+        iterations, mean, low, high = mean_band(curve) if curve else ([], [], [], [])
+        if positive:
+            mean = np.where(np.asarray(mean) > 0, mean, np.nan)
+        (line,) = axes.plot(iterations, mean)
+        axes.fill_between(iterations, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+
+
+def show_after_the_start(axes, arms, name):
+    """Limit the vertical axis to the means from a tenth of the way on: the fall before would flatten them."""
+    means = [
+        np.mean(list(values.values()))
+        for arm in arms
+        for at, values in arm.curve("evals", name).items()
+        if at >= arm.runs[0].config.max_iters / 10
+    ]
+    if means and max(means) > min(means):
+        room = 0.05 * (max(means) - min(means))
+        axes.set_ylim(min(means) - room, max(means) + room)
+
+
+def names(arms):
+    """The arms' names as the legend shows them, the middle of a very long one left out."""
+    return [name if len(name) <= 54 else f"{name[:25]}...{name[-25:]}" for name in (arm.name for arm in arms)]
+
+
+def loss_caption(setting, arms, name):
+    lines = wrap(f"{described(setting)}; fixed windows, dropout off. {seeds_line(arms)}")
+    if setting.baseline and len(setting.arms) > 1:
+        lines += difference_lines(setting, arms, name)
+    elif len(setting.arms) > 1:
+        lines += wrap("No differences: not one arm alone is without noise, or called baseline.")
+    return lines + [line for note in panel_notes(arms) for line in wrap(note)]
+
+
+def described(setting):
+    """The size of a setting; before it the corpus, where a caption must not be read without it."""
+    return f"{setting.title}: {setting.size}" if setting.partial else setting.size
+
+
+def difference_lines(setting, arms, name):
+    baseline = setting.baseline
+    lines = wrap(f"Difference to {baseline.name} by seed (below 0: better), at iteration:")
+    stated = stated_iterations([at for at in baseline.curve("evals", name) if at])
+    for arm in arms:
+        if arm is baseline or not (rows := differences(arm, baseline, name, stated)):
+            continue
+        figures = [f"{at:,}: {with_interval(mean, half, '+')} (n = {n})" for at, mean, half, n in rows]
+        unbroken = ", ".join(figure.replace(" ", "\u00a0") for figure in figures)
+        knobs = ", ".join(f"{knob}={value}" for knob, value in other_knobs(arm, baseline).items())
+        lines += wrap(f"{arm.name}{f' (and {knobs})' if knobs else ''}: {unbroken}")
+    return lines
+
+
+def stated_iterations(reached):
+    """A quarter, half and all of the way, of the iterations at which there are evaluations."""
+    parts = (0.25, 0.5, 1) if reached else ()
+    return sorted({min(reached, key=lambda at: abs(at - part * reached[-1])) for part in parts})
+
+
+def seeds_line(arms):
+    counts = {len(arm.runs) for arm in arms}
+    if counts == {1}:
+        return "n = 1 seed an arm: no interval can be drawn."
+    n = (
+        f"n = {counts.pop()} seeds an arm"
+        if len(counts) == 1
+        else "n = " + ", ".join(f"{len(arm.runs)} ({arm.name})" for arm in arms)
+    )
+    return f"{n}; band: 95 % t interval of the mean (unadjusted)."
+
+
+def panel_notes(arms):
+    for arm in arms:
+        for run in arm.runs:
+            for note in notes([run]):
+                yield f"{arm.name}, seed {run.seed}{note.removeprefix(str(run.path))}."
+
+
+# Noise.
+
+
+def noise_figure(settings):
+    """For each setting with noise: sigma, the norm of the noise, the norm of the gradient."""
+    with rc_context(STYLE):
+        panels = [
+            panel
+            for setting in settings
+            for arms in spread(setting)
+            if any(arm.noisy for arm in arms)
+            for panel in noise_panels(setting, arms)
+        ]
+        return figure_of(panels) if panels else None
+
+
+def noise_panels(setting, arms):
+    caption = f"{described(setting)}. {seeds_line(arms)} Gradient norm before clipping{noise_remarks(arms)}."
+    end = setting.knobs["max_iters"]
+    return [
+        Panel(of_noise(arms, end, "sigma", "sigma"), setting.title, (), names(arms), 1, xlabel=None),
+        Panel(of_noise(arms, end, "noise_norm", "noise norm"), height=1, xlabel=None),
+        Panel(of_gradient(arms, end, "grad_norm", "gradient norm"), caption=wrap(caption), height=1),
+    ]
+
+
+def noise_remarks(arms):
+    """What the caption of the noise figure must add where an arm is not of the default kind."""
+    remarks = ""
+    for arm in arms:
+        config = arm.runs[0].config
+        if arm.noisy and config.noise_scale != "absolute":
+            remarks += f"; sigma of {arm.name} in units of the gradient's RMS"
+        if arm.noisy and config.noise_before_clip:
+            remarks += f"; that of {arm.name} with the noise in it"
+    return remarks
+
+
+def of_noise(arms, end, name, label):
+    """A function that draws a logged quantity of the noise, on a logarithmic axis where there is any."""
+
+    def draw(axes):
+        draw_arms(axes, arms, "steps", name, positive=True)
+        axes.set(ylabel=label, xlim=(0, end))
+        if any(np.nansum(line.get_ydata()) > 0 for line in axes.get_lines()):
+            axes.set_yscale("log")
+            axes.set_ylim(bottom=max(axes.get_ylim()[0], SMALLEST))
+
+    return draw
+
+
+def of_gradient(arms, end, name, label):
+    """A function that draws a logged quantity of the gradient, from 0 to somewhat above the highest mean."""
+
+    def draw(axes):
+        draw_arms(axes, arms, "steps", name)
+        axes.set(ylabel=label, xlim=(0, end))
+        tops = [np.nanmax(line.get_ydata()) for line in axes.get_lines() if len(line.get_ydata())]
+        axes.set_ylim(0, 1.2 * max(tops, default=1))
+
+    return draw
+
+
+# Cost.
+
+
+def cost_figure(settings):
+    """Validation loss by tokens and by minutes: the mean over seeds of both, no bands."""
+    with rc_context(STYLE):
+        panels = [panel for s in settings for arms in spread(s) for panel in cost_panels(s, arms)]
+        return figure_of(panels) if panels else None
+
+
+def cost_panels(setting, arms):
+    """The two panels; the second only where every run tells its seconds."""
+    evals = [event for arm in arms for run in arm.runs for event in run.evals]
+    if not evals:
+        return []
+    machines = sorted({run.about.get("machine", {}).get("name", "unknown") for arm in arms for run in arm.runs})
+    n = seeds_line(arms).split(";")[0].rstrip(".")
+    caption = f"{described(setting)}. {n}; mean, no bands."
+    by_tokens = Panel(
+        of_cost(arms, "tokens", 1e-6), setting.title, (), names(arms), 1.3, xlabel=f"million {setting.unit}s"
+    )
+    if any("seconds" not in event for event in evals):
+        by_tokens.caption = wrap(caption)
+        return [by_tokens]
+    caption += f" Minutes of whole runs on {', '.join(machines)}, with all else that it did: no benchmark."
+    by_time = of_cost(arms, "seconds", 1 / 60)
+    return [by_tokens, Panel(by_time, caption=wrap(caption), height=1.3, xlabel="minutes")]
+
+
+def of_cost(arms, cost, unit):
+    """A function that draws the mean val loss against the mean of a cost that evaluations tell."""
+
+    def draw(axes):
+        colours(axes)
+        for arm in arms:
+            losses, costs = arm.curve("evals", "val_loss"), arm.curve("evals", cost)
+            both = [
+                [np.mean(list(curve[at].values())) for at in losses if at in costs] for curve in (costs, losses)
+            ]
+            axes.plot(np.array(both[0]) * unit, both[1])
+        axes.set(ylabel="validation loss (nats)")
+        axes.set_xlim(left=0)
+        show_after_the_start(axes, arms, "val_loss")
+
+    return draw
+
+
+# Differences.
+
+
+def forest_figure(settings):
+    """Every arm's difference to its reference with its 95 % t interval, a panel for each loss."""
+    found = {
+        name: [row for row in comparisons(settings, name) if row[-1].half is not None] for name in COMPARED
+    }
+    with rc_context(STYLE):
+        panels = [forest_panel(rows, name) for name, rows in found.items() if rows]
+        return figure_of(panels) if panels else None
+
+
+def forest_panel(rows, name):
+    several = len({id(setting) for setting, *_ in rows}) > 1
+
+    def draw(axes):
+        for place, (_, _, _, c) in enumerate(rows):
+            resolved = c.verdict in ("better", "worse")
+            axes.errorbar(
+                c.mean, -place, xerr=c.half, color=COLOUR_OF[c.verdict], marker="o", markersize=3,
+                markerfacecolor=COLOUR_OF[c.verdict] if resolved else "white", capsize=2, linewidth=0.9,
+            )  # fmt: skip
+        axes.axvline(0, color="#808080", linewidth=0.6)
+        axes.set_yticks([-place for place in range(len(rows))], names([arm for _, arm, *_ in rows]))
+        for label in axes.get_yticklabels():
+            label.set_parse_math(False)
+        axes.set_ylim(-len(rows) + 0.4, 0.6)
+        axes.locator_params(axis="x", nbins=5)
+
+    sizes = {f"{setting.title}, {setting.size}" for setting, *_ in rows}
+    against = sorted({reference.name for _, _, reference, _ in rows})
+    caption = (
+        f"{'; '.join(sorted(sizes))}. Difference to {' or '.join(against)}, n = {counts(rows)}, 95 % t"
+        f" intervals (unadjusted); filled: resolved by the Holm-adjusted paired t-test over {len(rows)}"
+        f" comparisons at {LEVEL:g}, left of 0 better."
+    )
+    longest = max(len(arm.name) for _, arm, *_ in rows)
+    return Panel(
+        draw, LOSSES[name] if not several else f"{LOSSES[name]}, {len(sizes)} settings", wrap(caption),
+        height=0.17 * len(rows) + 0.12, xlabel="difference (nats)", left=min(1.6, 0.3 + 0.052 * longest),
+    )  # fmt: skip
+
+
+COLOUR_OF = {"better": "#009E73", "worse": "#D55E00", "not resolved": "#000000", "–": "#000000"}
+
+
+def counts(rows):
+    numbers = sorted({comparison.n for *_, comparison in rows})
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+
+
+# Mechanism.
+
+
+def mechanism_figure(settings):
+    """For each setting whose study names decisive arms: their val loss, and beneath it what noise left of the
+    signal in their updates, where that was measured (diagnose.py)."""
+    with rc_context(STYLE):
+        panels = [panel for setting in settings for panel in mechanism_panels(setting)]
+        return figure_of(panels) if panels else None
+
+
+def mechanism_panels(setting):
+    named = setting.study.get("decisive", []) if setting.study else []
+    arms = [arm for name in named if (arm := setting.arm(name))]
+    if not any(run.measured for arm in arms for run in arm.runs):
+        return []
+    end = setting.knobs["max_iters"]
+    caption = (
+        f"{described(setting)}. {seeds_line(arms)} Signal: RMS of the part of AdamW's update that is of clean"
+        " gradients, in learning rates, the noise in the second moment with it. Share: of the update's mean"
+        " square that is signal."
+    )
+
+    def losses(axes):
+        draw_arms(axes, arms, "evals", "val_loss")
+        axes.set(ylabel="validation loss (nats)", xlim=(0, end))
+        show_after_the_start(axes, arms, "val_loss")
+
+    def signal(axes):
+        draw_arms(axes, arms, "measured", "signal_rms")
+        axes.set(ylabel="signal", xlim=(0, end), yscale="log")
+
+    def share(axes):
+        draw_arms(axes, arms, "measured", "signal_share")
+        axes.set(ylabel="share of signal", xlim=(0, end), ylim=(-0.03, 1.03))
+
+    return [
+        Panel(losses, setting.title, (), names(arms), 1.6, xlabel=None),
+        Panel(signal, height=1, xlabel=None),
+        Panel(share, caption=wrap(caption), height=1),
+    ]
+
+
+# Sensitivity.
+
+
+def sensitivity_figure(settings):
+    """A map of the mean difference over (gamma, sigma_0), where a setting's arms are such a grid."""
+    with rc_context(STYLE):
+        panels = [panel for setting in settings if (panel := sensitivity_panel(setting))]
+        return figure_of(panels) if panels else None
+
+
+def sensitivity_panel(setting):
+    cells = grid(setting)
+    sigmas, gammas = ([*sorted({key[i] for key in cells})] for i in (0, 1))
+    if len(sigmas) < 3 or len(gammas) < 2 or len(cells) < len(sigmas) * len(gammas):
+        return None
+    means = np.array([[cells[sigma, gamma].mean for gamma in gammas] for sigma in reversed(sigmas)])
+
+    def draw(axes):
+        extreme = np.abs(means).max()
+        axes.imshow(means, cmap="RdBu_r", vmin=-extreme, vmax=extreme, aspect="auto")
+        for (row, column), mean in np.ndenumerate(means):
+            colour = "white" if abs(mean) > 0.6 * extreme else "black"
+            axes.text(column, row, f"{mean:+.4f}", ha="center", va="center", size=6, color=colour)
+        axes.set_xticks(range(len(gammas)), [f"{gamma:g}" for gamma in gammas])
+        axes.set_yticks(range(len(sigmas)), [f"{sigma:g}" for sigma in reversed(sigmas)])
+        axes.set_ylabel("sigma_0")
+
+    numbers = sorted({comparison.n for comparison in cells.values()})
+    caption = (
+        f"{described(setting)}; difference of the best val loss to {setting.baseline.name} in nats, mean of"
+        f" {' or '.join(map(str, numbers))} pairs, red worse. The tests are in the table of comparisons."
+    )
+    return Panel(draw, setting.title, wrap(caption), height=0.3 * len(sigmas), xlabel="gamma")
+
+
+def grid(setting):
+    """{(sigma_0, gamma): Comparison} of the arms that differ from the baseline in these alone."""
+    if not setting.baseline:
+        return {}
+    cells = {}
+    for _, arm, reference, comparison in comparisons([setting], "best_val_loss"):
+        config = arm.runs[0].config
+        plain = config.noise_schedule == "exponential" and config.noise_scale == "absolute"
+        if plain and arm.noisy and reference is setting.baseline and not other_knobs(arm, reference):
+            cells[config.noise_sigma, config.noise_gamma] = comparison
+    return cells
