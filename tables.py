@@ -182,7 +182,9 @@ def comparison_table(settings, name):
         names = {"arm": arm.name, "reference": reference.name, "diverged": len(arm.diverged)}
         records.append({**place, **names, **dataclasses.asdict(c), "verdict": verdict(arm, c)})
     family = sum(c.p is not None for *_, c in found)
-    return Table(f"{LOSSES[name]}: difference to the reference", columns, rows, records, (legend(family),))
+    where = "" if several else f"; {found[0][0].title}: {found[0][0].size}"
+    title = f"{LOSSES[name]}: difference to the reference{where}"
+    return Table(title, columns, rows, records, (legend(family),))
 
 
 def legend(family):

@@ -225,6 +225,8 @@ def test_the_first_part_of_a_corpus_stands_apart_and_is_named_everywhere(tmp_pat
         assert text.count(named) == 2, "in the title and in the caption"
     for setting in settings:
         assert ("not comparable" in losses_text([setting])) == bool(setting.partial)
+    compared = [tables.comparison_table([setting], "best_val_loss") for setting in settings]
+    assert [named in tables.markdown([table]) for table in compared] == [s.title == named for s in settings]
     assert f"**{named}: " in losses_text(settings)
 
 
