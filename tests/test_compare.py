@@ -37,7 +37,7 @@ def test_pairs_are_by_seed_and_not_by_place():
     a, b = {1: 1.0, 2: 2.0, 3: 3.0, 9: 50.0}, {3: 2.5, 2: 1.5, 1: 0.4}
     found = compare(a, b)
     assert found.n == 3
-    assert found.mean == pytest.approx(np.mean([0.6, 0.5, 0.5]))
+    assert (found.mean, found.half) == pytest.approx(interval([0.6, 0.5, 0.5]))
 
 
 def test_where_seeds_do_not_match_it_is_welchs():

@@ -18,6 +18,7 @@ from test_train import compile_with
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import train
+import training as method
 from config import UserError
 from data.corpus import Corpus
 from evaluate import mean_loss
@@ -163,7 +164,7 @@ def test_a_step_skipped_for_infinity_moves_no_weight_and_no_moment(training, dev
         return [value.detach().clone() for value in values]
 
     before, scale = everything(), t.scaler.get_scale()
-    accumulate = train.accumulate
+    accumulate = method.accumulate
 
     def spoilt(t):
         loss = accumulate(t)
@@ -171,7 +172,7 @@ def test_a_step_skipped_for_infinity_moves_no_weight_and_no_moment(training, dev
         return loss
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "accumulate", spoilt)
+        patch.setattr(method, "accumulate", spoilt)
         train.train_step(t)
     assert all(torch.equal(a, b) for a, b in zip(before, everything(), strict=True))
     assert t.scaler.get_scale() == scale / 2

@@ -77,12 +77,13 @@ def runs_of(folder):
 
 def test_the_later_wins_base_overlay_arm_command_line(study, tmp_path):
     Path("over.py").write_text("n_embd = 32\nmax_iters = 50\nbeta2 = 0.9\n")
-    file = study('"other": dict(max_iters=60, learning_rate=0.01, beta2=0.95),')
+    file = study('"other": dict(max_iters=60, learning_rate=0.01, beta2=0.95, dtype="bfloat16"),')
     plan = read_study(file, ["over.py"], ["--learning_rate=0.02"])
     other = next(run for run in plan.runs if run.arm == "other").config
     baseline = plan.runs[0].config
     assert (baseline.n_embd, baseline.max_iters, baseline.beta2, baseline.block_size) == (32, 50, 0.9, 16)
     assert (other.n_embd, other.max_iters, other.beta2) == (32, 60, 0.95)
+    assert (baseline.dtype, other.dtype) == ("float32", "bfloat16"), "common, and an arm against it"
     assert {run.config.learning_rate for run in plan.runs} == {0.02}
     assert plan.size == "over+learning_rate=0.02"
 

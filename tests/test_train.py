@@ -15,7 +15,7 @@ from conftest import checkpoint, same_weights, weights, write_corpus
 from torch import nn
 
 import train
-import training
+import training as method
 from config import ROOT, UserError, load
 from data.corpus import Corpus
 from machine import Machine
@@ -189,7 +189,7 @@ def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(run, command, tmp_path
 
 @pytest.mark.parametrize("spoilt", ["loss", "gradient"])
 def test_a_run_that_diverges_says_where_and_keeps_the_last_good_checkpoint(run, capsys, monkeypatch, spoilt):
-    accumulate = training.accumulate
+    accumulate = method.accumulate
 
     def spoil(t):
         loss = accumulate(t)
@@ -200,7 +200,7 @@ def test_a_run_that_diverges_says_where_and_keeps_the_last_good_checkpoint(run, 
                 loss = loss * math.nan
         return loss
 
-    monkeypatch.setattr(training, "accumulate", spoil)
+    monkeypatch.setattr(method, "accumulate", spoil)
     folder = run(status=3, log_interval=100, eval_interval=100, checkpoint_interval=5)
     captured = capsys.readouterr()
     assert "iteration 7" in captured.err
@@ -418,7 +418,7 @@ def test_input_noise_changes_inputs_and_no_targets_each_micro_step_anew(training
     plain, noised = training(), training(input_noise=0.5)
     seen = []
     for micro_step in (0, 1):
-        (x, y), (noised_x, noised_y) = training.batch(plain, micro_step), training.batch(noised, micro_step)
+        (x, y), (noised_x, noised_y) = method.batch(plain, micro_step), method.batch(noised, micro_step)
         assert torch.equal(y, noised_y)
         assert not torch.equal(x, noised_x)
         seen.append(x == noised_x)
