@@ -134,6 +134,21 @@ def joined():
         os._exit(1)  # an orderly end would wait for the lost one, or abort
 
 
+def at_once(main):
+    """`main`, after which a process among several ends without Python's finalization: in it the threads of
+    gloo now and then abort, and torchrun would take a finished run for a failed one."""
+
+    def run(argv):
+        status = main(argv)
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+        return status
+
+    return run
+
+
 @contextlib.contextmanager
 def noticing_loss():
     """Lost in place of the error that a collective gives when another process is gone."""

@@ -27,7 +27,7 @@ from evaluate import bits, mean_loss
 from machine import Machine, versions
 from model import GPT
 from progress import Progress, Signals
-from ranks import Ending, joined
+from ranks import Ending, at_once, joined
 from runs import RunFolder, corpus_title, read_log
 from sample import samples
 from start import check_same, describe, read_source
@@ -351,4 +351,4 @@ def print_sample(t, folder):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(at_once(main))

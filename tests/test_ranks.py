@@ -76,7 +76,7 @@ def seeded(seed, seed_=torch.manual_seed):
 training.accumulate, train_, train.train, torch.manual_seed = spoilt, train.train, watched, seeded
 status = train.main(sys.argv[1:])
 torch.save(seen, f"{folder}/rank{rank}.pt")
-sys.exit(status)
+os._exit(status)
 """
 
 
@@ -134,7 +134,7 @@ def spoilt(*arguments):
 
 if os.environ["RANK"] == "0":
     training.mean_loss = spoilt
-sys.exit(train.main(sys.argv[1:]))
+train.at_once(train.main)(sys.argv[1:])
 """
 
 
