@@ -160,7 +160,7 @@ class Sweep:
     def __init__(self, study, jobs, budget):
         self.study, self.jobs = study, jobs
         self.deadline = time.monotonic() + budget
-        self.waiting = [run for run in study.runs if not result_of(run)]
+        self.waiting = list(study.runs)
         self.running = {}  # run's folder -> (run, process)
         self.failed = []  # (run, the last line of its output)
         self.signal = None
@@ -202,7 +202,7 @@ class Sweep:
         for run in list(self.waiting):
             if len(self.running) >= self.jobs:
                 return
-            if result_of(run):  # another sweep's
+            if result_of(run):  # of an earlier sweep, or of another one
                 self.waiting.remove(run)
             elif is_free(run):
                 self.waiting.remove(run)

@@ -231,6 +231,21 @@ def test_a_dry_run_shows_what_there_is_and_estimates_what_is_left(study, capsys)
     assert not (Path("out/tiny/full") / "study.json").exists()
 
 
+def test_a_run_that_another_process_trains_is_left_alone_until_it_is_free(study, monkeypatch):
+    plan, started = read_study(study()), []
+    first, second = plan.runs[:2]
+    first.folder.mkdir(parents=True)
+    held = lock(first.folder / "lock")
+    monkeypatch.setattr(sweep, "start", lambda run, jobs: started.append(run))
+    swept = sweep.Sweep(plan, jobs=1, budget=60)
+    swept.start()
+    assert started == [second]
+    held.close()
+    swept.running.clear()
+    swept.start()
+    assert started == [second, first]
+
+
 # The sweeps themselves, in processes.
 
 
@@ -286,6 +301,8 @@ def test_killed_three_times_a_sweep_ends_with_the_same_results(undisturbed, stud
     last = process(file, "--jobs=2")
     said, _ = last.communicate(timeout=300)
     assert last.returncode == 0, said
+    outputs = "".join(path.read_text() for path in Path("out").rglob("seed*.txt"))
+    assert "another process" not in outputs, "a run in training is left alone"
     here = runs_of("out")
     assert len(here) == 4
     for one, other in zip(here, runs_of(whole / "out")):

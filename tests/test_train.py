@@ -422,7 +422,7 @@ def test_input_noise_changes_inputs_and_no_targets_each_micro_step_anew(training
         assert torch.equal(y, noised_y)
         assert not torch.equal(x, noised_x)
         seen.append(x == noised_x)
-    assert not torch.equal(*seen)
+    assert (seen[0] == seen[1]).float().mean() < 0.75, "other places in each micro-step"
 
 
 def test_input_noise_is_a_stream_of_its_own(run):
