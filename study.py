@@ -58,7 +58,8 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Study:
-    """A study at one size. runs: seeds in the outer loop, so that a study cut short has whole pairs."""
+    """A study at one size. arms, seeds: all that the file plans. runs: those asked for, the seeds in the outer
+    loop, so that a study cut short has whole pairs."""
 
     name: str
     size: str
@@ -75,21 +76,19 @@ class Study:
         return Path("out") / self.name / self.size
 
     def record(self):
-        """For study.json, by which the runs' readers know the baseline and the order of the arms."""
+        """For study.json, by which the runs' readers know the whole study, whatever part of it was trained."""
         names = ("name", "size", "title", "baseline", "versus", "decisive")
-        return {**{name: getattr(self, name) for name in names}, "arms": list(self.arms)}
+        return {**{name: getattr(self, name) for name in names}, "arms": list(self.arms), "seeds": self.seeds}
 
 
 def read_study(file, overlays=(), options=(), seeds=None, arms=None):
     """The Study that a study file, overlay config files and --key=value words describe.
 
-    seeds: in place of the file's own. arms: the names of those to train, its baseline among them anyway.
+    seeds, arms: those to train, in place of all that the file plans; the baseline is among them anyway.
     UserError for any mistake in them, before any work.
     """
     file = Path(file)
     parts = check_parts(run_file(file, "study file"), file)
-    if arms:
-        parts = chosen(parts, arms)
     overrides = dict(read_option(word) for word in options)
     if ours := [name for name in overrides if name in OURS]:
         raise UserError(f"--{ours[0]} is the study's own to set; its seeds are chosen by --seeds=1-4")
@@ -105,10 +104,12 @@ def read_study(file, overlays=(), options=(), seeds=None, arms=None):
         arms=parts["arms"],
         versus=parts["versus"],
         decisive=parts["decisive"],
-        seeds=tuple(seeds or parts["seeds"]),
+        seeds=tuple(parts["seeds"]),
     )
     runs = [
-        plan(study, arm, seed, files, parts["common"], overrides) for seed in study.seeds for arm in study.arms
+        plan(study, arm, seed, files, parts["common"], overrides)
+        for seed in seeds or study.seeds
+        for arm in chosen(parts, arms)
     ]
     check_runs(study, runs)
     return dataclasses.replace(study, runs=tuple(runs))
@@ -139,17 +140,14 @@ def check_parts(names, file):
 
 
 def chosen(parts, arms):
-    """The parts of a study with some of its arms alone; the baseline and references stay with them."""
+    """The names of the arms to train: those asked for, the baseline, and what they are compared with."""
+    if not arms:
+        return list(parts["arms"])
     for arm in arms:
         if arm not in parts["arms"]:
             raise UserError(f"--arms: {arm!r} is none of the study's{did_you_mean(arm, parts['arms'])}")
     kept = {parts["baseline"], *arms, *(parts["versus"][arm] for arm in arms if arm in parts["versus"])}
-    versus = {arm: reference for arm, reference in parts["versus"].items() if arm in kept}
-    return {
-        **parts,
-        "arms": {arm: parts["arms"][arm] for arm in parts["arms"] if arm in kept},
-        "versus": versus,
-    }
+    return [arm for arm in parts["arms"] if arm in kept]
 
 
 def check_knobs(knobs, where):

@@ -2,7 +2,8 @@
 
     python sweep.py config/study/table1_shakespeare.py [overlay.py ...] [--key=value ...] [options]
 
-    --jobs=K             processes at once (1); the CPU's threads are shared out among them
+    --jobs=K             processes at once (1); the CPU's threads are shared out among them, and where
+                         CUDA_VISIBLE_DEVICES lists several cards, the cards
     --time-budget=S      stop after S seconds, each run at a checkpoint; the same command goes on
     --seeds=1-8          in place of the study's own
     --arms=a,b           these arms alone, and what they are compared with
@@ -42,6 +43,9 @@ def main(argv):
     seeds = parse_seeds(arguments.seeds) if arguments.seeds else None
     study = read_study(file, overlays, options, seeds, arguments.arms and arguments.arms.split(","))
     check_folders(study.runs)
+    if not arguments.dry_run:
+        study.folder.mkdir(parents=True, exist_ok=True)
+        write_json(study.folder / "study.json", study.record())
     if arguments.list:
         for run in study.runs:
             if not result_of(run):
@@ -50,8 +54,6 @@ def main(argv):
     describe(study, arguments.jobs)
     if arguments.dry_run:
         return 0
-    study.folder.mkdir(parents=True, exist_ok=True)
-    write_json(study.folder / "study.json", study.record())
     sweep = Sweep(study, arguments.jobs, arguments.time_budget)
     sweep.run()
     return sweep.report()
@@ -122,10 +124,10 @@ def is_free(run):
 
 def describe(study, jobs):
     """The arms, the seeds, what exists and what is left."""
-    seeds = ", ".join(map(str, study.seeds))
-    print(f"{study.title} ({study.name}, {study.size}): {len(study.arms)} arms, seeds {seeds}")
-    width = max(map(len, study.arms))
-    for arm in study.arms:
+    arms, seeds = (list(dict.fromkeys(getattr(run, name) for run in study.runs)) for name in ("arm", "seed"))
+    print(f"{study.title} ({study.name}, {study.size}): {len(arms)} arms, seeds {', '.join(map(str, seeds))}")
+    width = max(map(len, arms))
+    for arm in arms:
         states = [state_of(run) for run in study.runs if run.arm == arm]
         counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
         print(f"  {arm:<{width}}  {counts}")
@@ -162,6 +164,7 @@ class Sweep:
         self.deadline = time.monotonic() + budget
         self.waiting = list(study.runs)
         self.running = {}  # run's folder -> (run, process)
+        self.told = set()  # the folders of the runs that were asked to stop
         self.failed = []  # (run, the last line of its output)
         self.signal = None
 
@@ -171,9 +174,7 @@ class Sweep:
                 while self.waiting or self.running:
                     self.signal = signals.caught
                     if self.stopping:
-                        self.waiting.clear()
-                        for _, process in self.running.values():
-                            process.terminate()
+                        self.stop()
                     self.collect()
                     self.start()
                     self.show(bar)
@@ -181,6 +182,14 @@ class Sweep:
             finally:
                 for _, process in self.running.values():
                     process.kill()
+
+    def stop(self):
+        """Ask each run to stop at its next step; once, since a second time would mean at once."""
+        self.waiting.clear()
+        for folder, (_, process) in self.running.items():
+            if folder not in self.told:
+                self.told.add(folder)
+                process.terminate()
 
     @property
     def stopping(self):
@@ -206,7 +215,13 @@ class Sweep:
                 self.waiting.remove(run)
             elif is_free(run):
                 self.waiting.remove(run)
-                self.running[run.folder] = (run, start(run, self.jobs))
+                self.running[run.folder] = (run, start(run, self.jobs, self.free_card()))
+
+    def free_card(self):
+        """The card of those in CUDA_VISIBLE_DEVICES that fewest of the running processes have; None of one."""
+        cards = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        taken = [process.card for _, process in self.running.values()]
+        return min(cards, key=taken.count) if len(cards) > 1 else None
 
     def collect(self):
         """Take note of the processes that have ended."""
@@ -250,18 +265,22 @@ def say(line):
     sys.stdout.flush()
 
 
-def start(run, jobs):
+def start(run, jobs, card=None):
     """A process that trains one run; in a session of its own, so that a Ctrl-C is ours to pass on."""
+    environment = os.environ | ({"CUDA_VISIBLE_DEVICES": card} if card else {})
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     words = [] if run.config.threads else [f"--threads={max(1, cores() // jobs)}"]
     with open(output_of(run), "a", encoding="utf-8") as output:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, str(ROOT / "train.py"), *run.words, *words],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            env=environment,
         )
+    process.card = card
+    return process
 
 
 def cores():

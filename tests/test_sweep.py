@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import same_weights
+from conftest import checkpoint, same_weights
 from test_laws import timeless
 
 import collect
@@ -168,16 +168,33 @@ def test_a_mistake_on_the_command_line_is_one_line(study, words, answer):
     assert not Path("out").exists()
 
 
-def test_some_arms_alone_bring_what_they_are_compared_with(study):
+def test_some_arms_alone_bring_what_they_are_compared_with_and_the_record_is_the_whole_study(study):
     file = study('"wide": dict(n_embd=32), "wide_noise": dict(n_embd=32, noise_sigma=0.01),')
     Path(file).write_text(Path(file).read_text() + 'versus = {"wide_noise": "wide"}\n')
-    assert list(read_study(file).arms) == ["baseline", "noise", "wide", "wide_noise"]
-    some = read_study(file, arms=["wide_noise"])
-    assert list(some.arms) == ["baseline", "wide", "wide_noise"]
-    assert some.record()["versus"] == {"wide_noise": "wide"}
-    assert read_study(file, arms=["noise"]).record()["versus"] == {}
+    whole, some = read_study(file), read_study(file, arms=["wide_noise"], seeds=[7])
+    assert [(run.arm, run.seed) for run in some.runs] == [("baseline", 7), ("wide", 7), ("wide_noise", 7)]
+    assert some.record() == whole.record()
+    assert whole.record()["arms"] == ["baseline", "noise", "wide", "wide_noise"]
+    assert whole.record()["seeds"] == (1, 2)
     with pytest.raises(UserError, match="'nois' is none of the study's; did you mean 'noise'"):
         sweep.main([file, "--arms=nois"])
+
+
+def test_runs_are_shared_out_among_the_cards_that_are_to_be_seen(study, monkeypatch):
+    swept = sweep.Sweep(read_study(study()), jobs=4, budget=60)
+    seen = []
+
+    class Process:
+        def __init__(self, words, env, **_):
+            seen.append(env.get("CUDA_VISIBLE_DEVICES"))
+
+    monkeypatch.setattr(sweep.subprocess, "Popen", Process)
+    for cards, wanted in (("0,3", ["0", "3", "0", "3"]), ("2", ["2"] * 4)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", cards)
+        swept.waiting, swept.running = list(swept.study.runs), {}
+        swept.start()
+        assert seen == wanted
+        seen.clear()
 
 
 def test_lists_of_seeds():
@@ -236,7 +253,7 @@ def test_a_run_that_another_process_trains_is_left_alone_until_it_is_free(study,
     first, second = plan.runs[:2]
     first.folder.mkdir(parents=True)
     held = lock(first.folder / "lock")
-    monkeypatch.setattr(sweep, "start", lambda run, jobs: started.append(run))
+    monkeypatch.setattr(sweep, "start", lambda run, *_: started.append(run))
     swept = sweep.Sweep(plan, jobs=1, budget=60)
     swept.start()
     assert started == [second]
@@ -335,23 +352,35 @@ def test_one_runs_failure_is_told_at_the_end_and_stops_no_other(study):
     assert {path.parent.name for path in runs_of("out")} == {"baseline", "noise", "wild"}
 
 
+SLOW = (  # a step of a tenth of a second and no checkpoint but the one at the stop, which takes its time
+    "--max_iters=100000", "--lr_decay_iters=200", "--checkpoint_interval=100000", "--eval_interval=100000",
+    "--n_embd=256", "--n_layer=4", "--block_size=128", "--batch_size=32",
+)  # fmt: skip
+
+
 def test_time_and_ctrl_c_stop_it_at_a_checkpoint(study):
     file = study()
-    swept = process(file, "--jobs=2", "--max_iters=100000", "--lr_decay_iters=40", start_new_session=True)
-    began = wait_for(lambda: sum(1 for _ in Path("out").rglob("log.jsonl")) == 2, swept)
-    assert began
+    swept = process(file, "--jobs=2", *SLOW, start_new_session=True)
+    assert wait_for(lambda: list(map(steps_of, logs())) and min(map(steps_of, logs())) > 0, swept)
     os.kill(swept.pid, signal.SIGINT)
-    said, _ = swept.communicate(timeout=60)
+    said, _ = swept.communicate(timeout=120)
     assert swept.returncode == 128 + signal.SIGINT, said
-    checkpoints = sorted(Path("out").rglob("last.pt"))
-    assert len(checkpoints) == 2
-    before = [path.stat().st_mtime_ns for path in checkpoints]
-    words = ("--time-budget=8", "--jobs=2", "--max_iters=100000", "--lr_decay_iters=40")
-    swept = process(file, *words)
-    said, _ = swept.communicate(timeout=90)
+    first = [checkpoint(path.parent)["step"] for path in logs()]
+    assert len(first) == 2
+    assert min(first) > 0
+    swept = process(file, "--time-budget=15", "--jobs=2", *SLOW)
+    said, _ = swept.communicate(timeout=120)
     assert swept.returncode == sweep.TIME_IS_UP, said
     assert "0 of 4 runs are there" in said
-    assert all(path.stat().st_mtime_ns > mtime for path, mtime in zip(checkpoints, before))
+    assert all(checkpoint(path.parent)["step"] > step for path, step in zip(logs(), first))
+
+
+def logs():
+    return sorted(Path("out").rglob("log.jsonl"))
+
+
+def steps_of(log):
+    return sum('"train"' in line for line in log.read_text().splitlines())
 
 
 # The compact records.
