@@ -117,6 +117,10 @@ class Arm:
         """The runs that were trained to their end."""
         return [run for run in self.runs if run.result and run.result["status"] == "finished"]
 
+    def missing(self, seeds):
+        """Those of the planned seeds whose run has not ended."""
+        return sorted(set(seeds) - {run.seed for run in self.ended + self.diverged})
+
     @property
     def diverged(self):
         return [run for run in self.runs if run.result and run.result["status"] == "diverged"]
@@ -178,10 +182,11 @@ class Setting:
     def baseline(self):
         """The arm that the others are compared with; None where that is unclear.
 
-        In a study the one that it names; else the arm without noise, among several the one called baseline.
+        In a study the one that it names; elsewhere, or where that is of another setting, the arm without
+        noise, among several the one called baseline.
         """
-        if self.study:
-            return self.arm(self.study["baseline"])
+        if self.study and (named := self.arm(self.study["baseline"])):
+            return named
         quiet = [arm for arm in self.arms if not arm.noisy]
         named = [arm for arm in quiet if "baseline" in arm.name]
         return (named or quiet)[0] if len(named or quiet) == 1 else None
@@ -247,16 +252,18 @@ def arm_identity(run):
     config = run.config
     source = config.init_from and re.sub(r"[/\\]+seed\d+[/\\]*$", "", config.init_from)
     here = {**identity(config), "eval_interval": config.eval_interval, "init_from": source}
-    return here | {"data": run.data}
+    device = run.about.get("machine", {}).get("device", "").partition(":")[0]
+    return here | {"data": run.data, "device": device}
 
 
 def other_knobs(arm, baseline):
     """{knob: value} in which an arm differs from the baseline beside its noise."""
     here, there = (identity(a.runs[0].config) for a in (arm, baseline))
+    looking = ("seed", "data_seed", "diagnose_interval")
     return {
         name: value
         for name, value in here.items()
-        if value != there[name] and not name.startswith("noise_") and name not in ("seed", "data_seed")
+        if value != there[name] and not name.startswith("noise_") and name not in looking
     }
 
 

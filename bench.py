@@ -24,6 +24,7 @@ from evaluate import mean_loss
 from machine import Machine
 from model import GPT, choose
 from noise import stream_seed
+from runs import corpus_title
 
 SEEDS = 3
 TURNS = 10  # at most, a seed
@@ -43,7 +44,7 @@ def main(argv):
     times = {name: [] for name in loops}  # seconds a step, one entry a turn after a seed's first
     losses = {name: [] for name in loops}  # a list a seed: mean loss of each turn, then the val loss
     tokens = config.tokens_per_iter
-    print(f"{machine}; {corpus.meta['name']}, {tokens:,} tokens a step, {len(turns)} turns a seed")
+    print(f"{machine}; {corpus_title(corpus.meta)}, {tokens:,} tokens a step, {len(turns)} turns a seed")
     if config.noisy:
         print("the plain loop has no noise: with this config compare the times, not the losses")
     for seed in range(config.seed, config.seed + SEEDS):

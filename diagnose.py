@@ -30,8 +30,11 @@ class Diagnosis:
             second.copy_(torch.where(applies, second * beta2 + gradient.square() * (1 - beta2), second))
 
     @torch.no_grad()
-    def measure(self):
+    def measure(self, factor=1.0, into_weights=0.0):
         """What the last update consisted of, as 0-dim tensors by name.
+
+        factor: of the learning rate, at this step. into_weights: the norm of noise that was added to the
+        weights beside the update, in learning rates.
 
         signal_rms, noise_rms: of the update's two parts in learning rates, m^ / (sqrt v^ + eps) with the clean
             first moment, and with what the noise added to it, under the actual second moment. (A first moment
@@ -39,7 +42,7 @@ class Diagnosis:
         signal_share: the share of the update's mean square that is signal.
         preconditioner: the mean over elements of sqrt(clean v / actual v).
         """
-        totals = torch.zeros(3, dtype=torch.float64, device=self.parameters[0].device)
+        totals = torch.zeros(3, device=self.parameters[0].device)
         count = sum(p.numel() for p in self.parameters)
         for parameter, first, second in zip(self.parameters, self.first, self.second):
             state = self.optimizer.state[parameter]
@@ -47,13 +50,19 @@ class Diagnosis:
             size = bias1 * ((state["exp_avg_sq"] / bias2).sqrt() + self.eps)
             ratio = (second / state["exp_avg_sq"].clamp(min=1e-38)).sqrt()
             parts = ((first / size).square(), ((state["exp_avg"] - first) / size).square(), ratio)
-            totals += torch.stack([part.double().sum() for part in parts])
+            totals += torch.stack([part.sum() for part in parts])
         signal, noise, ratio = totals / count
+        signal, noise = signal * factor**2, noise * factor**2 + into_weights**2 / count
         share = signal / (signal + noise)
         return {
             **{"signal_rms": signal.sqrt(), "noise_rms": noise.sqrt()},
             **{"signal_share": share, "preconditioner": ratio},
         }
+
+    def reset(self):
+        """Forget, as AdamW's moments are forgotten."""
+        for tensor in self.first + self.second:
+            tensor.zero_()
 
     def state(self):
         return {"first": self.first, "second": self.second}

@@ -12,7 +12,7 @@ from config import UserError, run_script
 from data.corpus import Corpus
 from files import read_json
 from model import GPT
-from runs import load_checkpoint
+from runs import corpus_title, load_checkpoint
 
 
 @torch.no_grad()
@@ -23,16 +23,20 @@ def mean_loss(model, batches):
     compiled model runs eagerly, since compiling it for float32 would cost more than it saves.
     """
     mode = model.training
-    eagerly = torch.compiler.set_stance("force_eager") if model.compiled else contextlib.nullcontext()
     model.eval()
     losses, counts = [], []
-    with eagerly:
+    with eagerly(model):
         for x, y in batches:
             losses.append(model(x, y)[1])
             counts.append(y.numel())
     model.train(mode)
     weights = torch.tensor(counts, dtype=torch.float64)
     return float(torch.stack(losses).cpu().double() @ weights / weights.sum())
+
+
+def eagerly(model):
+    """A context in which a compiled model runs as if it were not."""
+    return torch.compiler.set_stance("force_eager") if model.compiled else contextlib.nullcontext()
 
 
 def bits(nats):
@@ -69,6 +73,7 @@ def main(argv):
     checkpoints = {name: load_checkpoint(f"{argv[0]}/{name}.pt") for name in ("best", "last")}
     if not any(checkpoints.values()):
         raise UserError(f"{argv[0]} has no checkpoint yet, neither best.pt nor last.pt")
+    print(corpus_title(corpus.meta))
     for name, checkpoint in checkpoints.items():
         if checkpoint is None:
             continue

@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from arms import differences, mean_band, notes, other_knobs
 from compare import LEVEL
 from panels import STYLE, Panel, colours, figure_of, wrap
-from tables import COMPARED, LOSSES, comparisons, with_interval
+from tables import COMPARED, LOSSES, against, comparisons, verdict, with_interval
 
 SMALLEST = 1e-12  # the least noise that is drawn: a 1e-8th of what a gradient's element is
 MOST_ARMS = 7  # in a panel; more are spread over several, the baseline in each
@@ -257,37 +257,41 @@ def forest_figure(settings):
 
 
 def forest_panel(rows, name):
-    several = len({id(setting) for setting, *_ in rows}) > 1
+    several = len({setting.title for setting, *_ in rows}) > 1
+    labels = [against(*row[:3]) + (f", {row[0].title}" if several else "") for row in rows]
+    said = [verdict(*row) for row in rows]
 
     def draw(axes):
-        for place, (_, _, _, c) in enumerate(rows):
-            resolved = c.verdict in ("better", "worse")
+        for place, (*_, c) in enumerate(rows):
+            colour = COLOUR_OF.get(said[place].partition(",")[0], "#000000")
             axes.errorbar(
-                c.mean, -place, xerr=c.half, color=COLOUR_OF[c.verdict], marker="o", markersize=3,
-                markerfacecolor=COLOUR_OF[c.verdict] if resolved else "white", capsize=2, linewidth=0.9,
+                c.mean, -place, xerr=c.half, color=colour, marker="o", markersize=3,
+                markerfacecolor="white" if colour == "#000000" else colour, capsize=2, linewidth=0.9,
             )  # fmt: skip
         axes.axvline(0, color="#808080", linewidth=0.6)
-        axes.set_yticks([-place for place in range(len(rows))], names([arm for _, arm, *_ in rows]))
+        axes.set_yticks([-place for place in range(len(rows))], labels)
         for label in axes.get_yticklabels():
             label.set_parse_math(False)
         axes.set_ylim(-len(rows) + 0.4, 0.6)
         axes.locator_params(axis="x", nbins=5)
 
     sizes = {f"{setting.title}, {setting.size}" for setting, *_ in rows}
-    against = sorted({reference.name for _, _, reference, _ in rows})
+    baselines = sorted({setting.baseline.name for setting, *_ in rows if setting.baseline})
     caption = (
-        f"{'; '.join(sorted(sizes))}. Difference to {' or '.join(against)}, n = {counts(rows)}, 95 % t"
-        f" intervals (unadjusted); filled: resolved by the Holm-adjusted paired t-test over {len(rows)}"
-        f" comparisons at {LEVEL:g}, left of 0 better."
+        f"{'; '.join(sorted(sizes))}. Difference to {' or '.join(baselines)} unless said, n = {counts(rows)},"
+        " 95 % t intervals (unadjusted); filled: resolved by the paired t-test, Holm-adjusted over the"
+        f" study's {len(rows)} comparisons at {LEVEL:g}, left of 0 better."
     )
-    longest = max(len(arm.name) for _, arm, *_ in rows)
+    if any(word.startswith("interim") for word in said):
+        caption += " Interim: planned seeds are missing, and there is no verdict."
+    longest = max(map(len, labels))
     return Panel(
-        draw, LOSSES[name] if not several else f"{LOSSES[name]}, {len(sizes)} settings", wrap(caption),
-        height=0.17 * len(rows) + 0.12, xlabel="difference (nats)", left=min(1.6, 0.3 + 0.052 * longest),
+        draw, LOSSES[name] if len(sizes) == 1 else f"{LOSSES[name]}, {len(sizes)} settings", wrap(caption),
+        height=0.17 * len(rows) + 0.12, xlabel="difference (nats)", left=min(1.9, 0.3 + 0.052 * longest),
     )  # fmt: skip
 
 
-COLOUR_OF = {"better": "#009E73", "worse": "#D55E00", "not resolved": "#000000", "–": "#000000"}
+COLOUR_OF = {"better": "#009E73", "worse": "#D55E00"}  # by verdict; black and hollow for any other
 
 
 def counts(rows):
@@ -353,19 +357,21 @@ def sensitivity_panel(setting):
     sigmas, gammas = ([*sorted({key[i] for key in cells})] for i in (0, 1))
     if len(sigmas) < 3 or len(gammas) < 2 or len(cells) < len(sigmas) * len(gammas):
         return None
-    means = np.array([[cells[sigma, gamma].mean for gamma in gammas] for sigma in reversed(sigmas)])
+    means = [[cells[sigma, gamma].mean for gamma in gammas] for sigma in reversed(sigmas)]
+    means = np.array(means, dtype=float)  # nan where every run diverged
 
     def draw(axes):
-        extreme = np.abs(means).max()
+        extreme = np.nanmax(np.abs(means))
         axes.imshow(means, cmap="RdBu_r", vmin=-extreme, vmax=extreme, aspect="auto")
         for (row, column), mean in np.ndenumerate(means):
             colour = "white" if abs(mean) > 0.6 * extreme else "black"
-            axes.text(column, row, f"{mean:+.4f}", ha="center", va="center", size=6, color=colour)
+            text = "diverged" if np.isnan(mean) else f"{mean:+.4f}"
+            axes.text(column, row, text, ha="center", va="center", size=6, color=colour)
         axes.set_xticks(range(len(gammas)), [f"{gamma:g}" for gamma in gammas])
         axes.set_yticks(range(len(sigmas)), [f"{sigma:g}" for sigma in reversed(sigmas)])
         axes.set_ylabel("sigma_0")
 
-    numbers = sorted({comparison.n for comparison in cells.values()})
+    numbers = sorted({comparison.n for comparison in cells.values() if comparison.n})
     caption = (
         f"{described(setting)}; difference of the best val loss to {setting.baseline.name} in nats, mean of"
         f" {' or '.join(map(str, numbers))} pairs, red worse. The tests are in the table of comparisons."

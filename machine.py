@@ -53,6 +53,10 @@ class Machine:
                 f"processes {self.processes}, and {began_with} as this run began: the same batches and noise,"
                 " but other dropout masks, and sums rounded differently"
             )
+        if self.kind == "cuda" and self.name != recorded["name"]:
+            print(
+                f"{self.name}, and {recorded['name']} as this run began: other noise and dropout from here on"
+            )
         for name in ("dtype", "threads"):
             if getattr(self, name) != recorded[name]:
                 print(f"{name} {recorded[name]} as this run began, not {getattr(self, name)}")
@@ -105,9 +109,17 @@ class Machine:
 
 
 def best_device():
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and supported("cuda"):
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def supported(device):
+    """Whether this PyTorch has kernels for a card, by the oldest architecture that it was built for."""
+    built = [name.partition("_")[2] for name in torch.cuda.get_arch_list() if name.startswith("sm_")]
+    oldest = min((int(number.rstrip("abcdef")) for number in built), default=0)
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor >= oldest
 
 
 def check_device(device):
@@ -116,6 +128,11 @@ def check_device(device):
         raise UserError(f"device={device!r}, and PyTorch sees no CUDA card here: use --device=auto")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise UserError(f"device={device!r}, and PyTorch sees {torch.cuda.device_count()} CUDA cards here")
+    if kind == "cuda" and not supported(device):
+        raise UserError(
+            f"{torch.cuda.get_device_name(device)} is older than this PyTorch has kernels for:"
+            " use --device=cpu, or a PyTorch for an older CUDA"
+        )
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UserError("device='mps', and PyTorch sees no Apple GPU here: use --device=auto")
 

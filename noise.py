@@ -152,7 +152,7 @@ class GradientNoise:
     named_parameters: `model.named_parameters()`, all on one device; tied weights count once.
     sigma: iteration -> standard deviation, for instance schedule("exponential", sigma=0.1, gamma=0.99).
     seed: the run's seed. The draw of iteration t is a function of (seed, t), the order of the parameters
-        and the device's kind alone: resumes, ranks and other generators do not change it, nor it them.
+        and the device alone: resumes, ranks and other generators do not change it, nor it them.
     draw: a name in DRAWS. scale: a name in SCALES.
     where: (name, parameter) -> bool, which parameters get noise; by default all.
     anticorrelated: (xi_t - xi_(t-1)) / sqrt 2 in place of xi_t, of the same sd (Orvieto et al.,
@@ -234,13 +234,16 @@ class GradientNoise:
         return norm
 
     @torch.no_grad()
-    def add_to_weights_(self, step, learning_rate):
+    def add_to_weights_(self, step, learning_rate, applies=None):
         """Add learning_rate * sigma * xi to the weights, after `optimizer.step()`: what plain SGD would have
-        made of the noise, with no moment to go through. Returns the L2 norm of sigma * xi."""
+        made of the noise, with no moment to go through. applies: as in add_to_moments_. Returns the L2 norm
+        of sigma * xi."""
         sigma = self.sigma_now(step)
         if not sigma:
             return self.nothing()
         noise = self.unit(step)
+        if applies is not None:
+            torch._foreach_mul_(noise, applies.to(noise[0].dtype))
         torch._foreach_add_(self.parameters, noise, alpha=learning_rate * sigma)
         return sigma * torch.nn.utils.get_total_norm(noise)
 
@@ -328,12 +331,12 @@ class MatchedWarmup:
 
     def __init__(self, sigma, beta2, device="cpu"):
         self.sigma, self.beta2 = sigma, beta2
-        self.state = torch.zeros(2, dtype=torch.float64, device=device)
+        self.state = torch.zeros(2, device=device)
 
     def factor(self, step, mean_square):
         """The factor of iteration `step`, a 0-dim tensor; mean_square: of the clean gradient's elements."""
-        now = torch.stack((mean_square.double(), torch.full_like(mean_square, self.sigma(step)).double() ** 2))
+        now = torch.stack((mean_square.float(), torch.full_like(mean_square, self.sigma(step) ** 2)))
         now = torch.where(now.isfinite(), now, self.state)  # a step that the scaler will skip
         self.state.mul_(self.beta2).add_(now, alpha=1 - self.beta2)
         v, s = self.state
-        return torch.sqrt(v / (v + s).clamp(min=1e-300)).float()
+        return torch.sqrt(v / (v + s).clamp(min=1e-38))

@@ -4,7 +4,8 @@
 
 Every run folder at or below the folders is read; out/<arm>/seed<n> is a run of that arm. Runs that share
 corpus, model size, batch and length are one setting, and one panel. A folder with studies in it (sweep.py) has
-each of them drawn into its own figures folder, and those of the paper's Table 1 together beside them.
+each of them drawn into its own figures folder, and those of the paper's Table 1 of one size together beside
+them.
 
 For whatever there is it writes, figures as PNG and PDF of column width (3.3 inches), tables as Markdown, LaTeX
 (booktabs) and CSV:
@@ -22,7 +23,7 @@ For whatever there is it writes, figures as PNG and PDF of column width (3.3 inc
 
 from pathlib import Path
 
-from arms import notes, read_settings
+from arms import by, notes, read_settings
 from config import UserError, run_script
 from figures import cost_figure, forest_figure, loss_figure, mechanism_figure, noise_figure, sensitivity_figure
 from panels import save, save_text
@@ -57,8 +58,8 @@ def drawings(folders, out):
     studies = [path.parent for folder in folders for path in sorted(folder.glob("*/**/study.json"))]
     if not studies:
         return [(folders, folders[0] / "figures")]
-    paper = [study for study in studies if study.parent.name.startswith("table1")]
-    joint = [(paper, folders[0] / "figures")] if len(paper) > 1 else []
+    paper = by([path for path in studies if path.parent.name.startswith("table1")], lambda path: path.name)
+    joint = [(same, folders[0] / "figures" / size) for size, same in paper.items() if len(same) > 1]
     loose = [child for folder in folders for child in sorted(folder.iterdir()) if holds_loose_runs(child)]
     return [*joint, *(([folder], folder / "figures") for folder in sorted(studies + loose))]
 

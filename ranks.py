@@ -14,7 +14,7 @@ import time
 
 import torch
 
-from config import UserError
+from config import UserError, run_script
 
 PATIENCE = datetime.timedelta(hours=1)  # for what rank 0 does alone: an evaluation, preparing a corpus
 GRACE = 2  # seconds, in which torchrun finds the process that ended first, and reports its status
@@ -126,27 +126,27 @@ def joined():
             yield ranks
         ranks.largest(0)  # none lets go of the group while another still uses it
         torch.distributed.destroy_process_group()
-    except Lost:
+    except Lost as loss:
         if rank == 0:
-            print("error: another process of this run has ended, and so does this one", file=sys.stderr)
+            print(
+                f"error: another process of this run has ended, and so does this one ({loss})", file=sys.stderr
+            )
         sys.stderr.flush()
         time.sleep(GRACE)
         os._exit(1)  # an orderly end would wait for the lost one, or abort
 
 
-def at_once(main):
-    """`main`, after which a process among several ends without Python's finalization: in it the threads of
-    gloo now and then abort, and torchrun would take a finished run for a failed one."""
-
-    def run(argv):
-        status = main(argv)
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
-        return status
-
-    return run
+def run_script_at_once(main):
+    """config.run_script, but a process among several ends without Python's finalization: in it gloo's threads
+    abort now and then, and torchrun would take a finished run for a failed one."""
+    try:
+        run_script(main)
+    except SystemExit as end:
+        if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+            raise
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code or 0)
 
 
 @contextlib.contextmanager
@@ -154,5 +154,5 @@ def noticing_loss():
     """Lost in place of the error that a collective gives when another process is gone."""
     try:
         yield
-    except RuntimeError:
-        raise Lost from None
+    except RuntimeError as error:
+        raise Lost(str(error).strip().partition("\n")[0]) from None

@@ -12,7 +12,17 @@ from arms import by, read_settings
 from config import UserError, run_script
 from files import read_json
 from panels import save_text
-from tables import COMPARED, LOSSES, comparison_table, comparisons, loss_table, markdown, verdict, with_interval
+from tables import (
+    COMPARED,
+    LOSSES,
+    against,
+    comparison_table,
+    comparisons,
+    loss_table,
+    markdown,
+    verdict,
+    with_interval,
+)
 
 HEAD = """# Results
 
@@ -54,7 +64,7 @@ def section(study, results):
     for name in COMPARED:
         if said := in_words(settings, name):
             lines += [said, ""]
-    for figure in ("sensitivity", "differences", "figure2_validation_loss"):
+    for figure in ("mechanism", "sensitivity", "differences", "figure2_validation_loss"):
         if (study / "figures" / f"{figure}.png").is_file():
             lines.append(
                 f'<img src="{place}/figures/{figure}.png" width="400" alt="{record["title"]}: {figure}">'
@@ -72,16 +82,30 @@ def provenance(settings):
     machines = sorted(
         {f"{a['machine']['name']}, {a['machine']['dtype']}, {threads(a['machine'])}" for a in about}
     )
-    revisions = sorted({str(a["versions"]["revision"])[:10] for a in about})
+    revisions = sorted({revision(versions) for a in about for versions in versions_of(a)})
     versions = sorted({f"PyTorch {a['versions']['torch']}" for a in about})
     days = sorted({a.get("began", "an unknown day")[:10] for a in about})
     hours = sum(run.result["seconds"] for run in ended) / 3600
     sizes = "; ".join(sorted({f"{setting.title}, {setting.size}" for setting in settings}))
+    planned = settings[0].study["arms"]
+    arms = {arm.name for setting in settings for arm in setting.arms}
+    part = f"{len(arms)} of {len(planned)} arms, " if len(arms) < len(planned) else ""
     return (
-        f"{sizes}. {len(runs)} runs, {diverged} of them diverged, {seeds_of(settings)} an arm,"
+        f"{sizes}. {part}{len(runs)} runs, {diverged} of them diverged, {seeds_of(settings)} an arm,"
         f" {hours:.1f} hours of runs on {' and '.join(machines)}; {', '.join(versions)};"
         f" revision {', '.join(revisions)}; {days[0]}{f' to {days[-1]}' if len(days) > 1 else ''}."
     )
+
+
+def versions_of(about):
+    """What a run ran under, at its beginning and each time that it was resumed."""
+    return [about["versions"], *(resumed["versions"] for resumed in about.get("resumed", []))]
+
+
+def revision(versions):
+    """A commit in short, with what is said behind it of changes."""
+    commit, changes, _ = str(versions["revision"]).partition("+")
+    return commit[:10] + (changes and "+changes")
 
 
 def threads(machine):
@@ -102,15 +126,18 @@ def command(record):
 
 def in_words(settings, name):
     """The verdicts of one table as a sentence; None where nothing was compared."""
-    found = [(arm, reference, c) for _, arm, reference, c in comparisons(settings, name) if c.mean is not None]
+    found = comparisons(settings, name)
     if not found:
         return None
     parts = []
-    for word, rows in by(found, lambda row: verdict(row[0], row[2])).items():
-        said = "; ".join(f"{arm.name} {with_interval(c.mean, c.half, '+')}" for arm, _, c in rows)
+    for word, rows in by(found, lambda row: verdict(*row)).items():
+        said = "; ".join(
+            against(*row[:3]) + (f" {with_interval(row[-1].mean, row[-1].half, '+')}" if row[-1].n else "")
+            for row in rows
+        )
         parts.append(f"{'one seed' if word == '–' else word}: {said}")
-    references = sorted({reference.name for _, reference, _ in found})
-    return f"*{LOSSES[name]}*, against {' or '.join(references)}: {'. '.join(parts)}."
+    baselines = sorted({setting.baseline.name for setting, *_ in found if setting.baseline})
+    return f"*{LOSSES[name]}*, against {' or '.join(baselines)} unless said: {'. '.join(parts)}."
 
 
 if __name__ == "__main__":

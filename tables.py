@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from arms import PAPER_LENGTH, PAPER_SIZE
+from arms import PAPER_LENGTH, PAPER_SIZE, by
 from compare import LEVEL, compare_all, interval
 
 # Nats per character, one seed each, none of the spread reported (the paper's Table 1): train, val.
@@ -142,26 +142,48 @@ def with_interval(mean, half, sign=""):
 
 
 def comparisons(settings, name):
-    """[(setting, arm, reference, Comparison)] of one loss: every arm with its reference, one family."""
+    """[(setting, arm, reference, Comparison)] of one loss: every arm with its reference; a study is a family.
+
+    An arm whose runs all diverged is among them, with nothing to compare.
+    """
     found = [
         (setting, arm, reference)
         for setting in settings
         for arm in setting.arms
-        if (reference := setting.reference(arm)) and arm.losses(name) and reference.losses(name)
+        if (reference := setting.reference(arm))
+        and (arm.losses(name) or arm.diverged)
+        and reference.losses(name)
     ]
-    compared = compare_all([(arm.losses(name), reference.losses(name)) for _, arm, reference in found])
-    return [(*row, comparison) for row, comparison in zip(found, compared)]
+    families = by(found, lambda row: (row[0].study["name"], row[0].study["size"]) if row[0].study else None)
+    return [
+        (*row, comparison)
+        for rows in families.values()
+        for row, comparison in zip(
+            rows, compare_all([(arm.losses(name), reference.losses(name)) for _, arm, reference in rows])
+        )
+    ]
 
 
-def verdict(arm, comparison):
-    """The comparison's verdict; of an arm that lost runs to divergence, that it did."""
-    lost = f", {len(arm.diverged)} of {len(arm.runs)} diverged" if arm.diverged else ""
-    return comparison.verdict + lost
+def verdict(setting, arm, reference, comparison):
+    """The comparison's verdict, qualified: an arm that lost more runs to divergence than its reference is never
+    better; while planned seeds are missing there is none."""
+    lost = f"{len(arm.diverged)} of {len(arm.runs)} diverged" if arm.diverged else ""
+    planned = setting.study.get("seeds", []) if setting.study else []
+    if arm.missing(planned) or reference.missing(planned):
+        return ", ".join(filter(None, (f"interim, {comparison.n} of {len(planned)} seeds", lost)))
+    if lost and comparison.verdict != "worse" and len(arm.diverged) > len(reference.diverged):
+        return lost
+    return ", ".join(filter(None, (comparison.verdict, lost)))
+
+
+def against(setting, arm, reference):
+    """The arm's name, with its reference's where that is not the baseline."""
+    return arm.name if reference is setting.baseline else f"{arm.name} against {reference.name}"
 
 
 def comparison_table(settings, name):
     """A row for every arm and its reference; None where there is nothing to compare."""
-    found = [row for row in comparisons(settings, name) if row[-1].mean is not None]
+    found = comparisons(settings, name)
     if not found:
         return None
     several = len({id(setting) for setting, *_ in found}) > 1
@@ -170,29 +192,32 @@ def comparison_table(settings, name):
     for setting, arm, reference, c in found:
         label = f"{arm.name} ({setting.title}, {setting.size})" if several else arm.name
         flips = f"{c.p_flip:.3f} (≥ {c.floor:.3f})" if c.p_flip is not None else DASH
+        said = verdict(setting, arm, reference, c)
         rows.append([
-            *(label, reference.name, str(c.n) if c.paired else f"{c.n}, Welch"),
-            *(with_interval(c.mean, c.half, "+"), probability(c.p), probability(c.p_holm), flips),
+            *(label, reference.name, str(c.n) if c.paired or not c.n else f"{c.n}, Welch"),
+            with_interval(c.mean, c.half, "+") if c.mean is not None else DASH,
+            *(probability(c.p), probability(c.p_holm), flips),
             f"{c.resolvable:.4f}" if c.resolvable is not None else DASH,
-            f"{c.correlation:+.2f}" if c.correlation is not None else DASH,
-            verdict(arm, c),
+            *(f"{c.correlation:+.2f}" if c.correlation is not None else DASH, said),
         ])  # fmt: skip
         study = setting.study["name"] if setting.study else ""
         place = {"study": study, "setting": f"{setting.title}: {setting.size}", "loss": name}
         names = {"arm": arm.name, "reference": reference.name, "diverged": len(arm.diverged)}
-        records.append({**place, **names, **dataclasses.asdict(c), "verdict": verdict(arm, c)})
-    family = sum(c.p is not None for *_, c in found)
+        records.append({**place, **names, **dataclasses.asdict(c), "verdict": said})
     where = "" if several else f"; {found[0][0].title}: {found[0][0].size}"
     title = f"{LOSSES[name]}: difference to the reference{where}"
-    return Table(title, columns, rows, records, (legend(family),))
+    return Table(title, columns, rows, records, (legend(found),))
 
 
-def legend(family):
+def legend(found):
+    studies = by(found, lambda row: row[0].study["name"] if row[0].study else None)
+    whole = "this table's" if len(studies) == 1 else "its study's"
+    sizes = sorted({sum(row[-1].p is not None for row in rows) for rows in studies.values()})
     return (
         "Below 0 is better. Difference: mean over seeds, paired, ± half of its 95 % t interval (unadjusted)."
-        f" Verdict: paired t-test, Holm-adjusted over this table's {family} comparisons, at {LEVEL:g}."
-        " Resolvable: the smallest difference that these seeds find with 80 % power at the table's strictest"
-        " level. r: the correlation of the pairs."
+        f" Verdict: paired t-test, Holm-adjusted over {whole} {' or '.join(map(str, sizes))} comparisons, at"
+        f" {LEVEL:g}. Resolvable: the smallest difference that these seeds find with 80 % power at the"
+        " strictest level of these. r: the correlation of the pairs."
     )
 
 

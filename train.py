@@ -21,13 +21,13 @@ from datetime import UTC, datetime
 
 import torch
 
-from config import ROOT, UserError, differences, load, run_script
+from config import ROOT, UserError, differences, load
 from data.corpus import Corpus
 from evaluate import bits, mean_loss
 from machine import Machine, versions
 from model import GPT
 from progress import Progress, Signals
-from ranks import Ending, at_once, joined
+from ranks import Ending, joined, run_script_at_once
 from runs import RunFolder, corpus_title, read_log
 from sample import samples
 from start import check_same, describe, read_source
@@ -43,6 +43,7 @@ def main(argv):
         try:
             corpus = ranks.main_first(open_corpus, config, machine)
             source = ranks.main_first(read_source, config)
+            check_same_source(source, ranks)
             with RunFolder(config.out_dir, writes=ranks.main) as folder:
                 status = train_in(folder, config, corpus, machine, ranks, source)
         except (MemoryError, RuntimeError) as error:
@@ -69,9 +70,17 @@ def open_corpus(config, machine):
     return corpus
 
 
+def check_same_source(source, ranks):
+    """UserError where the processes of one run have read different weights, of a run that still trains."""
+    mine = source and source.about["sha256"]
+    if mine != ranks.main_only(lambda: mine):
+        raise UserError("init_from is being trained, and has changed while it was read: start again")
+
+
 def out_of_memory(error):
     """Whether PyTorch ran out of memory; on the CPU it raises no type of its own for that."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)
 
 
 def train_in(folder, config, corpus, machine, ranks, source=None):
@@ -221,6 +230,7 @@ def train(t, folder, signals):
                 progress.logged(t.ranks.main_only(log, t, folder))
             if t.measured:
                 t.ranks.main_only(log_measured, t, folder)
+                t.measured = None
             progress.stepped()
 
 
@@ -288,7 +298,6 @@ def log_measured(t, folder):
     """Log what the iteration just done was found to consist of (diagnose.py)."""
     values = {name: float(value) for name, value in t.measured.items()}
     folder.append({"kind": "diagnosis", "iter": t.step - 1, **values})
-    t.measured = None
 
 
 def finish(t, folder):
@@ -351,4 +360,4 @@ def print_sample(t, folder):
 
 
 if __name__ == "__main__":
-    run_script(at_once(main))
+    run_script_at_once(main)

@@ -9,7 +9,7 @@ import math
 import torch
 
 from diagnose import Diagnosis, batch_noise_norm
-from evaluate import mean_loss
+from evaluate import eagerly, mean_loss
 from model import GPT, GPTConfig
 from noise import GradientNoise, MatchedWarmup, create_moments, reset_moments, schedule, stream_seed
 from progress import Meter
@@ -41,10 +41,11 @@ class Training:
         self.config, self.corpus, self.machine = config, corpus, machine
         self.ranks = ranks or OneProcess()
         self.model, self.start = starting_model(config, corpus, machine.device, source)
-        self.optimizer = make_optimizer(config, self.model)
         self.scaler = machine.scaler()
+        self.optimizer = make_optimizer(config, self.model, self.scaler.is_enabled())
         self.noise = gradient_noise(config, self.model)
-        self.warmup = MatchedWarmup(self.noise.sigma, config.beta2, machine.device)
+        matched = config.noise_point == "learning_rate"
+        self.warmup = MatchedWarmup(self.noise.sigma, config.beta2, machine.device) if matched else None
         if config.noise_point in MOMENTS:
             create_moments(self.optimizer)
         self.diagnosis = Diagnosis(self.optimizer) if config.diagnose_interval else None
@@ -64,7 +65,7 @@ class Training:
             "seconds": self.meter.seconds(),
             "trace": self.trace[: self.step],
             "plateau": vars(self.noise.sigma) if self.config.noise_schedule == "plateau" else None,
-            "warmup": self.warmup.state,
+            "warmup": self.warmup.state if self.warmup else None,
             "diagnosis": self.diagnosis.state() if self.diagnosis else None,
         }
 
@@ -77,7 +78,8 @@ class Training:
         self.trace[: self.step] = state["trace"]
         if self.config.noise_schedule == "plateau":
             vars(self.noise.sigma).update(state["plateau"])
-        self.warmup.state.copy_(state["warmup"])
+        if self.warmup:
+            self.warmup.state.copy_(state["warmup"])
         if self.diagnosis:
             self.diagnosis.restore(state["diagnosis"])
 
@@ -141,11 +143,14 @@ def chosen_by(config):
     return lambda name, _: part in name if whole else name.startswith(part)
 
 
-def make_optimizer(config, model):
-    """The stock optimizer. Weight decay is decoupled in AdamW alone; momentum is beta1 in SGD."""
+def make_optimizer(config, model, scaled=False):
+    """The stock optimizer. Weight decay is decoupled in AdamW alone; momentum is beta1 in SGD.
+
+    PyTorch's fused SGD keeps an uninitialised momentum where the scaler skips its first step: not for float16.
+    """
     groups = model.parameter_groups(0.0 if config.noise_point == "learning_rate" else config.weight_decay)
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.beta1, fused=True)
+        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.beta1, fused=not scaled)
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
 
@@ -170,14 +175,16 @@ def train_step(t):
         t.diagnosis.observe(grad_norm.isfinite())
     if not config.noise_before_clip:
         noise_norm = add_noise(t, grad_norm)
-    factor = matched_warmup(t, grad_norm) if config.noise_point == "learning_rate" else torch.ones_like(loss)
+    factor = matched_warmup(t, grad_norm) if t.warmup else torch.ones_like(loss)
     t.scaler.step(t.optimizer)
     t.scaler.update()
     if config.noise_point == "weights":
-        noise_norm = t.noise.add_to_weights_(t.step, learning_rate(t.step, config))
+        noise_norm = t.noise.add_to_weights_(t.step, learning_rate(t.step, config), grad_norm.isfinite())
     if own_noise is not None:
-        clipped = clipped_norm(grad_norm, config) / grad_norm
-        t.measured = {**t.diagnosis.measure(), "own_noise_norm": own_noise * clipped, "noise_norm": noise_norm}
+        own_noise = own_noise * clipped_norm(grad_norm, config) / grad_norm
+        into_weights = noise_norm if config.noise_point == "weights" else 0.0
+        t.measured = t.diagnosis.measure(factor, into_weights)
+        t.measured |= {"own_noise_norm": own_noise, "noise_ratio": noise_norm / own_noise}
     t.optimizer.zero_grad(set_to_none=True)
     t.trace[t.step] = torch.stack((loss, grad_norm, noise_norm, factor))
     t.step += 1
@@ -200,7 +207,8 @@ def own_noise_norm(t):
 
     torch.manual_seed(stream_seed(config.seed, "dropout", t.step, 0))
     halves = [functools.partial(loss_of, slice(0, half)), functools.partial(loss_of, slice(half, 2 * half))]
-    norm = batch_noise_norm(halves, list(t.model.parameters()))
+    with eagerly(t.model):  # compiled blocks are not to meet half a batch
+        norm = batch_noise_norm(halves, list(t.model.parameters()))
     return norm / math.sqrt(config.gradient_accumulation_steps)
 
 
@@ -213,6 +221,8 @@ def add_noise(t, grad_norm):
         and t.noise.sigma(t.step) < config.reset_below_sigma <= t.noise.sigma(t.step - 1)
     ):
         reset_moments(t.optimizer)
+        if t.diagnosis:
+            t.diagnosis.reset()
     if config.noise_point == "gradient":
         return t.noise.add_(t.step)
     if config.noise_point in MOMENTS:

@@ -184,13 +184,14 @@ class Transfer:
     def check(self, response, resumed):
         """DownloadError unless the file is the right one."""
         length = self.file.tell()
-        if not (wrong := self.wrong(length)):
-            return
+        wrong = self.wrong(length)
         self.file.seek(0)
         head = self.file.read(512).lower()
         self.file.seek(0, 2)
-        if b"<html" in head or b"<!doctype html" in head:
+        if (wrong or not self.sha256) and (b"<html" in head or b"<!doctype html" in head):
             raise DownloadError("a web page (HTML) in place of the file")
+        if not wrong:
+            return
         if resumed:  # perhaps of two versions of the file
             self.restart()
             raise PassingError(wrong)

@@ -424,3 +424,10 @@ def test_a_bomb_is_left_after_one_piece(tmp_path, monkeypatch):
     assert len(next(pieces)) == 5000
     with pytest.raises(UserError, match="more than the 6,000 bytes"):
         next(pieces)
+
+
+def test_a_page_is_refused_where_no_hash_is_known_either(server, tmp_path):
+    server.replies["/text.txt"] = lambda handler, times: handler.answer(PAGE)
+    with pytest.raises(UserError, match=r"web page \(HTML\)"):
+        download.fetch([], None, tmp_path / "text.txt", f"http://127.0.0.1:{server.server_port}/text.txt")
+    assert not any(tmp_path.iterdir())

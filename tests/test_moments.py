@@ -7,6 +7,7 @@ import torch
 from conftest import same_weights
 from torch import nn
 
+import noise
 import train
 import training
 from config import UserError, load
@@ -228,6 +229,68 @@ def test_the_matched_warmup_scales_the_step_and_not_the_decay(training_of):
     assert float(factor) == 0.0
     for p, q in zip(t.model.parameters(), plain.model.parameters()):
         assert torch.allclose(p, q, rtol=1e-6)
+
+
+def spoil(monkeypatch, at):
+    """Make one element of the gradient of step `at` infinite, before it is unscaled."""
+    accumulate = training.accumulate
+
+    def spoilt(t):
+        loss = accumulate(t)
+        if t.step == at:
+            t.model.wte.weight.grad[0, 0] = math.inf
+        return loss
+
+    monkeypatch.setattr(training, "accumulate", spoilt)
+
+
+@pytest.mark.parametrize("point", noise.POINTS)
+def test_a_step_that_the_scaler_skips_changes_no_weight_and_no_moment(training_of, monkeypatch, point):
+    """With the scaler itself, and the noise on; then the step after it goes on as ever."""
+    t = training_of(noise_point=point, noise_sigma=0.1, dtype="float16", weight_decay=0.5)
+    spoil(monkeypatch, at=2)
+
+    def everything():
+        state = [value for state in t.optimizer.state.values() for value in state.values()]
+        return [value.detach().clone() for value in [*t.model.parameters(), *state]]
+
+    for step in range(4):
+        before = everything()
+        train.train_step(t)
+        same = [torch.equal(a, b) for a, b in zip(before, everything())]
+        assert all(same) == (step == 2)
+    assert t.skipped_steps() == 1
+    assert all(value.isfinite().all() for value in everything())
+
+
+def test_sgd_begins_with_no_garbage_where_its_first_step_is_skipped(training_of, monkeypatch):
+    t = training_of(optimizer="sgd", learning_rate=0.1, noise_sigma=0.0, dtype="float16")
+    spoil(monkeypatch, at=0)
+    start = [p.detach().clone() for p in t.model.parameters()]
+    for _ in range(3):
+        train.train_step(t)
+    assert max((p - q).abs().max() for p, q in zip(t.model.parameters(), start)) < 1
+
+
+def test_the_diagnosis_counts_the_factor_the_reset_and_noise_in_the_weights():
+    model, optimizer, added = make("gradient", True)
+    diagnosis = Diagnosis(optimizer)
+    for step in range(4):
+        for p, g in zip(model, gradients_of(step)):
+            p.grad = g.clone()
+        diagnosis.observe(torch.tensor(True))
+        added.add_(step)
+        optimizer.step()
+    plain = {name: float(value) for name, value in diagnosis.measure().items()}
+    scaled = {name: float(value) for name, value in diagnosis.measure(torch.tensor(0.5)).items()}
+    assert scaled["signal_rms"] == pytest.approx(plain["signal_rms"] / 2)
+    assert scaled["noise_rms"] == pytest.approx(plain["noise_rms"] / 2)
+    assert scaled["signal_share"] == pytest.approx(plain["signal_share"])
+    count = sum(p.numel() for p in model)
+    more = diagnosis.measure(into_weights=torch.tensor(3.0))["noise_rms"]
+    assert float(more) == pytest.approx(math.sqrt(plain["noise_rms"] ** 2 + 9 / count), rel=1e-5)
+    diagnosis.reset()
+    assert float(diagnosis.measure()["signal_rms"]) == 0
 
 
 @pytest.fixture

@@ -360,7 +360,7 @@ def test_studies_are_drawn_each_for_itself_and_table_1_together(tmp_path, monkey
         make_study(tmp_path / name / "cpu", two, name=name)
     fake_run(tmp_path / "loose" / "seed1")
     plot.main([str(tmp_path)])
-    wanted = [(2, "figures"), (1, "loose/figures"), (1, "other/cpu/figures")]
+    wanted = [(2, "figures/cpu"), (1, "loose/figures"), (1, "other/cpu/figures")]
     wanted += [(1, "table1_a/cpu/figures"), (1, "table1_b/cpu/figures")]
     assert drawn == [(count, str(tmp_path / place)) for count, place in wanted]
     drawn.clear()
@@ -468,6 +468,51 @@ def test_reduced_size_is_said(tmp_path):
         fake_run(tmp_path / name / "seed1", until=0, **{"max_iters": 1000, **knobs})
     said = {setting.arms[0].name: "reduced size" in setting.size for setting in read_settings([tmp_path])}
     assert said == {"short": True, "small": True, "full": False}
+
+
+def test_a_study_is_a_family_whatever_is_drawn_with_it(tmp_path):
+    two = {"baseline": {}, "noise": {"noise_sigma": 0.001}, "more": {"noise_sigma": 0.002}}
+    for name in ("table1_a", "table1_b"):
+        make_study(tmp_path / name, two, name=name)
+    alone = tables.comparisons(read_settings([tmp_path / "table1_a"]), "best_val_loss")
+    together = tables.comparisons(read_settings([tmp_path]), "best_val_loss")
+    assert [c.p_holm for *_, c in together] == 2 * [c.p_holm for *_, c in alone]
+    assert (
+        "its study's 2 comparisons"
+        in tables.comparison_table(read_settings([tmp_path]), "best_val_loss").notes[0]
+    )
+
+
+def test_an_arm_that_diverged_whole_keeps_its_row_and_no_survivors_are_better(tmp_path):
+    folder = make_study(tmp_path, {"baseline": {}, "noise": {"noise_sigma": 0.1}, "low": {"weight_decay": 0.2}})
+    for seed in (1, 2, 3):
+        fake_run(folder / "noise" / f"seed{seed}", seed, status="diverged", noise_sigma=0.1)
+    fake_run(folder / "low" / "seed1", 1, status="diverged", weight_decay=0.2)
+    settings = read_settings([folder])
+    rows = {row[0]: row for row in tables.comparison_table(settings, "best_val_loss").rows}
+    assert (rows["noise"][2], rows["noise"][3], rows["noise"][-1]) == ("0", "–", "3 of 3 diverged")
+    assert rows["low"][-1] == "1 of 3 diverged"
+    figures.forest_figure(settings)
+
+
+def test_there_is_no_verdict_before_the_planned_seeds_are_there(tmp_path):
+    arms_ = {"baseline": {}, "noise": {"noise_sigma": 0.1}}
+    (setting,) = read_settings([make_study(tmp_path, arms_, seeds=(1, 2, 3))])
+    assert tables.comparison_table([setting], "best_val_loss").rows[0][-1] == "worse"
+    record = json.loads((tmp_path / "study.json").read_text())
+    write_json(tmp_path / "study.json", {**record, "seeds": [1, 2, 3, 4]})
+    settings = read_settings([tmp_path])
+    assert tables.comparison_table(settings, "best_val_loss").rows[0][-1] == "interim, 3 of 4 seeds"
+    assert "there is no verdict" in drawn_text(figures.forest_figure(settings))
+
+
+def test_a_study_is_not_mixed_from_cards_and_processors(tmp_path):
+    for seed, device in ((1, "cpu"), (2, "cuda:0")):
+        folder = fake_run(tmp_path / "noise" / f"seed{seed}", seed)
+        about = json.loads((folder / "run.json").read_text())
+        write_json(folder / "run.json", {**about, "machine": {"device": device, "name": "x"}})
+    with pytest.raises(UserError, match="differ in device: 'cpu' and 'cuda'"):
+        read_settings([tmp_path])
 
 
 # The report.

@@ -134,7 +134,7 @@ def spoilt(*arguments):
 
 if os.environ["RANK"] == "0":
     training.mean_loss = spoilt
-train.at_once(train.main)(sys.argv[1:])
+train.run_script_at_once(train.main)
 """
 
 

@@ -1,4 +1,8 @@
-"""A/A control: two baselines that differ in nothing but the order of their batches."""
+"""A/A control: what the method reports where there is no effect.
+
+One arm differs from the baseline in the order of its batches alone. The other has noise of sd 1e-9, a millionth of
+a gradient's element: the same batches and weights but for rounding, which is the pairing of the other studies.
+"""
 
 base = "config/shakespeare_baseline.py"
 common = dict(dtype="bfloat16")
@@ -6,6 +10,7 @@ common = dict(dtype="bfloat16")
 arms = {
     "baseline": {},
     "other_order": dict(data_seed=lambda run: 1000 + run.seed),
+    "rounding": dict(noise_sigma=1e-9, noise_gamma=1.0),
 }
 baseline = "baseline"
 seeds = range(1, 7)

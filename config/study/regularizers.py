@@ -18,8 +18,9 @@ arms = {
     "noise": _noise,
     **_others,
     **{f"{name}+noise": {**knobs, **_noise} for name, knobs in _others.items()},
-    "all": dict(dropout=0.2, weight_decay=0.1, input_noise=0.1, **_noise),
+    "three": dict(dropout=0.2, weight_decay=0.1, input_noise=0.1),
+    "three+noise": dict(dropout=0.2, weight_decay=0.1, input_noise=0.1, **_noise),
 }
 baseline = "none"
-versus = {f"{name}+noise": name for name in _others}
+versus = {f"{name}+noise": name for name in (*_others, "three")}
 seeds = range(1, 5)
