@@ -1,7 +1,7 @@
 """A/A control: what the method reports where there is no effect.
 
-One arm differs from the baseline in the order of its batches alone. The other has noise of sd 1e-9, a millionth of
-a gradient's element: the same batches and weights but for rounding, which is the pairing of the other studies.
+One arm differs from the baseline in the order of its batches alone. The other has noise of sd 1e-9, a millionth
+of a gradient's element: the same batches and weights but for rounding, which is the other studies' pairing.
 """
 
 base = "config/shakespeare_baseline.py"
