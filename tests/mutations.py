@@ -118,9 +118,9 @@ MUTATIONS = [  # law, what it does, file, old, new, test
     ),
     (
         *(7, "the run folder is made before the mistake is found", "train.py"),
-        "            source = ranks.main_first(read_source, config)\n            with RunFolder(",
+        "            corpus = ranks.main_first(open_corpus, config, machine)\n",
         "            RunFolder(config.out_dir).__enter__()\n"
-        "            source = ranks.main_first(read_source, config)\n            with RunFolder(",
+        "            corpus = ranks.main_first(open_corpus, config, machine)\n",
         f"{LAWS}::test_law_7_a_mistake_is_one_line_and_status_2",
     ),
 ]  # fmt: skip

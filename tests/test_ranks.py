@@ -33,9 +33,9 @@ def wait_for(folder, iteration):
 
 def test_two_processes_train_as_one_does(command, pair, run, tmp_path):
     """Accumulation and noise on, dropout off; to float32 rounding. Rank 0 alone writes and speaks."""
-    statuses, printed, said = pair(["train.py", *command("two", dropout=0.0)]).end()
+    statuses, printed, said = pair(["train.py", *command("two", dropout=0.0, diagnose_interval=3)]).end()
     assert statuses == [0, 0], said
-    two, one = tmp_path / "two", run("one", dropout=0.0)
+    two, one = tmp_path / "two", run("one", dropout=0.0, diagnose_interval=3)
     for name, tensor in weights(one).items():
         assert (weights(two)[name] - tensor).norm() <= 1e-5 * tensor.norm(), name
     torch.testing.assert_close(checkpoint(two)["trace"], checkpoint(one)["trace"], rtol=1e-5, atol=0)
