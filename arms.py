@@ -6,7 +6,7 @@ by side: corpus, model size, batch and length.
 
 import collections
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -103,10 +103,12 @@ def read_run(path):
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs that differ in their seeds alone."""
+    """Runs that differ in their seeds alone. number: its place among the arms of its study or setting, by which
+    it has its colour wherever it is drawn."""
 
     name: str
     runs: list
+    number: int = 0
 
     @property
     def noisy(self):
@@ -218,6 +220,7 @@ def group(runs):
         record = read_json(study / "study.json") if study else None
         order = {name: number for number, name in enumerate(record["arms"])} if record else {}
         arms.sort(key=lambda arm: (order.get(arm.name, len(order)), arm.noisy, arm.name))
+        arms = [replace(arm, number=order.get(arm.name, place)) for place, arm in enumerate(arms)]
         settings.append(Setting(dict(key[1:]), about["parameters"], about["corpus"], arms, record))
     return settings
 

@@ -8,7 +8,7 @@ from matplotlib import rc_context
 
 from arms import differences, mean_band, notes, other_knobs
 from compare import LEVEL
-from panels import STYLE, Panel, colours, figure_of, wrap
+from panels import STYLE, Panel, figure_of, line_style, wrap
 from tables import COMPARED, LOSSES, against, comparisons, verdict, with_interval
 
 SMALLEST = 1e-12  # the least noise that is drawn: a 1e-8th of what a gradient's element is
@@ -52,13 +52,12 @@ def draw_arms(axes, arms, kind, name, positive=False):
 
     positive: leave out what is not above 0, which a logarithmic axis cannot show.
     """
-    colours(axes)
     for arm in arms:
         curve = arm.curve(kind, name)
         iterations, mean, low, high = mean_band(curve) if curve else ([], [], [], [])
         if positive:
             mean = np.where(np.asarray(mean) > 0, mean, np.nan)
-        (line,) = axes.plot(iterations, mean)
+        (line,) = axes.plot(iterations, mean, **line_style(arm.number))
         axes.fill_between(iterations, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
 
 
@@ -229,13 +228,12 @@ def of_cost(arms, cost, unit):
     """A function that draws the mean val loss against the mean of a cost that evaluations tell."""
 
     def draw(axes):
-        colours(axes)
         for arm in arms:
             losses, costs = arm.curve("evals", "val_loss"), arm.curve("evals", cost)
             both = [
                 [np.mean(list(curve[at].values())) for at in losses if at in costs] for curve in (costs, losses)
             ]
-            axes.plot(np.array(both[0]) * unit, both[1])
+            axes.plot(np.array(both[0]) * unit, both[1], **line_style(arm.number))
         axes.set(ylabel="validation loss (nats)")
         axes.set_xlim(left=0)
         show_after_the_start(axes, arms, "val_loss")
@@ -258,7 +256,7 @@ def forest_figure(settings):
 
 def forest_panel(rows, name):
     several = len({setting.title for setting, *_ in rows}) > 1
-    labels = [against(*row[:3]) + (f", {row[0].title}" if several else "") for row in rows]
+    labels = [against(*row[:3]) + (f", {row[0].knobs['dataset']}" if several else "") for row in rows]
     said = [verdict(*row) for row in rows]
 
     def draw(axes):
@@ -279,15 +277,16 @@ def forest_panel(rows, name):
     baselines = sorted({setting.baseline.name for setting, *_ in rows if setting.baseline})
     caption = (
         f"{'; '.join(sorted(sizes))}. Difference to {' or '.join(baselines)} unless said, n = {counts(rows)},"
-        " 95 % t intervals (unadjusted); filled: resolved by the paired t-test, Holm-adjusted over the"
-        f" study's {len(rows)} comparisons at {LEVEL:g}, left of 0 better."
+        " 95 % t intervals (unadjusted); filled: resolved by the paired t-test, Holm-adjusted over"
+        f" {'the comparisons of its study' if several else f'{len(rows)} comparisons'} at {LEVEL:g},"
+        " left of 0 better."
     )
     if any(word.startswith("interim") for word in said):
         caption += " Interim: planned seeds are missing, and there is no verdict."
     longest = max(map(len, labels))
     return Panel(
         draw, LOSSES[name] if len(sizes) == 1 else f"{LOSSES[name]}, {len(sizes)} settings", wrap(caption),
-        height=0.17 * len(rows) + 0.12, xlabel="difference (nats)", left=min(1.9, 0.3 + 0.052 * longest),
+        height=0.17 * len(rows) + 0.12, xlabel="difference (nats)", left=min(2.2, 0.3 + 0.052 * longest),
     )  # fmt: skip
 
 

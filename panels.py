@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.rcsetup import cycler
 
 from files import replacing
 
@@ -93,12 +92,10 @@ def figure_of(panels):
     return figure
 
 
-def colours(axes):
-    """A colour and a dash for each arm; after seven the colours come again with other dashes."""
+def line_style(number):
+    """The colour and the dash of a line by its arm's number; after seven the colours come with other dashes."""
     n = len(COLOURS)
-    arms = range(n * len(DASHES))
-    dashes = [DASHES[(i + i // n) % len(DASHES)] for i in arms]
-    axes.set_prop_cycle(cycler(color=[COLOURS[i % n] for i in arms]) + cycler(linestyle=dashes))
+    return {"color": COLOURS[number % n], "linestyle": DASHES[(number + number // n) % len(DASHES)]}
 
 
 def wrap(text):
