@@ -490,5 +490,5 @@ def test_law_7_the_weights_of_a_run_are_evaluated_exactly(run, capsys):
     lines = capsys.readouterr().out.splitlines()
     result = json.loads((folder / "result.json").read_text())
     assert f"last weights, val: {result['final_val_loss']:.4f} nats" in "\n".join(lines)
-    assert len(lines) == 4
+    assert (lines[0], len(lines)) == ("small", 5)
     assert weights(folder)

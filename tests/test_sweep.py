@@ -409,7 +409,7 @@ def test_a_thinned_log_has_every_evaluation_and_about_a_hundred_events():
     assert len(kept) == collect.EVENTS
     shown = [event for event in kept if event["kind"] == "train"]
     assert (shown[0]["iter"], shown[-1]["iter"]) == (0, 4990)
-    assert shown[0].keys() == {"kind", "iter", "loss", "sigma"}
+    assert shown[0].keys() == {"kind", "iter", "loss", "lr", "sigma"}
     assert collect.rounded(shown[0])["loss"] == 0.333333
     assert len(collect.thinned(lines[:7])) == 7
 
