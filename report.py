@@ -58,7 +58,7 @@ def section(study, results):
         "",
         f"`{place}`: {provenance(settings)}",
         "",
-        f"    {command(record)}",
+        f"    {command(record, settings)}",
         "",
     ]
     for name in COMPARED:
@@ -117,10 +117,13 @@ def seeds_of(settings):
     return f"{numbers[0]} seeds" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]} seeds"
 
 
-def command(record):
-    """The command that trains the study's runs again."""
+def command(record, settings):
+    """The command that trains the study's runs again, where the corpus is prepared as the title says."""
     overlays = [f"config/{part}.py" for part in record["size"].split("+") if "=" not in part and part != "full"]
     options = [f"--{part}" for part in record["size"].split("+") if "=" in part]
+    there = {arm.name for setting in settings for arm in setting.arms}
+    if len(there) < len(record["arms"]):
+        options.append("--arms=" + ",".join(arm for arm in record["arms"] if arm in there))
     return " ".join(["python sweep.py", f"config/study/{record['name']}.py", *overlays, *options])
 
 

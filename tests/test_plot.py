@@ -542,5 +542,11 @@ def test_the_report_says_in_words_what_the_tables_say(tmp_path):
         assert words in text
     for words in ("revision 0123456789;", "2026-11-21", "python sweep.py config/study/tiny.py config/cpu.py"):
         assert words in text
+    record = json.loads((folder / "study.json").read_text())
+    write_json(folder / "study.json", {**record, "arms": [*record["arms"], "later"]})
+    report.main([str(tmp_path)])
+    text = (tmp_path / "README.md").read_text()
+    assert "config/cpu.py --arms=baseline,noise,same" in text
+    assert "3 of 4 arms" in text
     with pytest.raises(UserError, match="no study lies in"):
         report.main([str(tmp_path / "nowhere")])
