@@ -1,4 +1,4 @@
-"""Run folders as arms that may be compared, and the statistics of a comparison. No torch.
+"""Run folders as arms that may be compared, and their curves. No torch.
 
 An arm is one config under several seeds: out/<arm>/seed<n>. A setting is what arms must share to be set side
 by side: corpus, model size, batch and length.
@@ -17,17 +17,9 @@ from files import read_json
 from runs import corpus_title, find_runs, read_log
 
 SHARED = (  # knobs that runs have in common to stand in one panel
-    *("dataset", "n_layer", "n_head", "n_embd", "block_size"),
-    *(
-        "train_tokens",
-        "batch_size",
-        "gradient_accumulation_steps",
-        "max_iters",
-        "eval_tokens",
-        "eval_train_tokens",
-    ),
+    *("dataset", "train_tokens", "n_layer", "n_head", "n_embd", "block_size"),
+    *("batch_size", "gradient_accumulation_steps", "max_iters", "eval_tokens", "eval_train_tokens"),
 )
-
 
 # The paper's size and lengths; what is under them is called reduced.
 PAPER_SIZE = {"n_layer": 6, "n_embd": 384, "block_size": 256, "gradient_accumulation_steps": 1}

@@ -61,9 +61,7 @@ def main(argv):
 
 def read_arguments(argv):
     """(the options of sweep.py, the --key=value words that are for the runs)."""
-    parser = argparse.ArgumentParser(
-        usage=__doc__, add_help=False, allow_abbrev=False, exit_on_error=False, argument_default=None
-    )
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("files", nargs="*")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--time-budget", type=float, default=math.inf)

@@ -1,6 +1,6 @@
 """Tables from run folders: losses beside the paper's, comparisons with their tests; Markdown, LaTeX, CSV.
 
-One Table of comparisons is one family: its verdicts are adjusted together (compare.py).
+A study's comparisons of one loss are one family: their verdicts are adjusted together (compare.py).
 """
 
 import csv
@@ -19,6 +19,7 @@ PAPER = {
     "enwik8": {"baseline": (0.9323, 1.0048), "noise": (0.9379, 1.0067)},
     "text8": {"baseline": (0.9978, 0.9793), "noise": (1.0041, 0.9791)},
 }
+
 LOSSES = {  # of result.json
     "minibatch_loss_last100": "train, last 100 mini-batches",
     "final_train_loss": "train, dropout off",
@@ -69,9 +70,15 @@ def loss_row(arm, names, target):
     cells = [arm.name + (f" ({', '.join(remarks)})" if remarks else ""), str(len(arm.ended))]
     losses = [list(arm.losses(name).values()) for name in names]
     cells += [with_interval(*interval(values)) if values else DASH for values in losses]
-    best = list(arm.losses("best_val_loss").values())
-    cells.append(f"{np.std(best, ddof=1):.4f}" if len(best) > 1 else DASH)
+    sd = seed_sd(arm)
+    cells.append(f"{sd:.4f}" if sd is not None else DASH)
     return cells + ([reached_cell(arm, target)] if target else [])
+
+
+def seed_sd(arm):
+    """The sd over seeds of the best val loss, ddof 1; None for fewer than two."""
+    best = list(arm.losses("best_val_loss").values())
+    return float(np.std(best, ddof=1)) if len(best) > 1 else None
 
 
 def loss_record(setting, arm, names, target):
@@ -86,11 +93,9 @@ def loss_record(setting, arm, names, target):
         values = list(arm.losses(name).values())
         mean, half = interval(values) if values else (None, None)
         record |= {name: mean, f"{name}_half_interval": half}
-    best = list(arm.losses("best_val_loss").values())
-    record["best_val_loss_sd"] = float(np.std(best, ddof=1)) if len(best) > 1 else None
-    crossings = [c for run in arm.ended if (c := iterations_to(run, target)) is not None] if target else []
-    record |= {"target_val_loss": target, "reached_target": len(crossings)}
-    return record | {"iterations_to_target": float(np.mean(crossings)) if crossings else None}
+    reached = crossings(arm, target) if target else []
+    record |= {"best_val_loss_sd": seed_sd(arm), "target_val_loss": target, "reached_target": len(reached)}
+    return record | {"iterations_to_target": float(np.mean(reached)) if reached else None}
 
 
 def target_loss(setting):
@@ -114,12 +119,17 @@ def iterations_to(run, target):
     return None
 
 
+def crossings(arm, target):
+    """`iterations_to` of those runs that come to the target."""
+    return [at for run in arm.ended if (at := iterations_to(run, target)) is not None]
+
+
 def reached_cell(arm, target):
-    crossings = [c for run in arm.ended if (c := iterations_to(run, target)) is not None]
-    if not crossings:
+    reached = crossings(arm, target)
+    if not reached:
         return "never" if arm.ended else DASH
-    of = "" if len(crossings) == len(arm.ended) else f" ({len(crossings)} of {len(arm.ended)})"
-    return f"{np.mean(crossings):,.0f}{of}"
+    of = "" if len(reached) == len(arm.ended) else f" ({len(reached)} of {len(arm.ended)})"
+    return f"{np.mean(reached):,.0f}{of}"
 
 
 def paper_note(setting):

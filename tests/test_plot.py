@@ -67,14 +67,6 @@ def drawn_text(figure):
     return " ".join(" ".join([text.get_text() for text in figure.texts] + legends).split())
 
 
-def test_intervals_are_scipys():
-    values = [1.46784, 1.46585, 1.46748, 1.46111, 1.46509]
-    mean, half = interval(values)
-    low, high = stats.t.interval(0.95, 4, loc=np.mean(values), scale=stats.sem(values))
-    assert (mean - half, mean + half) == pytest.approx((low, high), rel=1e-12)
-    assert interval([3.0]) == (3.0, None), "one seed has no interval, and not a zero one"
-
-
 def test_differences_are_paired_by_seed(study):
     (setting,) = read_settings([study])
     baseline, noise = setting.arms
