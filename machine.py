@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import torch
 
-from config import ROOT, UserError
+from config import ROOT, UserError, cores
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,7 @@ def default_threads(processes):
     """PyTorch's choice for one process. Several, where torchrun has set that to 1, share the cores."""
     if processes == 1:
         return torch.get_num_threads()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, cores // processes)
+    return max(1, cores() // processes)
 
 
 def best_dtype(device):

@@ -27,7 +27,7 @@ import time
 
 from tqdm import tqdm
 
-from config import ROOT, UserError, run_script
+from config import ROOT, UserError, cores, run_script
 from files import lock, read_json, write_json
 from progress import Signals
 from runs import RunFolder, parse_event
@@ -279,11 +279,6 @@ def start(run, jobs, card=None):
         )
     process.card = card
     return process
-
-
-def cores():
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def output_of(run):

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import inspect
 import math
+import os
 import re
 import runpy
 import sys
@@ -37,6 +38,11 @@ def run_script(main):
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def cores():
+    """CPU cores that this process may use, for whoever shares them out."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
