@@ -91,6 +91,19 @@ def test_logits_and_gradients_are_the_formulas(fused, bias, dtype, tolerance):
         )
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("windows", [1, 4, 16])  # few rows and many
+def test_without_gradients_the_logits_are_the_formulas_too(bias, windows):
+    model, idx, targets = model_and_batch(small(bias=bias), torch.float32)
+    idx, targets = idx.repeat(4, 1)[:windows], targets.repeat(4, 1)[:windows]
+    with torch.no_grad():
+        logits, loss = model(idx, targets)
+    weights = {name: p.detach().double() for name, p in model.named_parameters()}
+    wanted_logits, wanted_loss = reference(weights, model.config, idx, targets)
+    torch.testing.assert_close(logits.double(), wanted_logits, rtol=2e-4, atol=2e-4)
+    torch.testing.assert_close(loss.double(), wanted_loss, rtol=2e-4, atol=2e-4)
+
+
 def test_initial_weights_are_gpt2s_and_a_function_of_the_seed():
     config = GPTConfig(vocab_size=65, n_layer=4, n_embd=192, bias=True)
     model, again, other = (GPT.create(config, seed) for seed in (5, 5, 6))
