@@ -1,7 +1,7 @@
 """Mechanism: through which part of AdamW the noise acts, by putting it into one part at a time.
 
-The arms that put the paper's first cell somewhere else, or in its place what it would do there, are compared
-with that noise itself; noise and the ordinary controls with the baseline.
+The arms that put the paper's first cell (or, mild, its last) somewhere else, or in its place what it would do
+there, are compared with that noise itself; noise and the ordinary controls with the baseline.
 """
 
 base = "config/shakespeare_baseline.py"
@@ -14,6 +14,7 @@ def _gradient_rms(run):
 
 
 _noise = dict(noise_sigma=0.1, noise_gamma=0.99)
+_mild = dict(noise_sigma=0.01, noise_gamma=0.95)
 _relative = dict(noise_sigma=1.0, noise_gamma=0.99, noise_scale="global")
 _elsewhere = {
     "second_moment": {**_noise, "noise_point": "second_moment"},
@@ -21,22 +22,30 @@ _elsewhere = {
     "first_moment": {**_noise, "noise_point": "first_moment"},
     "matched_warmup": {**_noise, "noise_point": "learning_rate"},
     "reset": {**_noise, "reset_below_sigma": _gradient_rms},
+    "anticorrelated": {**_noise, "noise_anticorrelated": True},
+}
+_mild_elsewhere = {
+    "mild_second_moment_mean": {**_mild, "noise_point": "second_moment_mean"},
+    "mild_matched_warmup": {**_mild, "noise_point": "learning_rate"},
 }
 arms = {
     "baseline": {},
     "noise": _noise,
     **_elsewhere,
+    "mild_noise": _mild,
+    **_mild_elsewhere,
     "noise_relative": _relative,
     "first_moment_relative": {**_relative, "noise_point": "first_moment"},
     "before_clip": {**_noise, "noise_before_clip": True, "diagnose_interval": 0},
     "weights": {**_noise, "noise_point": "weights"},
     "weights_times_10": {**_noise, "noise_point": "weights", "noise_sigma": 1.0},
-    "anticorrelated": {**_noise, "noise_anticorrelated": True},
     "warmup500": dict(warmup_iters=500),
-    "warmup500_lr2e-3": dict(warmup_iters=500, learning_rate=2e-3, min_lr=2e-4),
-    "warmup500_lr4e-3": dict(warmup_iters=500, learning_rate=4e-3, min_lr=4e-4),
 }
 baseline = "baseline"
-versus = {**dict.fromkeys([*_elsewhere, "anticorrelated"], "noise"), "first_moment_relative": "noise_relative"}
+versus = {
+    **dict.fromkeys(_elsewhere, "noise"),
+    **dict.fromkeys(_mild_elsewhere, "mild_noise"),
+    "first_moment_relative": "noise_relative",
+}
 decisive = ["baseline", "noise", "second_moment", "second_moment_mean", "matched_warmup"]
 seeds = range(1, 7)

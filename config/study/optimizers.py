@@ -1,12 +1,14 @@
 """Optimizers: what the noise does where the second moment is shorter, longer, or absent.
 
-SGD's learning rate is the best of sgd_rates.py, which has seeds of its own.
+SGD's learning rate is the best of sgd_rates.py at cpu.py's size, which has seeds of its own. Relative noise is
+in units of the gradient's RMS: SGD has no second moment to divide absolute noise away. Adam has no weight decay.
 """
 
 base = "config/shakespeare_baseline.py"
 common = dict(dtype="bfloat16")
 
 _noise = dict(noise_sigma=0.1, noise_gamma=0.99)
+_relative = dict(noise_sigma=1.0, noise_gamma=0.99, noise_scale="global")
 _optimizers = {
     "adamw": {},
     "adamw_beta2_0.95": dict(beta2=0.95),
@@ -18,6 +20,8 @@ arms = {
     **_optimizers,
     **{f"{name}+noise": {**knobs, **_noise} for name, knobs in _optimizers.items()},
 }
+for _name in ("adamw", "sgd"):
+    arms[f"{_name}+relative"] = {**_optimizers[_name], **_relative}
 baseline = "adamw"
-versus = {f"{name}+noise": name for name in _optimizers}
+versus = {arm: arm.split("+")[0] for arm in arms if "+" in arm}
 seeds = range(1, 5)
