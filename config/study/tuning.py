@@ -1,4 +1,4 @@
-"""Tuning: learning rates for the baseline, a longer warm-up and noise, on seeds that no other study judges by."""
+"""Tuning: learning rates for the baseline, a longer warm-up and noise, on seeds of its own."""
 
 base = "config/shakespeare_baseline.py"
 common = dict(dtype="bfloat16")
