@@ -40,8 +40,8 @@ def read_settings(folders):
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder as it is: evals, steps and measured are the log's events by kind, result is None while
-    it runs."""
+    """One run folder as it is: evals, steps, measured and moved are the log's events by kind, result is None
+    while it runs."""
 
     path: Path
     config: Config
@@ -50,6 +50,7 @@ class Run:
     evals: list
     steps: list
     measured: list
+    moved: list
     torn: bool
 
     @property
@@ -87,10 +88,9 @@ class Run:
 def read_run(path):
     config, about = recorded(read_json(path / "config.json")), read_json(path / "run.json")
     events, torn = read_log(path)
-    evals = [event for event in events if event["kind"] == "eval"]
-    steps = [event for event in events if event["kind"] == "train"]
-    measured = [event for event in events if event["kind"] == "diagnosis"]
-    return Run(path, config, about, read_json(path / "result.json"), evals, steps, measured, torn)
+    kinds = by(events, lambda event: event["kind"])
+    by_kind = [kinds[kind] for kind in ("eval", "train", "diagnosis", "distance")]
+    return Run(path, config, about, read_json(path / "result.json"), *by_kind, torn)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The figures of settings: losses, noise, cost, differences, mechanism, sensitivity.
+"""The figures of settings: losses, noise, cost, differences, mechanism, distance, sensitivity.
 
 Each is None where there is nothing to draw.
 """
@@ -339,6 +339,41 @@ def mechanism_panels(setting):
         Panel(signal, height=1, xlabel=None),
         Panel(share, caption=wrap(caption), height=1),
     ]
+
+
+# Distance from the pretrained weights.
+
+GROUPS = ("all", "embeddings", "attention", "mlp", "norms")
+
+
+def distance_figure(settings):
+    """How far fine-tuning moves the weights of each group from the pretrained ones: the mean of |W - W_0|."""
+    with rc_context(STYLE):
+        panels = [panel for s in settings for arms in spread(s) for panel in distance_panels(s, arms)]
+        return figure_of(panels) if panels else None
+
+
+def distance_panels(setting, arms):
+    if not any(run.moved for arm in arms for run in arm.runs):
+        return []
+    panels = [Panel(of_distance(setting, arms, group), height=0.9, xlabel=None) for group in GROUPS]
+    panels[0].title, panels[0].legend = setting.title, names(arms)
+    caption = (
+        f"{described(setting)}. {seeds_line(arms)} Mean of |W - W_0| over the elements of each group, W_0 the"
+        " pretrained weights, before NoisyTune."
+    )
+    panels[-1].caption, panels[-1].xlabel = wrap(caption), "iteration"
+    return panels
+
+
+def of_distance(setting, arms, group):
+    def draw(axes):
+        draw_arms(axes, arms, "moved", group)
+        axes.set(ylabel=group, xlim=(0, setting.knobs["max_iters"]))
+        axes.set_ylim(bottom=0)
+        axes.ticklabel_format(axis="y", scilimits=(-2, 3))
+
+    return draw
 
 
 # Sensitivity.

@@ -129,6 +129,14 @@ class MLP(nn.Module):
         return dropout(x, self.dropout if self.training else 0.0)
 
 
+def group_of(name):
+    """The kind of a GPT's parameter, by its name: embeddings (the head is one), attention, mlp or norms."""
+    parts = name.split(".")
+    if parts[0] in ("wte", "wpe"):
+        return "embeddings"
+    return "attention" if "attn" in parts else "mlp" if "mlp" in parts else "norms"
+
+
 class Block(nn.Module):
     def __init__(self, config):
         super().__init__()

@@ -6,7 +6,7 @@ Noise is three choices and one step. `sigma` says how much at iteration t (a fun
 your own), a draw (DRAWS) gives xi_t, independent for every element, of mean 0 and sd 1, and a scale
 (SCALES) says in what unit sigma is counted. `GradientNoise.add_(t)` is the step, between clipping and
 `optimizer.step()`. Nothing is remembered from one step to the next: xi_t is a function of (seed, t). POINTS
-names the other places that noise may go to, as controls.
+names the other places that noise may go to, as controls. `noisytune_` is the noise in pretrained weights.
 """
 
 import functools
@@ -340,3 +340,38 @@ class MatchedWarmup:
         self.state.mul_(self.beta2).add_(now, alpha=1 - self.beta2)
         v, s = self.state
         return torch.sqrt(v / (v + s).clamp(min=1e-38))
+
+
+# NoisyTune: noise in pretrained weights, once, before they are fine-tuned.
+
+STDS = ("tensor", "global")
+
+
+@torch.no_grad()
+def noisytune_(model, lam, seed, draw="uniform", std="tensor"):
+    """Perturb every parameter tensor of a pretrained model, once, before its first step:
+
+        W <- W + lam * std(W) * U(-1/2, 1/2)
+
+    (NoisyTune, Wu et al. 2022, arXiv:2202.12024, whose lam is 0.15). Any nn.Module; call it after loading.
+
+    draw: "uniform", or "gaussian" of the same sd, lam * std(W) / sqrt 12; any name in DRAWS.
+    std: "tensor", each one's own (ddof 1), or "global", one for the elements of all.
+    A tensor of one element or of equal elements gets none, a tied one is perturbed once. The draw is a
+    function of (seed, the tensor's place among the parameters), on the CPU: the same for every device.
+    Returns the L1 norm of what was added, a float.
+    """
+    if std not in STDS:
+        raise ValueError(f"std={std!r} is none of {', '.join(STDS)}")
+    total = 0.0
+    parameters = list(model.parameters())
+    chosen = {number: p for number, p in enumerate(parameters) if p.numel() > 1 and p.std() > 0}
+    whole = torch.cat([p.flatten() for p in chosen.values()]).std() if std == "global" and chosen else None
+    for number, parameter in chosen.items():
+        generator = torch.Generator().manual_seed(stream_seed(seed, "noisytune", number))
+        unit = DRAWS[draw](torch.empty(parameter.shape), generator)
+        scale = (parameter.std() if whole is None else whole) * lam / math.sqrt(12)
+        noise = unit.to(parameter) * scale
+        parameter.add_(noise)
+        total += float(noise.abs().sum())
+    return total

@@ -16,6 +16,7 @@ For whatever there is it writes, figures as PNG and PDF of column width (3.3 inc
     cost                      validation loss by tokens and by wall time
     differences               a forest plot of the differences to the baseline
     mechanism                 val loss of a study's decisive arms, and how much of their updates is signal
+    distance                  how far fine-tuning moved the weights from those that init_from gave
     sensitivity               a map of them over sigma_0 and gamma, where the arms are such a grid
     table1                    losses of every arm beside the paper's Table 1
     comparisons               differences to the baseline, their tests and verdicts
@@ -25,7 +26,15 @@ from pathlib import Path
 
 from arms import by, notes, read_settings
 from config import UserError, run_script
-from figures import cost_figure, forest_figure, loss_figure, mechanism_figure, noise_figure, sensitivity_figure
+from figures import (
+    cost_figure,
+    distance_figure,
+    forest_figure,
+    loss_figure,
+    mechanism_figure,
+    noise_figure,
+    sensitivity_figure,
+)
 from panels import save, save_text
 from tables import COMPARED, comma_separated, comparison_table, latex, loss_table, markdown
 
@@ -78,6 +87,7 @@ def draw(settings, out):
         "cost": cost_figure(settings),
         "differences": forest_figure(settings),
         "mechanism": mechanism_figure(settings),
+        "distance": distance_figure(settings),
         "sensitivity": sensitivity_figure(settings),
     }
     tables = {

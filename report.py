@@ -64,7 +64,7 @@ def section(study, results):
     for name in COMPARED:
         if said := in_words(settings, name):
             lines += [said, ""]
-    for figure in ("mechanism", "sensitivity", "differences", "figure2_validation_loss"):
+    for figure in ("mechanism", "distance", "sensitivity", "differences", "figure2_validation_loss"):
         if (study / "figures" / f"{figure}.png").is_file():
             lines.append(
                 f'<img src="{place}/figures/{figure}.png" width="400" alt="{record["title"]}: {figure}">'

@@ -3,6 +3,7 @@
     config.json   every knob                     run.json      machine, versions, corpus, seeds
     log.jsonl     one event a line               last.pt       everything that a resume needs
     best.pt       the best evaluation's weights  result.json   how it ended; its presence says that it did
+    start.pt      only with init_from: the weights that it gave
     lock          held while a process trains
 
 Readers need no torch; only the checkpoints import it.
@@ -18,7 +19,7 @@ from config import UserError, identity, recorded
 from files import lock, read_json, replacing, write_json
 
 ADVICE = "choose another --out_dir, or begin afresh with --overwrite=True"
-OWN_FILES = ("config.json", "run.json", "log.jsonl", "last.pt", "best.pt", "result.json")
+OWN_FILES = ("config.json", "run.json", "log.jsonl", "start.pt", "last.pt", "best.pt", "result.json")
 
 
 class RunFolder:

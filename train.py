@@ -31,7 +31,16 @@ from ranks import Ending, joined, run_script_at_once
 from runs import RunFolder, corpus_title, read_log
 from sample import samples
 from start import check_same, describe, read_source
-from training import Diverged, Training, accumulate, learning_rate, train_loss, train_step, val_loss
+from training import (
+    Diverged,
+    Training,
+    accumulate,
+    learning_rate,
+    moved,
+    train_loss,
+    train_step,
+    val_loss,
+)
 
 DIVERGED = 3  # exit status
 LONG = 3600  # seconds; a run that will take longer says so first
@@ -133,6 +142,8 @@ def begin(t, folder):
         "init_from": t.start,
         "resumed": [],
     }
+    if t.pretrained:
+        folder.save("start.pt", t.pretrained)
     folder.write("run.json", run)
     folder.write("config.json", dataclasses.asdict(t.config))
 
@@ -147,6 +158,8 @@ def resume(t, folder):
             raise UserError(f"{folder.path / 'last.pt'} is no checkpoint of this run: restore it") from None
     elif t.config.init_from:
         check_same(t.start, run.get("init_from"), folder.path)
+    if t.config.init_from and not t.pretrained:
+        t.pretrained = pretrained_in(folder, t.machine.device)
     folder.cut_log(t.step)
     if best := folder.load("best.pt"):  # it may be of a later step than last.pt, which will come again
         t.best = {"val_loss": best["val_loss"], "iter": best["iter"]}
@@ -156,6 +169,13 @@ def resume(t, folder):
         )
     run["resumed"].append({"iter": t.step, "machine": t.machine.record(), "versions": versions()})
     folder.write("run.json", run)
+
+
+def pretrained_in(folder, device):
+    """The weights that the run began from, by which it tells how far it has moved."""
+    if weights := folder.load("start.pt"):
+        return {name: tensor.to(device) for name, tensor in weights.items()}
+    raise UserError(f"{folder.path} has lost its start.pt: restore it, or begin afresh with --overwrite=True")
 
 
 def follow(t, folder):
@@ -258,6 +278,8 @@ def evaluate(t, folder):
         if not math.isfinite(event["val_loss"]):
             raise Diverged(max(0, t.step - 1))
         folder.append(event)
+        if t.pretrained:
+            folder.append({"kind": "distance", "iter": t.step, **moved(t)})
         if event["val_loss"] < t.best["val_loss"]:
             t.best = {"val_loss": event["val_loss"], "iter": t.step}
             folder.save("best.pt", {"model": t.model.weights(), **t.best})

@@ -3,6 +3,7 @@
 The order of an iteration is the paper's: accumulate, average over processes, unscale, clip, noise, update.
 """
 
+import collections
 import functools
 import math
 
@@ -10,8 +11,16 @@ import torch
 
 from diagnose import Diagnosis, batch_noise_norm
 from evaluate import eagerly, mean_loss
-from model import GPT, GPTConfig
-from noise import GradientNoise, MatchedWarmup, create_moments, reset_moments, schedule, stream_seed
+from model import GPT, GPTConfig, group_of
+from noise import (
+    GradientNoise,
+    MatchedWarmup,
+    create_moments,
+    noisytune_,
+    reset_moments,
+    schedule,
+    stream_seed,
+)
 from progress import Meter
 from ranks import Ending, OneProcess
 from start import carry_over
@@ -31,6 +40,7 @@ class Training:
     """One run in memory: what it computes with, and how far it has come.
 
     start: what run.json tells of the weights that init_from gave it, None where they are fresh.
+    pretrained: those weights, before NoisyTune, by name; None where there are none.
     step: updates done. best: the lowest val loss so far, and its iteration; best.pt is the same on disk.
     trace: (max_iters, 4) on the device, a row an iteration: mini-batch loss, gradient norm before clipping,
     noise norm, factor of the learning rate; so that nothing is fetched from the device between log lines.
@@ -41,6 +51,9 @@ class Training:
         self.config, self.corpus, self.machine = config, corpus, machine
         self.ranks = ranks or OneProcess()
         self.model, self.start = starting_model(config, corpus, machine.device, source)
+        self.pretrained = copied(self.model) if source else None
+        if source:
+            perturb(config, self.model)
         self.scaler = machine.scaler()
         self.optimizer = make_optimizer(config, self.model, self.scaler.is_enabled())
         self.noise = gradient_noise(config, self.model)
@@ -105,6 +118,32 @@ def starting_model(config, corpus, device, source=None):
     return model, carry_over(source, model, corpus.meta) if source else None
 
 
+def perturb(config, model):
+    """NoisyTune, where it is on."""
+    if config.noisytune_lambda:
+        how = {"draw": config.noisytune_draw, "std": config.noisytune_std}
+        noisytune_(model, config.noisytune_lambda, config.seed, **how)
+
+
+def copied(model):
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+@torch.no_grad()
+def moved(t):
+    """How far the weights are from the pretrained ones: {group: mean of |W - W_0| over its elements}.
+
+    The L1 distance by element, for the groups of model.py and for all of them.
+    """
+    sums, counts = collections.Counter(), collections.Counter()
+    for name, parameter in t.model.named_parameters():
+        distance = (parameter - t.pretrained[name]).abs().sum(dtype=torch.float64).item()
+        for group in (group_of(name), "all"):
+            sums[group] += distance
+            counts[group] += parameter.numel()
+    return {group: sums[group] / counts[group] for group in sums}
+
+
 def model_config(config, corpus):
     names = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "bias")
     return GPTConfig(corpus.meta["vocab_size"], **{name: getattr(config, name) for name in names})
@@ -131,16 +170,10 @@ def gradient_noise(config, model):
 
 def chosen_by(config):
     """(name, parameter) -> whether noise_where chooses it. A tied head is its embedding."""
-    part = {
-        "all": "",
-        "embeddings": "w",  # wte and wpe
-        "attention": ".attn.",
-        "mlp": ".mlp.",
-        "first_block": "blocks.0.",
-        "last_block": f"blocks.{config.n_layer - 1}.",
-    }[config.noise_where]
-    whole = part.startswith(".")
-    return lambda name, _: part in name if whole else name.startswith(part)
+    block = {"first_block": "blocks.0.", "last_block": f"blocks.{config.n_layer - 1}."}.get(config.noise_where)
+    if block:
+        return lambda name, _: name.startswith(block)
+    return lambda name, _: config.noise_where in ("all", group_of(name))
 
 
 def make_optimizer(config, model, scaled=False):

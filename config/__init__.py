@@ -91,6 +91,11 @@ class Config:
     reset_below_sigma: float = 0.0  # forget AdamW's moments when sigma first is under this; 0: never
     diagnose_interval: int = 0  # iterations between measurements of what noise does to an update; 0: none
 
+    # == noise in the weights of init_from, once, before the first step (NoisyTune) ==
+    noisytune_lambda: float = 0.0  # W + U(-lambda/2, lambda/2) * std(W); its paper's is 0.15; 0: none
+    noisytune_draw: str = "uniform"  # uniform, gaussian or laplace, each of sd lambda * std(W) / sqrt 12
+    noisytune_std: str = "tensor"  # tensor (each one's own std) or global (one for all)
+
     # == randomness ==
     seed: int = 1  # initial weights, dropout and noise; data too unless data_seed is set
     data_seed: int | None = None  # order of the batches; None: seed
@@ -146,7 +151,8 @@ RANGES = {
     **dict.fromkeys(POSITIVE, (lambda x: 1 <= x <= 1e12, "from 1 to 1e12")),
     **dict.fromkeys(NOT_NEGATIVE, (lambda x: x >= 0, "0 or more")),
     **dict.fromkeys(
-        ("noise_sigma", "noise_eta", "reset_below_sigma"), (lambda x: 0 <= x <= 1e6, "from 0 to 1e6")
+        ("noise_sigma", "noise_eta", "reset_below_sigma", "noisytune_lambda"),
+        (lambda x: 0 <= x <= 1e6, "from 0 to 1e6"),
     ),
     "noise_gamma": (lambda x: 0 <= x <= 1, "from 0 to 1"),
     "threads": (lambda x: 0 <= x <= 1024, "from 0 to 1024"),
@@ -156,6 +162,8 @@ RANGES = {
 CHOICES = {
     "noise_schedule": ("exponential", "linear", "cosine", "constant", "inverse", "plateau"),
     "noise_draw": ("gaussian", "uniform", "laplace"),
+    "noisytune_draw": ("gaussian", "uniform", "laplace"),
+    "noisytune_std": ("tensor", "global"),
     "noise_scale": ("absolute", "global", "tensor"),
     "optimizer": ("adamw", "adam", "sgd"),
     "noise_where": ("all", "embeddings", "attention", "mlp", "first_block", "last_block"),
@@ -366,6 +374,10 @@ def check_together(config):
 
 def check_init_from(config):
     """UserError where init_from names no folder, or the run's own."""
+    if config.noisytune_lambda and config.init_from is None:
+        raise UserError(
+            f"noisytune_lambda={config.noisytune_lambda} perturbs pretrained weights: name them by --init_from"
+        )
     if config.init_from is None:
         return
     if not config.init_from.strip():

@@ -1,0 +1,21 @@
+"""Fine-tune the model of pretrain_text8_small.py on tinyshakespeare.
+
+text8 has no capitals and no punctuation: their embeddings start fresh, all other weights are pretrained.
+"""
+
+init_from = "out/pretrain_text8_small/seed1"
+
+dataset = "shakespeare_char"
+batch_size = 32
+block_size = 256
+
+n_layer = 6
+n_head = 6
+n_embd = 384
+dropout = 0.2
+
+max_iters = 1000
+learning_rate = 3e-4
+warmup_iters = 50
+
+eval_interval = 100

@@ -1,0 +1,20 @@
+"""NoisyTune: noise in the pretrained weights before fine-tuning, beside noise in the gradients.
+
+Every run starts from the one model of config/pretrain_text8_small.py, trained before at the same size.
+"""
+
+base = "config/finetune_shakespeare.py"
+common = dict(dtype="bfloat16", max_iters=1000, eval_interval=100)
+
+_noise = dict(noise_sigma=0.01, noise_gamma=0.95)
+_lambda = dict(noisytune_lambda=0.15)
+arms = {
+    "fine_tuning": {},
+    **{f"lambda{lam:g}": dict(noisytune_lambda=lam) for lam in (0.05, 0.1, 0.15, 0.2, 0.3)},
+    "gaussian": dict(noisytune_draw="gaussian", **_lambda),
+    "global_std": dict(noisytune_std="global", **_lambda),
+    "gradient_noise": _noise,
+    "both": {**_lambda, **_noise},
+}
+baseline = "fine_tuning"
+seeds = range(1, 7)
