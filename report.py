@@ -1,4 +1,5 @@
-"""results/README.md, from the records beside it: what was compared, what came out, in tables and in words.
+"""results/README.md and FINDINGS.md, from the records beside them: what was compared, what came out, and what
+that answers, in tables and in words.
 
     python report.py [results]
 
@@ -11,6 +12,7 @@ from pathlib import Path
 from arms import by, read_settings
 from config import UserError, run_script
 from files import read_json
+from findings import command, findings
 from panels import save_text
 from tables import (
     COMPARED,
@@ -45,7 +47,8 @@ def main(argv):
     if not studies:
         raise UserError(f"no study lies in {results}: python collect.py out copies the finished ones there")
     text = "\n".join([HEAD, *(section(study, results) for study in studies)])
-    print(f"written: {save_text(results / 'README.md', text)}", file=sys.stderr)
+    for name, said in {"README.md": text, "FINDINGS.md": findings(results)}.items():
+        print(f"written: {save_text(results / name, said)}", file=sys.stderr)
     return 0
 
 
@@ -115,16 +118,6 @@ def threads(machine):
 def seeds_of(settings):
     numbers = sorted({len(arm.runs) for setting in settings for arm in setting.arms})
     return f"{numbers[0]} seeds" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]} seeds"
-
-
-def command(record, settings):
-    """The command that trains the study's runs again, where the corpus is prepared as the title says."""
-    overlays = [f"config/{part}.py" for part in record["size"].split("+") if "=" not in part and part != "full"]
-    options = [f"--{part}" for part in record["size"].split("+") if "=" in part]
-    there = {arm.name for setting in settings for arm in setting.arms}
-    if len(there) < len(record["arms"]):
-        options.append("--arms=" + ",".join(arm for arm in record["arms"] if arm in there))
-    return " ".join(["python sweep.py", f"config/study/{record['name']}.py", *overlays, *options])
 
 
 def in_words(settings, name):

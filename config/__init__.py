@@ -125,7 +125,7 @@ class Config:
 
     @property
     def noisy(self):
-        return self.noise_sigma > 0 or self.noise_eta > 0
+        return self.noise_sigma > 0 or self.noise_eta > 0 or self.noisytune_lambda > 0
 
 
 KNOBS = typing.get_type_hints(Config)

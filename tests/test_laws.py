@@ -303,11 +303,11 @@ ORDER = (  # upstream to downstream; a room imports only what stands before it
     *("config", "files", "data.building", "data.download", "data.zipped", "data.corpus"),
     *("model", "noise", "diagnose", "machine", "progress", "ranks", "runs", "evaluate"),
     *("sample", "start", "training", "train", "study", "sweep"),
-    *("compare", "arms", "collect", "tables", "panels", "figures", "plot", "report"),
+    *("compare", "arms", "collect", "tables", "panels", "figures", "plot", "findings", "report"),
 )
 WITHOUT_TORCH = (
     *("config", "files", "data.building", "data.download", "data.zipped"),
-    *("progress", "runs", "study", "sweep", "collect", "report"),
+    *("progress", "runs", "study", "sweep", "collect", "findings", "report"),
 )
 
 
