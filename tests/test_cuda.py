@@ -123,7 +123,68 @@ def test_the_host_does_not_wait_for_the_device_in_a_step(training, device, dtype
     assert t.trace[:6].isfinite().all()
 
 
+OTHER_STEPS = [
+    *({"noise_point": point} for point in ("first_moment", "second_moment", "second_moment_mean", "weights")),
+    *({"noise_point": "learning_rate"}, {"noise_anticorrelated": True}, {"noise_before_clip": True}),
+    *({"noise_draw": "laplace"}, {"reset_below_sigma": 0.005}, {"input_noise": 0.1}, {"diagnose_interval": 1}),
+    *({"optimizer": "sgd"}, {"optimizer": "adam", "weight_decay": 0.0}),
+]
+
+
+@pytest.mark.parametrize("knobs", OTHER_STEPS, ids=str)
+def test_nor_does_it_in_the_steps_of_the_controls(training, device, knobs):
+    t = training(device=device, dtype="float32", compile="off", max_iters=20, noise_sigma=0.006, **knobs)
+    train.train_step(t)
+    with no_waiting(device):
+        for _ in range(3):  # sigma passes 0.005 among them
+            train.train_step(t)
+    assert t.trace[:4].isfinite().all()
+
+
 # Training.
+
+
+@pytest.mark.parametrize("knobs", OTHER_STEPS, ids=str)
+def test_the_controls_agree_with_the_cpu(training, device, knobs, monkeypatch):
+    """Without dropout, and with the CPU's draws in place of the device's own."""
+    drawn = GradientNoise.drawn
+
+    def on_the_cpu(self, step, buffer):
+        there, self.parameters = self.parameters, [p.cpu() for p in self.parameters]
+        noise = drawn(self, step, None)
+        self.parameters = there
+        return noise.to(there[0].device)
+
+    monkeypatch.setattr(GradientNoise, "drawn", on_the_cpu)
+    knobs = {"dtype": "float32", "compile": "off", "dropout": 0.0, "noise_sigma": 0.006, **knobs}
+    here, cpu = training(device=device, **knobs), training(device="cpu", **knobs)
+    for t in (here, cpu):
+        for _ in range(6):
+            train.train_step(t)
+    torch.testing.assert_close(here.trace[:6].cpu(), cpu.trace[:6], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "knobs", [{}, {"noisytune_lambda": 0.15}, {"noisytune_lambda": 0.15, "seed": 2}], ids=str
+)
+def test_a_run_starts_from_the_same_weights_on_every_device(run, device, knobs):
+    source = run("source", max_iters=5)
+    knobs = {"init_from": source, "max_iters": 1, "learning_rate": 0.0, "min_lr": 0.0, **knobs}
+    knobs |= {"dtype": "float32", "compile": "off", "noise_sigma": 0.0}
+    here, cpu = run("here", device=device, **knobs), run("cpu", **knobs)
+    assert same_weights(here, cpu)
+    assert same_weights(here, source) == ("noisytune_lambda" not in knobs) or "seed" in knobs
+
+
+def test_the_likeliest_text_is_the_same_on_every_device(run, device, corpus):
+    folder = run(max_iters=60)
+    meta, texts = Corpus(str(corpus)).meta, []
+    for place in (device, "cpu"):
+        model = train.GPT.from_weights(checkpoint(folder, "best.pt")["model"], place).eval()
+        (text,) = train.samples(model, meta, max_new_tokens=40, temperature=0, seed=1)
+        texts.append(text)
+    assert texts[0] == texts[1]
+    assert len(texts[0]) == 40
 
 
 def test_a_few_steps_and_an_evaluation_agree_with_the_cpu(run, corpus, device):
@@ -220,6 +281,26 @@ def test_compiled_by_inductor(run, capsys, dtype):
     eager = run("eager", compile="off", **knobs)
     losses = [checkpoint(folder)["trace"][:, 0] for folder in (compiled, eager)]
     torch.testing.assert_close(*losses, rtol=1e-3 if dtype == "float32" else 2e-2, atol=0)
+
+
+@pytest.mark.cuda
+def test_a_compiled_run_with_dropout_resumes(run, monkeypatch):
+    """To rounding: the masks of the steps after the resume are those of the uninterrupted run."""
+    knobs = {"device": "cuda", "dtype": "float32", "compile": "on", "dropout": 0.3}
+    whole, step = run("whole", **knobs), train.train_step
+
+    def stopping(t):
+        step(t)
+        if t.step == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_step", stopping)
+        run("part", status=128 + signal.SIGTERM, **knobs)
+    losses = [checkpoint(folder)["trace"][:, 0] for folder in (run("part", **knobs), whole)]
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=0)
+    other = checkpoint(run("other", **{**knobs, "compile": "off", "dropout": 0.0}))["trace"][:, 0]
+    assert (other - losses[1]).abs().max() > 1e-3 * losses[1].max(), "dropout shows in the losses"
 
 
 def test_where_compilation_fails_the_run_goes_on_without(run, capsys, device, monkeypatch):
