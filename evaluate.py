@@ -1,18 +1,22 @@
 """Exact losses: the mean over fixed windows that cover a split, in float32, without dropout or draws.
 
 python evaluate.py RUN        the whole splits, for a run's best and last weights
+
+RUN may be an exported model too, of a corpus under data/.
 """
 
 import contextlib
 import math
+from pathlib import Path
 
 import torch
 
+import gpt2
 from config import UserError, run_script
 from data.corpus import Corpus
 from files import read_json
 from model import GPT
-from runs import corpus_title, load_checkpoint
+from runs import corpus_meta, corpus_title, load_checkpoint
 
 
 @torch.no_grad()
@@ -44,18 +48,27 @@ def bits(nats):
     return nats / math.log(2)
 
 
-def model_in(checkpoint, corpus_meta, path):
+def model_in(checkpoint, meta, path):
     """The model whose weights a checkpoint holds, on the CPU; UserError, with the checkpoint's path, where
     it holds none for that corpus."""
     try:
         model = GPT.from_weights(checkpoint["model"])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
         raise UserError(f"{path} holds no model of this code: restore it") from None
-    if model.config.vocab_size != len(corpus_meta["vocabulary"]):
+    if model.config.vocab_size != len(meta["vocabulary"]):
         raise UserError(f"{path} has not the vocabulary of its run.json: restore it")
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise UserError(f"{path} holds weights that are not finite: restore it")
     return model
+
+
+def exported_model(folder, meta):
+    """(the model in a folder of the Hugging Face GPT-2 format, on the CPU, the file and SHA-256 of its
+    weights); UserError where it is none for the corpus of its corpus.json, which is `meta`."""
+    model, about = gpt2.read(folder)
+    if model.config.vocab_size != len(meta["vocabulary"]):
+        raise UserError(f"{folder} has not the vocabulary of its corpus.json: restore it")
+    return model, about
 
 
 def main(argv):
@@ -64,24 +77,42 @@ def main(argv):
         return 0
     if len(argv) != 1:
         raise UserError("which run? python evaluate.py out/quickstart/seed1")
-    config, run = (read_json(f"{argv[0]}/{name}.json") for name in ("config", "run"))
-    if config is None or run is None:
-        raise UserError(f"{argv[0]} is no run folder: it lacks config.json or run.json")
-    corpus = Corpus(config["dataset"])
-    if corpus.meta["splits"] != run["corpus"]["splits"]:
-        raise UserError(f"{corpus.folder} is not the corpus that {argv[0]} was trained on")
-    checkpoints = {name: load_checkpoint(f"{argv[0]}/{name}.pt") for name in ("best", "last")}
-    if not any(checkpoints.values()):
-        raise UserError(f"{argv[0]} has no checkpoint yet, neither best.pt nor last.pt")
+    folder = Path(argv[0]).expanduser()
+    meta = corpus_meta(folder)
+    corpus = Corpus(dataset_of(folder, meta))
+    if corpus.meta["splits"] != meta["splits"]:
+        raise UserError(f"{corpus.folder} is not the corpus that {folder} was trained on")
+    models = models_in(folder, meta)
     print(corpus_title(corpus.meta))
-    for name, checkpoint in checkpoints.items():
-        if checkpoint is None:
-            continue
-        model = model_in(checkpoint, corpus.meta, f"{argv[0]}/{name}.pt")
+    for name, model in models.items():
         for split in corpus.tokens:
-            loss = mean_loss(model, corpus.windows(split, config["block_size"]))
-            print(f"{name} weights, {split}: {loss:.4f} nats, {bits(loss):.4f} bits a {corpus.meta['unit']}")
+            loss = mean_loss(model, corpus.windows(split, model.config.block_size))
+            print(f"{name}, {split}: {loss:.4f} nats, {bits(loss):.4f} bits a {corpus.meta['unit']}")
     return 0
+
+
+def dataset_of(folder, meta):
+    """The dataset of a run, as it was given, or of an exported model, by its name."""
+    if gpt2.is_model(folder):
+        return meta["name"]
+    config = read_json(folder / "config.json")
+    if config is None:
+        raise UserError(f"{folder} is no run folder: it lacks config.json")
+    return config["dataset"]
+
+
+def models_in(folder, meta):
+    """{what they are: model} of a run or an exported model."""
+    if gpt2.is_model(folder):
+        return {"weights": exported_model(folder, meta)[0]}
+    checkpoints = {name: load_checkpoint(folder / f"{name}.pt") for name in ("best", "last")}
+    if not any(checkpoints.values()):
+        raise UserError(f"{folder} has no checkpoint yet, neither best.pt nor last.pt")
+    return {
+        f"{name} weights": model_in(checkpoint, meta, folder / f"{name}.pt")
+        for name, checkpoint in checkpoints.items()
+        if checkpoint
+    }
 
 
 if __name__ == "__main__":

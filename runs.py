@@ -139,12 +139,29 @@ def load_hashed(path):
             ) from None
 
 
+def best_checkpoint(folder):
+    """(path, checkpoint) of a run's best weights, or of its last where there are no best; UserError where
+    there are neither."""
+    for name in ("best.pt", "last.pt"):
+        path = Path(folder) / name
+        if checkpoint := load_checkpoint(path):
+            return path, checkpoint
+    raise UserError(f"{folder} has no weights yet, neither best.pt nor last.pt: train it further")
+
+
 def corpus_meta(folder):
-    """The meta of the corpus that a run trains on, from its run.json; UserError where there is none."""
-    about = read_json(Path(folder) / "run.json") if Path(folder).is_dir() else None
-    if not isinstance(about, dict) or not {"vocabulary", "unit", "name"} <= about.get("corpus", {}).keys():
-        raise UserError(f"{folder} is no run folder: it has no run.json that describes a corpus")
-    return about["corpus"]
+    """The meta of the corpus of a run, from its run.json, or of an exported model, from its corpus.json;
+    UserError where there is neither."""
+    folder, meta = Path(folder), None
+    if folder.is_dir():
+        about = read_json(folder / "run.json")
+        meta = about.get("corpus") if isinstance(about, dict) else read_json(folder / "corpus.json")
+    if not isinstance(meta, dict) or not {"vocabulary", "unit", "name"} <= meta.keys():
+        raise UserError(
+            f"{folder} is no run folder: it has no run.json that describes a corpus, nor the corpus.json of an"
+            " exported model"
+        )
+    return meta
 
 
 def corpus_title(meta):

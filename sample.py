@@ -2,9 +2,10 @@
 
     python sample.py RUN --prompt="ROMEO:" --num_samples=3 --temperature=0.8
 
-RUN is a run folder; nothing else is needed, the corpus neither. Sample i is a function of the weights, the
-prompt, the options and (seed, i): asking for more samples leaves the first ones as they are. On another
-machine, or in a batch of another size, sums may round otherwise, which changes a draw once in a long while.
+RUN is a run folder, or a model that export.py wrote; nothing else is needed, the corpus neither. Sample i is
+a function of the weights, the prompt, the options and (seed, i): asking for more samples leaves the first
+ones as they are. On another machine, or in a batch of another size, sums may round otherwise, which changes a
+draw once in a long while.
 """
 
 import argparse
@@ -14,12 +15,13 @@ from pathlib import Path
 
 import torch
 
+import gpt2
 from config import UserError, did_you_mean, run_script, settle
 from data.corpus import decode, encode, symbol_indices
-from evaluate import model_in
+from evaluate import exported_model, model_in
 from machine import Machine
 from noise import stream_seed
-from runs import corpus_meta, load_checkpoint
+from runs import best_checkpoint, corpus_meta
 
 TOGETHER = 64  # samples a batch, at most
 
@@ -56,16 +58,17 @@ def samples(model, meta, prompt=None, num_samples=1, *, max_new_tokens, seed, te
 
 
 def read_model(folder, meta, device):
-    """A run's model of its best weights, or of its last where there are no best; ready to sample from."""
-    for name in ("best.pt", "last.pt"):
-        path = folder / name
-        if checkpoint := load_checkpoint(path):
-            break
+    """An exported model, or a run's of its best weights, of its last where there are no best; ready to sample
+    from."""
+    if gpt2.is_model(folder):
+        model, about = exported_model(folder, meta)
+        path = folder / about["file"]
     else:
-        raise UserError(f"{folder} has no weights yet, neither best.pt nor last.pt: train it further")
-    model = model_in(checkpoint, meta, path).to(device).eval()
-    print(f"weights: {path}" + (", since there is no best.pt" if name == "last.pt" else ""), file=sys.stderr)
-    return model
+        path, checkpoint = best_checkpoint(folder)
+        model = model_in(checkpoint, meta, path)
+    last = ", since there is no best.pt" if path.name == "last.pt" else ""
+    print(f"weights: {path}{last}", file=sys.stderr)
+    return model.to(device).eval()
 
 
 def read_prompt(text):

@@ -1,10 +1,14 @@
-"""The weights of another run that a run starts from (the knob init_from).
+"""The weights that a run starts from (the knob init_from): of another run, or of a folder in the Hugging Face
+GPT-2 format.
 
 What the two models have in common is carried over, the rest keeps its fresh initial values:
 
     wte.weight     the rows of the symbols that both vocabularies have, by symbol, not by index
     wpe.weight     the first positions, as many as both have
     all the rest   whole: n_layer, n_head, n_embd and bias must be the source's
+
+A folder that export.py wrote tells its vocabulary. Another one has GPT-2's, whose tokens are carried over one
+by one to a corpus of as many tokens.
 
 The optimizer and its schedules begin anew. A run needs its source until its own first checkpoint.
 """
@@ -14,9 +18,10 @@ from pathlib import Path
 
 import torch
 
+import gpt2
 from config import UserError
 from data.corpus import symbol_indices
-from evaluate import model_in
+from evaluate import exported_model, model_in
 from model import GPT
 from runs import corpus_meta, load_hashed
 
@@ -25,30 +30,42 @@ SHAPE = ("n_layer", "n_head", "n_embd", "bias")
 
 @dataclass(frozen=True)
 class Source:
-    """The best weights of a run. about: for run.json, where they are from and the SHA-256 of their file."""
+    """Weights to start from. meta: of the corpus whose vocabulary they have. about: for run.json, where they
+    are from and the SHA-256 of their file."""
 
     model: GPT
     meta: dict
     about: dict
 
 
-def read_source(config):
-    """The Source of a run of this config.
+def read_source(config, meta):
+    """The Source of a run of this config on a corpus of this meta.
 
     None where it needs none: it starts from fresh weights, or its folder holds a checkpoint of its own or
-    a result. UserError where init_from is no run with best weights, or one of another shape.
+    a result. UserError where init_from is no run with best weights and no such model, or of another shape.
     """
     own = Path(config.out_dir).expanduser()
     begun = not config.overwrite and any((own / name).exists() for name in ("last.pt", "result.json"))
     if config.init_from is None or begun:
         return None
     folder = Path(config.init_from).expanduser()
+    if not folder.is_dir():
+        raise UserError(
+            f"init_from={config.init_from!r} is no folder: name a run's, or one in the Hugging Face GPT-2"
+            " format"
+        )
+    source = exported(config, folder, meta) if gpt2.is_model(folder) else best_of_run(config, folder)
+    check_shape(config, source.model.config)
+    return source
+
+
+def best_of_run(config, folder):
+    """The Source that a run's best weights are."""
     meta, path = corpus_meta(folder), folder / "best.pt"
     checkpoint, digest = load_hashed(path)
     if checkpoint is None:
         raise UserError(f"init_from={config.init_from!r} has no best.pt to start from: restore it")
     model = model_in(checkpoint, meta, path)
-    check_shape(config, model.config)
     about = {
         "run": config.init_from,
         "file": path.name,
@@ -57,6 +74,23 @@ def read_source(config):
         "val_loss": checkpoint.get("val_loss"),
     }
     return Source(model, meta, about)
+
+
+def exported(config, folder, meta):
+    """The Source that a model in the Hugging Face GPT-2 format is, for a corpus of this meta."""
+    if (folder / "corpus.json").is_file():
+        theirs = corpus_meta(folder)
+        model, about = exported_model(folder, theirs)
+    else:
+        theirs = meta
+        model, about = gpt2.read(folder)
+        if meta["unit"] != "token" or meta["vocab_size"] != model.config.vocab_size:
+            raise UserError(
+                f"init_from={config.init_from!r} has no vocabulary that fits {meta['name']}: without a"
+                f" corpus.json its {model.config.vocab_size:,} symbols are tokens, for a corpus of as many"
+                " tokens, as --dataset=shakespeare_bpe is of GPT-2's"
+            )
+    return Source(model, theirs, {"run": config.init_from, **about, "iter": None, "val_loss": None})
 
 
 def check_shape(config, there):
@@ -91,9 +125,10 @@ def carry_over(source, model, meta):
 def describe(record):
     """The record as a line for the terminal."""
     symbols, positions = record["symbols"], record["positions"]
+    when = "" if record["iter"] is None else f", iteration {record['iter']}"
     return (
-        f"weights from {record['run']}, {record['file']}, iteration {record['iter']}: {symbols['carried']:,}"
-        f" symbols carried over, {symbols['fresh']:,} fresh, {symbols['left']:,} left behind;"
+        f"weights from {record['run']}, {record['file']}{when}: {symbols['carried']:,} symbols carried"
+        f" over, {symbols['fresh']:,} fresh, {symbols['left']:,} left behind;"
         f" {positions['carried']:,} positions carried over, {positions['fresh']:,} fresh"
     )
 

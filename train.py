@@ -51,7 +51,7 @@ def main(argv):
         config, machine = ranks.main_first(choose, argv, ranks)
         try:
             corpus = ranks.main_first(open_corpus, config, machine)
-            source = ranks.main_first(read_source, config)
+            source = ranks.main_first(read_source, config, corpus.meta)
             check_same_source(source, ranks)
             with RunFolder(config.out_dir, writes=ranks.main) as folder:
                 status = train_in(folder, config, corpus, machine, ranks, source)

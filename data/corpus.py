@@ -111,7 +111,7 @@ class Corpus:
         capped = most_tokens is not None and targets > most_tokens
         kept = max(1, most_tokens // block_size) if capped else whole
         starts = torch.arange(kept, device=tokens.device) * whole // kept * block_size
-        for part in starts.split(max(1, batch_tokens(tokens.device) // block_size)):
+        for part in starts.split(max(1, batch_tokens(tokens.device, self.meta["vocab_size"]) // block_size)):
             yield inputs_and_targets(tokens, part, block_size)
         if not capped and (rest := targets - whole * block_size):
             yield inputs_and_targets(tokens, torch.tensor([targets - rest], device=tokens.device), rest)
@@ -161,9 +161,10 @@ def symbol_indices(meta):
     }
 
 
-def batch_tokens(device):
-    """Tokens of a batch of windows: many for a GPU, no more than fit the cache for a CPU."""
-    return 1 << 15 if device.type == "cuda" else 1 << 11
+def batch_tokens(device, vocab_size):
+    """Tokens of a batch of windows: many for a GPU, with logits of 1 GB at most; no more than fit the cache
+    for a CPU."""
+    return min(1 << 15, (1 << 28) // vocab_size) if device.type == "cuda" else 1 << 11
 
 
 def inputs_and_targets(tokens, starts, length):

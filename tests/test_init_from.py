@@ -25,7 +25,8 @@ def start(command):
     def build(**knobs):
         config = load(command("new", **knobs))
         corpus, machine = Corpus(config.dataset), Machine.choose(config)
-        return (train.Training(config, corpus, machine, source) for source in (read_source(config), None))
+        source = read_source(config, corpus.meta)
+        return (train.Training(config, corpus, machine, start) for start in (source, None))
 
     return build
 
@@ -189,9 +190,9 @@ def test_it_is_part_of_what_the_run_is(run, command):
         ({"n_layer": 1}, "another shape than n_layer=1: use --n_layer=2"),
         ({"n_head": 1, "n_embd": 32}, "n_head=1, n_embd=32: use --n_head=2 --n_embd=16"),
         ({"bias": True}, "bias=True: use --bias=False"),
-        ({"init_from": "nowhere"}, "nowhere is no run folder: it has no run.json"),
+        ({"init_from": "nowhere"}, "init_from='nowhere' is no folder: name a run's"),
         ({"init_from": ""}, "init_from is empty"),
-        ({"init_from": "{source}/best.pt"}, "best.pt is no run folder"),
+        ({"init_from": "{source}/best.pt"}, "best.pt' is no folder"),
         ({"out_dir": "{source}", "overwrite": True}, "is the run's own folder"),
         ({"out_dir": "{source}/../run/", "overwrite": True}, "is the run's own folder"),
     ],
@@ -247,6 +248,7 @@ def test_the_source_is_read_once(run, command, monkeypatch):
         return load_file(file, **options)
 
     monkeypatch.setattr(torch, "load", replaced_meanwhile)
-    found = read_source(load(command("new", init_from=source)))
+    config = load(command("new", init_from=source))
+    found = read_source(config, Corpus(config.dataset).meta)
     assert found.about["sha256"] == digest
     assert found.model.config.n_layer == 2

@@ -301,8 +301,8 @@ def test_law_4_sigkill_at_random_steps(run, command, tmp_path):
 
 ORDER = (  # upstream to downstream; a room imports only what stands before it
     *("config", "files", "data.building", "data.download", "data.zipped", "data.corpus"),
-    *("model", "noise", "diagnose", "machine", "progress", "ranks", "runs", "evaluate"),
-    *("sample", "start", "training", "train", "study", "sweep"),
+    *("model", "gpt2", "noise", "diagnose", "machine", "progress", "ranks", "runs", "evaluate"),
+    *("sample", "export", "start", "training", "train", "study", "sweep"),
     *("compare", "arms", "collect", "tables", "panels", "figures", "plot", "findings", "report"),
 )
 WITHOUT_TORCH = (
@@ -451,6 +451,7 @@ def test_law_6_every_file_of_a_run_is_written_atomically():
         ["sample.py"],
         ["sample.py", "nowhere"],
         ["train.py", "--dataset={corpus}", "--init_from=nowhere"],
+        ["export.py", "nowhere", "{tmp}/new"],
         ["data/text_char/prepare.py"],
         ["data/text_char/prepare.py", "none.txt"],
         ["data/shakespeare_char/prepare.py", "--source=none.txt", "--force"],

@@ -1,0 +1,141 @@
+"""A run's weights in the Hugging Face GPT-2 format, for transformers, for sample.py, for --init_from.
+
+    python export.py RUN FOLDER
+
+They are the best ones of RUN, or its last where there are no best. FOLDER gets config.json and
+model.safetensors (gpt2.py says what is in them), corpus.json (the vocabulary, and where the text is from) and
+README.md, a model card. It is a new folder, an empty one, or an export, which is replaced.
+"""
+
+from pathlib import Path
+
+import gpt2
+from config import UserError, differences, identity, recorded, run_script
+from data.corpus import symbol_indices
+from evaluate import bits, model_in
+from files import read_json, replacing, write_json
+from runs import best_checkpoint, corpus_meta, corpus_title, read_log
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+def main(argv):
+    if "--help" in argv or "-h" in argv:
+        print(__doc__)
+        return 0
+    run, folder = read_words(argv)
+    meta = corpus_meta(run)
+    path, checkpoint = best_checkpoint(run)
+    model = model_in(checkpoint, meta, path)
+    card = model_card(run, folder, meta, path, checkpoint, model)
+    (folder / gpt2.WEIGHTS).unlink(missing_ok=True)  # without them, what an interruption leaves is no model
+    write_json(folder / "corpus.json", meta)
+    with replacing(folder / "README.md", "w", encoding="utf-8", newline="\n") as file:
+        file.write(card)
+    gpt2.write(folder, model, end_of_text(meta))
+    last = ", since there is no best.pt" if path.name == "last.pt" else ""
+    print(f"{folder}: the weights of {path}{last}; python sample.py {folder} draws text from them")
+    return 0
+
+
+def read_words(argv):
+    """(run, folder) of a command line; UserError where the folder holds anything but an export."""
+    if strange := [word for word in argv if word.startswith("-")]:
+        raise UserError(f"{strange[0]} is no option of export.py; it has none but --help")
+    if len(argv) != 2:
+        raise UserError("which run, and into which folder? python export.py out/quickstart/seed1 out/exported")
+    run, folder = (Path(word).expanduser() for word in argv)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: name a new folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "corpus.json").is_file():
+        raise UserError(f"{folder} holds something else than an export: name a new folder, or an empty one")
+    return run, folder
+
+
+def end_of_text(meta):
+    """The token of the end of a text; None where the vocabulary has none."""
+    return meta["vocabulary"].index(END_OF_TEXT) if END_OF_TEXT in meta.get("special", []) else None
+
+
+def model_card(run, folder, meta, path, checkpoint, model):
+    """README.md of an export: what the model is, how it was trained, how good it is, how to load it."""
+    config, about = recorded(read_json(run / "config.json")), read_json(run / "run.json")
+    shape, best = model.config, path.name == "best.pt"
+    iteration = checkpoint["iter" if best else "step"]
+    changed = {name: value for name, value in differences(config).items() if name in identity(config)}
+    rows = {
+        "corpus": f"{corpus_title(meta)}: {shape.vocab_size:,} symbols, each a {meta['unit']}",
+        "parameters": f"{model.parameter_count():,}",
+        "shape": f"{shape.n_layer} layers, {shape.n_head} heads, width {shape.n_embd}, context"
+        f" {shape.block_size}{'' if shape.bias else '; without biases, which are zeros in the file'}",
+        "weights": f"the {'best' if best else 'last'} ones of the run, after {iteration:,} iterations of"
+        f" {config.tokens_per_iter:,} tokens",
+        "validation loss": loss_of(run, iteration, meta, config),
+        "knobs that are not the defaults": ", ".join(f"`{name}={value!r}`" for name, value in changed.items()),
+        "seed": str(config.seed),
+        "revision of the code": about.get("versions", {}).get("revision") or "unknown",
+    }
+    table = "\n".join(f"| {what} | {value} |" for what, value in rows.items())
+    start = symbol_indices(meta).get("\n", 0)
+    return CARD.format(
+        name=folder.name,
+        table=table,
+        folder=folder.as_posix(),
+        start=start,
+        text=joined(meta),
+        length=min(200, shape.block_size - 1),
+    )
+
+
+def loss_of(run, iteration, meta, config):
+    """The validation loss that a run logged at an iteration, in words."""
+    events = [event for event in read_log(run)[0] if event["kind"] == "eval" and event["iter"] == iteration]
+    if not events:
+        return "not evaluated"
+    nats, tokens = events[-1]["val_loss"], min(meta["splits"]["val"]["tokens"], config.eval_tokens)
+    return f"{nats:.4f} nats a {meta['unit']} ({bits(nats):.4f} bits), over {tokens:,} tokens"
+
+
+def joined(meta):
+    """Python for the card: the text of a list `text` of symbols."""
+    return {
+        "byte": 'bytes(text).decode(errors="replace")',
+        "token": '"".join(text).encode("latin-1").decode(errors="replace")',
+    }.get(meta["unit"], '"".join(text)')
+
+
+CARD = """\
+# {name}
+
+A small GPT, trained to study gradient noise, in the Hugging Face GPT-2 format.
+
+| | |
+|---|---|
+{table}
+
+In transformers; `corpus.json` has the vocabulary:
+
+```python
+import json
+
+import torch
+from transformers import GPT2LMHeadModel
+
+model = GPT2LMHeadModel.from_pretrained("{folder}").eval()
+with open("{folder}/corpus.json", encoding="utf-8") as file:
+    symbols = json.load(file)["vocabulary"]
+tokens = model.generate(torch.tensor([[{start}]]), max_new_tokens={length}, do_sample=True)
+text = [symbols[token] for token in tokens[0]]
+print({text})
+```
+
+In the code that trained it:
+
+```sh
+python sample.py {folder}
+```
+"""
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,191 @@
+"""The Hugging Face GPT-2 format, read and written.
+
+    config.json          the shape; all else that it can say has one value that our GPT can be (FIXED)
+    model.safetensors    the weights; or shards of them, which model.safetensors.index.json names
+
+    ours                             theirs, with or without "transformer." before it
+    wte, wpe, ln_f                   the same
+    blocks.0.ln_1, .ln_2             h.0.ln_1, .ln_2
+    blocks.0.attn.qkv, .attn.proj    h.0.attn.c_attn, .attn.c_proj
+    blocks.0.mlp.fc, .mlp.proj       h.0.mlp.c_fc, .mlp.c_proj
+
+Both fuse query, key and value in this order. The matrices of a c_ layer are (in, out), ours (out, in). After
+transformers 5.23, its GPT2Config and GPT2LMHeadModel.
+"""
+
+import hashlib
+import re
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from config import UserError
+from files import read_json, replacing, write_json
+from model import GPT, GPTConfig
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+SHAPE = {"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12}  # if not stated
+FIXED = {  # what config.json may say; the first is what it means where it says nothing, and what we write
+    "architectures": (["GPT2LMHeadModel"], ["GPT2Model"], None),
+    "model_type": ("gpt2",),
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),  # two names of one function
+    "layer_norm_epsilon": (1e-5,),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "reorder_and_upcast_attn": (False,),
+    "add_cross_attention": (False,),
+    "tie_word_embeddings": (True,),
+}
+BUFFER = re.compile(r"h\.\d+\.attn\.(masked_)?bias")  # the causal mask, which old files hold
+
+
+def is_model(folder):
+    """Whether a folder is of this format, as far as its files' names tell: one of ours is a run."""
+    folder = Path(folder)
+    if not folder.is_dir() or (folder / "run.json").exists():
+        return False
+    config = read_json(folder / "config.json")
+    return any(folder.glob("*.safetensors")) or (isinstance(config, dict) and "model_type" in config)
+
+
+def read(folder):
+    """(the GPT in a folder, float32 on the CPU, {"file": ..., "sha256": ...} of its weights).
+
+    The SHA-256 of several files is that of their bytes one after the other, in the order of their names.
+    UserError where there is no such model, where it is none that our GPT can be, or is damaged.
+    """
+    config = read_shape(folder)
+    files = weight_files(folder)
+    tensors, digest = read_tensors(files)
+    state = ours(tensors, config, folder)
+    about = {"file": ", ".join(path.name for path in files), "sha256": digest}
+    return GPT.from_weights({"config": asdict(config), "state": state}), about
+
+
+def read_shape(folder):
+    """The GPTConfig that config.json describes; UserError where it is none of ours."""
+    path = Path(folder) / "config.json"
+    said = read_json(path)
+    if not isinstance(said, dict):
+        raise UserError(f"{path} is missing, or describes no model: a GPT-2 folder has one beside its weights")
+    for name, allowed in FIXED.items():
+        if (value := said.get(name, allowed[0])) not in allowed:
+            raise UserError(f"{path}: {name}={value!r}, and the GPT here has {allowed[0]!r} alone")
+    shape = {name: said.get(name, usual) for name, usual in SHAPE.items()}
+    for name, value in shape.items():
+        if type(value) is not int or value < 1:
+            raise UserError(f"{path}: {name}={value!r} is no positive number")
+    width, inner = shape["n_embd"], said.get("n_inner")
+    if inner not in (None, 4 * width):
+        raise UserError(f"{path}: n_inner={inner!r}, and the GPT here has 4 * n_embd = {4 * width} alone")
+    if width % shape["n_head"]:
+        raise UserError(f"{path}: n_embd={width} is not a multiple of n_head={shape['n_head']}")
+    return GPTConfig(block_size=shape.pop("n_positions"), bias=True, **shape)
+
+
+def weight_files(folder):
+    """The paths of the weights in a folder, by name; UserError where there are none, or only pickles."""
+    folder = Path(folder)
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if (folder / INDEX).is_file():
+        return shards(folder / INDEX)
+    if any(folder.glob("*.bin")):
+        raise UserError(
+            f"{folder} holds its weights as a pickle, which is not read: save the model with safetensors, as"
+            " save_pretrained of a recent transformers does"
+        )
+    raise UserError(f"{folder} has no {WEIGHTS}: restore it")
+
+
+def shards(index):
+    """The paths that an index names; UserError where it names none, or one that is not there."""
+    said = read_json(index)
+    places = said.get("weight_map") if isinstance(said, dict) else None
+    names = places.values() if isinstance(places, dict) else []
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise UserError(f"{index} names no files of weights: restore it")
+    paths = [index.with_name(name) for name in sorted(set(names))]
+    if missing := [path.name for path in paths if not path.is_file()]:
+        raise UserError(f"{index.parent} lacks {', '.join(missing)}: restore it")
+    return paths
+
+
+def read_tensors(paths):
+    """({name: tensor} of all files, without "transformer.", the SHA-256 of the very bytes read)."""
+    tensors, digest = {}, hashlib.sha256()
+    for path in paths:
+        data = path.read_bytes()  # once: an export may replace the file
+        digest.update(data)
+        try:
+            part = safetensors.torch.load(data)
+        except Exception:  # of several types, as the damage has it
+            raise UserError(f"{path} is damaged or no safetensors file: restore it") from None
+        for name, tensor in part.items():
+            name = name.removeprefix("transformer.")
+            if name in tensors:
+                raise UserError(f"{path} holds {name} a second time: restore it")
+            tensors[name] = tensor
+    return tensors, digest.hexdigest()
+
+
+def ours(tensors, config, folder):
+    """Their tensors as the state of our model of this config; UserError where they are not exactly its."""
+    left = {name: tensor for name, tensor in tensors.items() if not BUFFER.fullmatch(name)}
+    head, state = left.pop("lm_head.weight", None), {}
+    for name, like in parameters(config).items():
+        tensor = left.pop(theirs(name), None)
+        if tensor is None:
+            raise UserError(f"{folder} lacks the tensor {theirs(name)}: restore it")
+        shape = like.T.shape if transposed(name) else like.shape
+        if tensor.shape != shape or not tensor.is_floating_point():
+            raise UserError(
+                f"{folder}: {theirs(name)} is {tuple(tensor.shape)} {tensor.dtype}, where its config.json"
+                f" makes it {tuple(shape)} of floats"
+            )
+        state[name] = (tensor.T if transposed(name) else tensor).float()
+        if not state[name].isfinite().all():
+            raise UserError(f"{folder}: {theirs(name)} is not finite: restore it")
+    if left:
+        raise UserError(f"{folder} holds {', '.join(sorted(left)[:3])}, which no GPT-2 language model has")
+    if head is not None and not torch.equal(head, tensors["wte.weight"]):
+        raise UserError(f"{folder}: lm_head.weight is not wte.weight, and the GPT here has one for both")
+    return state
+
+
+def write(folder, model, end_of_text=None):
+    """Write a GPT into a folder; biases that it has not are zeros there. The weights come last.
+
+    end_of_text: the token that stands for the end of a text, where there is one.
+    """
+    shape = {"n_positions": model.config.block_size}
+    shape |= {name: getattr(model.config, name) for name in SHAPE if name not in shape}
+    rates = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), model.config.dropout)
+    ends = dict.fromkeys(("bos_token_id", "eos_token_id"), end_of_text)
+    fixed = {name: allowed[0] for name, allowed in FIXED.items()}
+    write_json(Path(folder) / "config.json", {**fixed, **shape, "n_inner": None, **rates, **ends})
+    state, tensors = model.state_dict(), {}
+    for name, like in parameters(replace(model.config, bias=True)).items():
+        tensor = state[name] if name in state else torch.zeros(like.shape)
+        tensors[f"transformer.{theirs(name)}"] = (tensor.T if transposed(name) else tensor).contiguous()
+    with replacing(Path(folder) / WEIGHTS) as file:
+        file.write(safetensors.torch.save(tensors, {"format": "pt"}))
+
+
+def parameters(config):
+    """{name: parameter} of our model of this config, without memory for it."""
+    with torch.device("meta"):
+        return dict(GPT(config).named_parameters())
+
+
+def theirs(name):
+    """Their name, without "transformer.", of a parameter of ours."""
+    name = re.sub(r"^blocks\.", "h.", name).replace("attn.qkv", "attn.c_attn")
+    return re.sub(r"\b(proj|fc)\b", r"c_\1", name)
+
+
+def transposed(name):
+    """Whether their matrix is ours transposed, by our name."""
+    return name.endswith(("qkv.weight", "proj.weight", "fc.weight"))
