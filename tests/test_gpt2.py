@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import checkpoint, same_weights, write_corpus
+from test_init_from import Crash, crash_after
 
 import evaluate
 import export
@@ -42,9 +43,9 @@ def scaled(model, seed=1):
     return model.eval()
 
 
-def of_transformers(transformers, vocab_size=29, n_positions=24, **knobs):
+def of_transformers(transformers, **knobs):
     torch.manual_seed(3)
-    config = transformers.GPT2Config(vocab_size=vocab_size, n_positions=n_positions, **SHAPE, **knobs)
+    config = transformers.GPT2Config(**{"vocab_size": 29, "n_positions": 24, **SHAPE, **knobs})
     return scaled(transformers.GPT2LMHeadModel(config))
 
 
@@ -89,16 +90,17 @@ def agree(ours, theirs, tokens=9):
 @pytest.mark.parametrize("activation", ["gelu_new", "gelu_pytorch_tanh"])
 @pytest.mark.parametrize("how", ["whole", "bare", "sharded"])
 def test_what_transformers_has_saved_is_the_same_model_here(transformers, tmp_path, how, activation):
-    theirs = of_transformers(transformers, activation_function=activation)
+    shape = dict(n_layer=3, n_head=4, n_embd=32)
+    theirs = of_transformers(transformers, activation_function=activation, **shape)
     saved = theirs.transformer if how == "bare" else theirs
-    saved.save_pretrained(tmp_path, max_shard_size="12KB" if how == "sharded" else "1GB")
+    saved.save_pretrained(tmp_path, max_shard_size="60KB" if how == "sharded" else "1GB")
     (first, *_) = files = sorted(tmp_path.glob("*.safetensors"))
     assert (len(files) > 2) == (how == "sharded")
     names = safetensors.torch.load_file(first).keys()
     assert all(name.startswith("transformer.") for name in names) == (how != "bare")
     ours, about = gpt2.read(tmp_path)
     agree(ours, theirs)
-    assert ours.config == GPTConfig(29, 24, **SHAPE, bias=True)
+    assert ours.config == GPTConfig(29, 24, **shape, bias=True)
     data = b"".join(path.read_bytes() for path in files)
     assert about == {
         "file": ", ".join(path.name for path in files),
@@ -362,10 +364,9 @@ def test_a_run_trains_from_it_stops_and_goes_on(
     knobs |= dict(warmup_iters=0, learning_rate=0.001, eval_interval=1)
     whole = run("whole", **knobs)
     assert f"weights from {folder}, model.safetensors: 29 symbols carried over, 0" in capsys.readouterr().out
-    step = train.train_step
     for steps in (0, 2):  # before the first checkpoint, and after it
         with monkeypatch.context() as patch:
-            patch.setattr(train, "train_step", lambda t, steps=steps: step(t) if t.step < steps else crash())
+            crash_after(patch, steps)
             with pytest.raises(Crash):
                 train.main(command("part", **knobs))
         if steps:
@@ -374,19 +375,11 @@ def test_a_run_trains_from_it_stops_and_goes_on(
     assert same_weights(whole, tmp_path / "part")
 
 
-class Crash(BaseException):
-    """Stands for the end of the process."""
-
-
-def crash():
-    raise Crash
-
-
 def test_changed_weights_are_not_begun_from_again(token_corpus, command, tmp_path, monkeypatch):
     folder = write_model(tmp_path / "model")
     words = command("new", init_from=folder, dataset=token_corpus, bias=True)
     with monkeypatch.context() as patch:
-        patch.setattr(train, "train_step", lambda t: crash())
+        crash_after(patch, 0)
         with pytest.raises(Crash):
             train.main(words)
     change(folder, with_tensor("transformer.ln_f.bias", torch.ones(16)))
@@ -477,6 +470,18 @@ def test_an_export_takes_an_exports_place_and_no_other(run, tmp_path, capsys):
     assert f"{evaluated(source, 5):.4f} nats a character" in (folder / "README.md").read_text()
     second = gpt2.read(folder)[0].state_dict()
     assert all(torch.equal(second[name], value) for name, value in checkpoint(source)["model"]["state"].items())
+
+
+def test_an_interrupted_export_is_no_model_and_is_done_again(exported, monkeypatch):
+    source, folder = exported()
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "end_of_text", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            export.main([str(source), str(folder)])
+    with pytest.raises(UserError, match=r"has no model\.safetensors"):
+        sample.main([str(folder), "--device=cpu"])
+    assert export.main([str(source), str(folder)]) == 0
+    assert gpt2.read(folder)
 
 
 def evaluated(folder, iteration):
