@@ -61,7 +61,7 @@ class Config:
     n_embd: int = 384  # width, a multiple of n_head
     dropout: float = 0.2  # probability, on embeddings, attention and both residual branches
     bias: bool = False  # biases in Linear and LayerNorm
-    init_from: str | None = None  # a run folder whose best weights are the start; None: fresh weights
+    init_from: str | None = None  # start from a run folder's best weights, or a GPT-2 folder; None: fresh
 
     # == AdamW and its learning rate ==
     max_iters: int = 5000  # optimizer updates

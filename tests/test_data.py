@@ -17,7 +17,7 @@ from conftest import TEXT, tokens_of, write_corpus
 
 from config import ROOT, UserError
 from data import building
-from data.corpus import Corpus
+from data.corpus import Corpus, batch_tokens
 from data.enwik8 import prepare as enwik8
 from data.pydoc_char import prepare as pydoc_char
 from data.shakespeare_char import prepare as shakespeare_char
@@ -300,6 +300,12 @@ def test_windows_predict_every_token_once(corpus, at_once, monkeypatch):
     assert np.array_equal(targets, tokens_of(corpus, "val")[1:])
     inputs = torch.cat([x.flatten() for x, _ in batches])
     assert np.array_equal(inputs, tokens_of(corpus, "val")[:-1])
+
+
+def test_a_batch_of_windows_on_a_card_has_logits_of_a_gigabyte_at_most():
+    card = torch.device("cuda")
+    assert 2**29 < 4 * 50_257 * batch_tokens(card, 50_257) <= 2**30
+    assert batch_tokens(card, 65) == 2**15
 
 
 def test_capped_windows_are_whole_spread_and_within_the_cap(corpus):

@@ -167,7 +167,7 @@ def test_the_model_card_says_what_the_model_is(exported):
         f"{best['val_loss']:.4f} nats a character",
         "`noise_sigma=0.01`",
         "| seed | 4 |",
-        str(about["versions"]["revision"]),
+        f"| {about['versions']['revision'] or 'unknown'} |",
         f"python sample.py {folder}\n",
     ):
         assert words in card
@@ -234,6 +234,10 @@ def integers(tensors):
     tensors["transformer.ln_f.bias"] = tensors["transformer.ln_f.bias"].to(torch.int8)
 
 
+def too_large(tensors):
+    tensors["transformer.ln_f.bias"] = tensors["transformer.ln_f.bias"].double().fill_(1e300)
+
+
 QKV = "transformer.h.0.attn.c_attn.weight"
 
 
@@ -263,6 +267,7 @@ QKV = "transformer.h.0.attn.c_attn.weight"
         ({}, with_tensor("wte.weight", torch.ones(29, 16)), "holds wte.weight a second time"),
         ({}, with_tensor("lm_head.weight", torch.ones(29, 16)), "lm_head.weight is not wte.weight"),
         ({}, not_finite, "h.1.mlp.c_fc.weight is not finite"),
+        ({}, too_large, "ln_f.bias is not finite"),
         ({}, integers, "ln_f.bias is (16,) torch.int8"),
     ],
     ids=str,
