@@ -80,7 +80,7 @@ def main(argv):
     folder = Path(argv[0]).expanduser()
     meta = corpus_meta(folder)
     corpus = Corpus(dataset_of(folder, meta))
-    if corpus.meta["splits"] != meta["splits"]:
+    if corpus.meta["splits"] != meta.get("splits"):
         raise UserError(f"{corpus.folder} is not the corpus that {folder} was trained on")
     models = models_in(folder, meta)
     print(corpus_title(corpus.meta))
