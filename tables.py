@@ -46,8 +46,8 @@ class Table:
 # Losses.
 
 BITS_NOTE = (
-    "Losses are in nats per token; bits a character are nats / ln 2 times the tokens and over the characters of"
-    " the whole split."
+    "Losses are in nats per token. Bits a character: nats / ln 2 times the tokens of the whole split, over its"
+    " characters."
 )
 
 

@@ -56,7 +56,9 @@ def read_vocabulary(path):
             if token in ranks:
                 raise UserError(f"--vocabulary={path}, line {number}: {token!r} is there twice")
             if number > MOST:
-                raise UserError(f"--vocabulary={path}: more than {MOST:,} tokens, and a corpus has {MOST + 1:,}")
+                raise UserError(
+                    f"--vocabulary={path}: more than {MOST:,} tokens, and a corpus has {MOST + 1:,}"
+                )
             ranks[token] = rank
     if sorted(ranks.values()) != list(range(len(ranks))):
         raise UserError(f"--vocabulary={path}: its {len(ranks):,} ranks are not 0, 1, 2 and so on")
@@ -104,7 +106,9 @@ def prepared(folder, vocabulary=None):
     meta = read_json(Path(folder) / "meta.json")
     if meta and vocabulary and meta["source"]["vocabulary"]["sha256"] != vocabulary.sha256:
         there = meta["source"]["vocabulary"]["from"]
-        raise UserError(f"{shown(Path(folder))} holds tokens of another vocabulary, {there}: --force replaces it")
+        raise UserError(
+            f"{shown(Path(folder))} holds tokens of another vocabulary, {there}: --force replaces it"
+        )
     return building.prepared(folder)
 
 
