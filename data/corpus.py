@@ -14,8 +14,6 @@ from data.building import FORMAT
 from data.subword import encoding
 from files import hash_of, lock, read_json, shown
 
-LOGITS = 1 << 26  # of a batch of windows at most: 256 MB in float32
-
 
 def corpus_folder(dataset):
     """The folder of a dataset: a path as it is, a name under data/; prepared now if it is not yet."""
@@ -114,8 +112,7 @@ class Corpus:
         capped = most_tokens is not None and targets > most_tokens
         kept = max(1, most_tokens // block_size) if capped else whole
         starts = torch.arange(kept, device=tokens.device) * whole // kept * block_size
-        at_once = min(batch_tokens(tokens.device), LOGITS // self.meta["vocab_size"])
-        for part in starts.split(max(1, at_once // block_size)):
+        for part in starts.split(max(1, batch_tokens(tokens.device) // block_size)):
             yield inputs_and_targets(tokens, part, block_size)
         if not capped and (rest := targets - whole * block_size):
             yield inputs_and_targets(tokens, torch.tensor([targets - rest], device=tokens.device), rest)

@@ -137,14 +137,9 @@ def write_corpus(folder, text, vocabulary, source, splits=None):
 
 
 def encoding(meta):
-    """The tiktoken.Encoding of a corpus of this meta."""
+    """The tiktoken.Encoding of a corpus of this meta; it knows no special tokens, since no text has them."""
     import tiktoken
 
-    tokens, special = [symbol.encode("latin-1") for symbol in meta["vocabulary"]], meta["special"]
-    ranks = len(tokens) - len(special)
-    return tiktoken.Encoding(
-        "of a corpus",
-        pat_str=meta["pattern"],
-        mergeable_ranks={token: rank for rank, token in enumerate(tokens[:ranks])},
-        special_tokens={name: ranks + number for number, name in enumerate(special)},
-    )
+    ranked = meta["vocabulary"][: -len(meta["special"])]
+    ranks = {symbol.encode("latin-1"): rank for rank, symbol in enumerate(ranked)}
+    return tiktoken.Encoding("of a corpus", pat_str=meta["pattern"], mergeable_ranks=ranks, special_tokens={})
