@@ -141,6 +141,8 @@ def test_decoding_gives_the_text_back(prepared):
     for text in ("ROMEO:\nnaïve — 日本語 🙂, 12's", "<|endoftext|>", "\n", " \t "):
         assert decode(encode(text, data.meta), data.meta) == text
         assert 336 not in encode(text, data.meta), "a special token is no text"
+    plain = {**data.meta, "vocabulary": [*data.meta["vocabulary"][:-1], "end"], "special": ["end"]}
+    assert 336 not in encode("end", plain)
     assert encode("Ada saw one", data.meta) == tokens_by_hand("Ada saw one")
     assert len(encode("Ada saw one", data.meta)) < 11
     assert data.decode([336]) == "<|endoftext|>"
