@@ -3,8 +3,9 @@
     python collect.py out/table1_shakespeare [more folders] [--to=results]
 
 Of every study (a folder with study.json, written by sweep.py) at or below the folders, each finished or
-diverged run: config.json, run.json, result.json, and its log thinned to about a hundred events, numbers to six
-digits. results/<study>/<size>/<arm>/seed<n> is a run folder still, and plot.py reads it as one.
+diverged run: config.json, run.json (without a vocabulary of subwords), result.json, and its log thinned to
+about a hundred events, numbers to six digits. results/<study>/<size>/<arm>/seed<n> is a run folder still, and
+plot.py reads it as one.
 """
 
 import json
@@ -74,9 +75,16 @@ def copy_run(run, place):
     events, _ = read_log(run)
     with replacing(place / "log.jsonl", "w", encoding="utf-8", newline="\n") as file:
         file.writelines(json.dumps(rounded(event)) + "\n" for event in thinned(events))
-    write_json(place / "run.json", read_json(run / "run.json"))
+    write_json(place / "run.json", without_subwords(read_json(run / "run.json")))
     write_json(place / "result.json", result)
     write_json(place / "config.json", config)
+
+
+def without_subwords(about):
+    """What run.json tells, without a vocabulary of tens of thousands of subwords; its SHA-256 stays."""
+    if about["corpus"]["unit"] == "token":
+        del about["corpus"]["vocabulary"]
+    return about
 
 
 def thinned(events):

@@ -43,9 +43,21 @@ def eagerly(model):
     return torch.compiler.set_stance("force_eager") if model.compiled else contextlib.nullcontext()
 
 
-def bits(nats):
-    """Nats a character as bits a character (or byte)."""
-    return nats / math.log(2)
+def bits(nats, corpus_meta, split):
+    """A mean loss over tokens of a split, in nats, as bits a character, or a byte where bytes are the tokens.
+
+    bits = nats / ln 2 * tokens / characters, both of the whole split: 1 for 1 unless tokens are subwords.
+    A split's first token, which nothing predicts, is so counted in at the mean loss of the others.
+    """
+    part = corpus_meta["splits"][split]
+    return nats / math.log(2) * (part["tokens"] / part.get("characters", part["tokens"]))
+
+
+def with_bits(nats, corpus_meta, split):
+    """The same in words: nats a token, and bits."""
+    unit = corpus_meta["unit"]
+    of, character = (" a token", "character") if unit == "token" else ("", unit)
+    return f"{nats:.4f} nats{of}, {bits(nats, corpus_meta, split):.4f} bits a {character}"
 
 
 def model_in(checkpoint, meta, path):
@@ -87,7 +99,7 @@ def main(argv):
     for name, model in models.items():
         for split in corpus.tokens:
             loss = mean_loss(model, corpus.windows(split, model.config.block_size))
-            print(f"{name}, {split}: {loss:.4f} nats, {bits(loss):.4f} bits a {corpus.meta['unit']}")
+            print(f"{name}, {split}: {with_bits(loss, corpus.meta, split)}")
     return 0
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import gpt2
 from config import UserError, differences, identity, recorded, run_script
 from data.corpus import symbol_indices
-from evaluate import bits, model_in
+from evaluate import model_in, with_bits
 from files import read_json, replacing, write_json
 from runs import best_checkpoint, corpus_meta, corpus_title, read_log
 
@@ -93,7 +93,7 @@ def loss_of(run, iteration, meta, config):
     if not events:
         return "not evaluated"
     nats, tokens = events[-1]["val_loss"], min(meta["splits"]["val"]["tokens"], config.eval_tokens)
-    return f"{nats:.4f} nats a {meta['unit']} ({bits(nats):.4f} bits), over {tokens:,} tokens"
+    return f"{with_bits(nats, meta, 'val')}, over {tokens:,} {meta['unit']}s"
 
 
 def joined(meta):

@@ -28,6 +28,7 @@ LOSSES = {  # of result.json
     "best_weights_test_loss": "test, best weights",
 }
 COMPARED = ("best_val_loss", "final_val_loss", "best_weights_test_loss")
+IN_BITS = {name.replace("loss", "bpc"): f"{LOSSES[name]}, bits a character" for name in COMPARED}
 DASH = "–"
 
 
@@ -44,12 +45,19 @@ class Table:
 
 # Losses.
 
+BITS_NOTE = (
+    "Losses are in nats per token. Bits a character: nats / ln 2 times the tokens of the whole split, over its"
+    " characters."
+)
+
 
 def loss_table(setting):
     """A row an arm: mean ± half of the 95 % t interval over seeds; then the paper's rows."""
-    names = [name for name in LOSSES if any(name in run.result for arm in setting.arms for run in arm.ended)]
+    subwords = setting.unit == "token"
+    labels = {**LOSSES, **IN_BITS} if subwords else LOSSES
+    names = [name for name in labels if any(name in run.result for arm in setting.arms for run in arm.ended)]
     target = target_loss(setting)
-    columns = ["", "n", *(LOSSES[name] for name in names), "sd of val, best"]
+    columns = ["", "n", *(labels[name] for name in names), "sd of val, best"]
     columns += [f"iterations to val {target:.3f}"] if target else []
     rows = [loss_row(arm, names, target) for arm in setting.arms]
     records = [loss_record(setting, arm, names, target) for arm in setting.arms]
@@ -59,8 +67,9 @@ def loss_table(setting):
         cells = {"minibatch_loss_last100": f"{train:.4f}", "best_val_loss": f"{val:.4f}"}
         rows.append([f"*paper, {name}*", "1", *(cells.get(loss, DASH) for loss in names)])
         rows[-1] += [DASH] * (len(columns) - len(rows[-1]))
-    notes = (paper_note(setting),) if published else ()
-    return Table(f"{setting.title}: {setting.size}", columns, rows, records, notes)
+    notes = [paper_note(setting)] if published else []
+    notes += [BITS_NOTE] if subwords else []
+    return Table(f"{setting.title}: {setting.size}", columns, rows, records, tuple(notes))
 
 
 def loss_row(arm, names, target):

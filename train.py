@@ -337,14 +337,21 @@ def finish(t, folder):
         if not last_is_best:
             windows = t.corpus.windows(split, t.config.block_size)
             losses[f"best_weights_{split}_loss"] = mean_loss(best, windows)
-    if t.corpus.meta["unit"] in ("character", "byte"):
-        losses |= {name.replace("loss", "bpc"): bits(loss) for name, loss in losses.items()}
+    losses |= {
+        name.replace("loss", "bpc"): bits(loss, t.corpus.meta, split_of(name)) for name, loss in losses.items()
+    }
     folder.write("result.json", {"status": "finished", **losses, **facts(t)})
+    in_bits = f" ({losses['final_val_bpc']:.4f} bits a character)" if t.corpus.meta["unit"] == "token" else ""
     print(
-        f"finished in {t.meter.seconds():.0f} s: val loss {losses['final_val_loss']:.4f}, train loss"
+        f"finished in {t.meter.seconds():.0f} s: val loss {losses['final_val_loss']:.4f}{in_bits}, train loss"
         f" {losses['final_train_loss']:.4f}; the best evaluation was {t.best['val_loss']:.4f} at iteration"
         f" {t.best['iter']:,}"
     )
+
+
+def split_of(name):
+    """The split that a loss of result.json is of; mini-batches are of the train split."""
+    return next((split for split in ("val", "test") if split in name), "train")
 
 
 def give_up(t, folder, iteration):

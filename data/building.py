@@ -4,7 +4,7 @@ A prepared corpus is a folder with train.bin, val.bin (test.bin where it has thr
 little-endian uint16, and meta.json, written last, which says what they are:
 
     format       1
-    name, unit   the corpus, and what a token is: "character" or "byte"
+    name, unit   the corpus, and what a token is: "character", "byte", or a subword, "token" (data/subword.py)
     vocabulary   the symbols in code-point order; a token is an index into it
     splits       {"train": {"tokens": n, "sha256": of train.bin}, ...}, in the text's order
     source       {"from": path or URL, "sha256": of the source's bytes}
@@ -106,22 +106,33 @@ def write_corpus(folder, chunks, source, unit="character", splits=None, whole=No
     table = np.zeros(CODE_POINTS, np.dtype("<u2"))
     table[symbols] = np.arange(len(symbols))
 
-    (folder / "meta.json").unlink(missing_ok=True)
-    rest, parts = (table[chunk] for chunk in chunks()), {}
-    for name, count in lengths.items():
-        taken, rest = take(rest, count)
-        parts[name] = {"tokens": count, "sha256": write_tokens(folder / f"{name}.bin", taken)}
-    meta = {
-        "format": FORMAT,
-        "name": folder.name,
+    def parts():
+        rest = (table[chunk] for chunk in chunks())
+        for name, count in lengths.items():
+            taken, rest = take(rest, count)
+            yield name, {"tokens": count}, taken
+
+    vocabulary = {
         "unit": unit,
         "vocab_size": len(symbols),
         "vocabulary": [chr(symbol) for symbol in symbols] if unit == "character" else symbols.tolist(),
-        "splits": parts,
-        "source": source,
     }
-    if whole:
-        meta["partial"] = {"tokens": length, "of": whole}
+    partial = {"partial": {"tokens": length, "of": whole}} if whole else {}
+    return write_splits(folder, vocabulary, parts(), {"source": source, **partial})
+
+
+def write_splits(folder, vocabulary, parts, about):
+    """Write the files of a prepared corpus, meta.json last; returns the meta dict.
+
+    vocabulary, about: what meta.json tells before and after the splits. parts: triples (name of a split, what
+    meta.json tells of it, its tokens as uint16 arrays), each used up before the next is taken.
+    """
+    folder = Path(folder)
+    (folder / "meta.json").unlink(missing_ok=True)
+    splits = {
+        name: {**told, "sha256": write_tokens(folder / f"{name}.bin", tokens)} for name, told, tokens in parts
+    }
+    meta = {"format": FORMAT, "name": folder.name, **vocabulary, "splits": splits, **about}
     write_json(folder / "meta.json", meta)
     return meta
 

@@ -11,6 +11,7 @@ import torch
 
 from config import ROOT, UserError, did_you_mean
 from data.building import FORMAT
+from data.subword import encoding
 from files import hash_of, lock, read_json, shown
 
 
@@ -123,6 +124,8 @@ class Corpus:
 def decode(tokens, meta):
     """The text of a list of tokens; bytes that are no UTF-8 are shown as replacement characters."""
     symbols = [meta["vocabulary"][token] for token in tokens]
+    if meta["unit"] == "token":
+        return "".join(symbols).encode("latin-1").decode(errors="replace")
     return bytes(symbols).decode(errors="replace") if meta["unit"] == "byte" else "".join(symbols)
 
 
@@ -130,8 +133,11 @@ def encode(text, meta):
     """The tokens of a text, as a list; of its UTF-8 bytes where they are the corpus's symbols.
 
     UserError that names every character which the vocabulary lacks. A byte of a file or a command line
-    that was no UTF-8 stands in `text` as Python's surrogateescape has it.
+    that was no UTF-8 stands in `text` as Python's surrogateescape has it; subwords have a replacement
+    character for it, and the name of a special token is a text to them as any other.
     """
+    if meta["unit"] == "token":
+        return encoding(meta).encode_ordinary(text)
     index = {symbol: token for token, symbol in enumerate(meta["vocabulary"])}
     symbols = {character: character for character in text}
     if meta["unit"] == "byte":
@@ -152,13 +158,21 @@ def shown_vocabulary(meta, most=256):
 
 
 def symbol_indices(meta):
-    """{symbol: token}, such that corpora of characters and of bytes can be compared: a byte under 128 is the
-    ASCII character that it encodes, and any other byte no character."""
-    is_byte = meta["unit"] == "byte"
-    return {
-        chr(symbol) if is_byte and symbol < 128 else symbol: token
-        for token, symbol in enumerate(meta["vocabulary"])
-    }
+    """{symbol: token}, such that corpora of characters, bytes and subwords can be compared: a byte under 128 is
+    the ASCII character that it encodes, and any other byte no character; a subword is the text that it
+    encodes, which may be one character, or where it encodes none its byte or bytes."""
+    return {as_text(symbol, meta["unit"]): token for token, symbol in enumerate(meta["vocabulary"])}
+
+
+def as_text(symbol, unit):
+    """A symbol as `symbol_indices` has it."""
+    if unit == "character":
+        return symbol
+    data = bytes([symbol]) if unit == "byte" else symbol.encode("latin-1")
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data[0] if len(data) == 1 else data
 
 
 def batch_tokens(device, vocab_size):

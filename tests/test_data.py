@@ -267,7 +267,8 @@ def test_an_error_half_way_leaves_no_meta(tmp_path):
 
 
 def test_preparing_imports_no_torch():
-    code = "import sys, data.building, data.text_char.prepare; assert 'torch' not in sys.modules"
+    scripts = "data.text_char.prepare, data.shakespeare_bpe.prepare"
+    code = f"import sys, data.building, {scripts}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

@@ -300,13 +300,13 @@ def test_law_4_sigkill_at_random_steps(run, command, tmp_path):
 # Law 5. The run folder is all that passes between train.py and the rest, and it explains itself.
 
 ORDER = (  # upstream to downstream; a room imports only what stands before it
-    *("config", "files", "data.building", "data.download", "data.zipped", "data.corpus"),
+    *("config", "files", "data.building", "data.download", "data.zipped", "data.subword", "data.corpus"),
     *("model", "gpt2", "noise", "diagnose", "machine", "progress", "ranks", "runs", "evaluate"),
     *("sample", "export", "start", "training", "train", "study", "sweep"),
     *("compare", "arms", "collect", "tables", "panels", "figures", "plot", "findings", "report"),
 )
 WITHOUT_TORCH = (
-    *("config", "files", "data.building", "data.download", "data.zipped"),
+    *("config", "files", "data.building", "data.download", "data.zipped", "data.subword"),
     *("progress", "runs", "study", "sweep", "collect", "findings", "report"),
 )
 
@@ -455,6 +455,7 @@ def test_law_6_every_file_of_a_run_is_written_atomically():
         ["data/text_char/prepare.py"],
         ["data/text_char/prepare.py", "none.txt"],
         ["data/shakespeare_char/prepare.py", "--source=none.txt", "--force"],
+        ["data/shakespeare_bpe/prepare.py", "--vocabulary=none.tiktoken"],
     ],
     ids=" ".join,
 )

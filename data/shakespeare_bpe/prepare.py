@@ -1,0 +1,36 @@
+"""tinyshakespeare in GPT-2's BPE, 50,257 tokens; the first 90 % of its characters train, the rest val.
+
+--vocabulary takes them from a rank file of tiktoken, which may hold any byte-level BPE, and needs no network.
+"""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+from config import run_script  # noqa: E402
+from data import building, download, subword  # noqa: E402
+from data.shakespeare_char.prepare import SHA256, SIZE, URLS  # noqa: E402
+
+VOCABULARY = {"--vocabulary": {"metavar": "FILE", "help": "take the tokens from this rank file of tiktoken"}}
+
+
+def main(argv, folder=HERE):
+    arguments = building.options(__doc__, **VOCABULARY).parse_args(argv)
+    vocabulary = arguments.vocabulary and subword.read_vocabulary(arguments.vocabulary)
+    if not arguments.force and subword.prepared(folder, vocabulary):
+        return
+    vocabulary = vocabulary or subword.gpt2_vocabulary()
+    text, origin = download.fetch(URLS, SHA256, folder / "input.txt", arguments.source, SIZE)
+    meta = subword.write_corpus(
+        folder,
+        text.read_text(encoding="utf-8"),
+        vocabulary,
+        source={"from": origin, "sha256": SHA256},
+    )
+    building.describe(folder, meta)
+
+
+if __name__ == "__main__":
+    run_script(main)

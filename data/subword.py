@@ -1,0 +1,145 @@
+"""Corpora of subwords: byte-level BPE as GPT-2 has it, by tiktoken. No torch.
+
+Their meta.json differs from that of characters (data/building.py) in this:
+
+    unit         "token"
+    vocabulary   the bytes of each token, decoded as latin-1: the ranks in their order, then the special ones
+    pattern      the regular expression that cuts a text before the merges
+    special      the special tokens' names; as text they are encoded as any other text is
+    splits       {"train": {"tokens": n, "characters": of the split's text, "sha256": ...}, ...}
+    source       {..., "vocabulary": {"from": file or encoding, "sha256": of its rank file}}
+"""
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from config import UserError
+from data import building
+from files import read_json, shown
+
+# GPT-2's (encoder.py of github.com/openai/gpt-2), the contractions in one group.
+PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+ENDOFTEXT = "<|endoftext|>"
+MOST = (1 << 16) - 1  # ranks: with ENDOFTEXT they fill a uint16
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """tokens: the bytes of each, by rank, without special ones. origin: where they are from."""
+
+    tokens: list
+    origin: str
+
+    @property
+    def sha256(self):
+        """Of the tokens as a rank file."""
+        lines = (b"%s %d\n" % (base64.b64encode(token), rank) for rank, token in enumerate(self.tokens))
+        return hashlib.sha256(b"".join(lines)).hexdigest()
+
+
+def read_vocabulary(path):
+    """The Vocabulary in a rank file of tiktoken: a line a token, its bytes in base64 and its rank.
+
+    tiktoken's own reader would keep a copy by the file's name, and go on using it when the file has changed.
+    UserError unless the ranks are 0, 1, ..., every byte is a token, and there are 65,535 at most.
+    """
+    path, ranks = Path(path), {}
+    if not path.is_file():
+        raise UserError(f"--vocabulary={path}: no such file")
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            token, rank = parse_rank(line, f"--vocabulary={path}, line {number}")
+            if token in ranks:
+                raise UserError(f"--vocabulary={path}, line {number}: {token!r} is there twice")
+            if number > MOST:
+                raise UserError(
+                    f"--vocabulary={path}: more than {MOST:,} tokens, and a corpus has {MOST + 1:,}"
+                )
+            ranks[token] = rank
+    if sorted(ranks.values()) != list(range(len(ranks))):
+        raise UserError(f"--vocabulary={path}: its {len(ranks):,} ranks are not 0, 1, 2 and so on")
+    if missing := [byte for byte in range(256) if bytes([byte]) not in ranks]:
+        raise UserError(
+            f"--vocabulary={path}: {len(missing)} of the 256 single bytes are no tokens, {bytes(missing[:1])!r}"
+            " the first, so that there are texts which it cannot encode"
+        )
+    return Vocabulary(sorted(ranks, key=ranks.get), path.name)
+
+
+def parse_rank(line, where):
+    """(token, rank) of a line of a rank file; UserError that says `where` if it is none."""
+    try:
+        token, rank = line.split()
+        token, rank = base64.b64decode(token, validate=True), int(rank)
+    except ValueError:
+        token = b""
+    if not token:
+        raise UserError(
+            f"{where}: {line.strip()[:40]!r} is not the base64 of a token and its rank, as a rank file of"
+            " tiktoken has them"
+        )
+    return token, rank
+
+
+def gpt2_vocabulary():
+    """GPT-2's Vocabulary, which tiktoken downloads unless TIKTOKEN_CACHE_DIR has it; UserError if it cannot."""
+    import tiktoken
+
+    try:
+        encoding = tiktoken.get_encoding("gpt2")
+    except Exception as error:  # of requests, of the disk, or a wrong hash
+        raise UserError(
+            f"tiktoken could not get GPT-2's vocabulary ({type(error).__name__}): set TIKTOKEN_CACHE_DIR to a"
+            " folder in which it kept it where there was a network, or use"
+            " python data/shakespeare_bpe/prepare.py --vocabulary FILE, with a rank file of tiktoken"
+        ) from None
+    ranks = encoding.n_vocab - len(encoding.special_tokens_set)
+    return Vocabulary([encoding.decode_single_token_bytes(rank) for rank in range(ranks)], "gpt2 of tiktoken")
+
+
+def prepared(folder, vocabulary=None):
+    """Whether a folder holds a corpus prepared with this Vocabulary, None for any; as `building.prepared`."""
+    meta = read_json(Path(folder) / "meta.json")
+    if meta and vocabulary and meta["source"]["vocabulary"]["sha256"] != vocabulary.sha256:
+        there = meta["source"]["vocabulary"]["from"]
+        raise UserError(
+            f"{shown(Path(folder))} holds tokens of another vocabulary, {there}: --force replaces it"
+        )
+    return building.prepared(folder)
+
+
+def write_corpus(folder, text, vocabulary, source, splits=None):
+    """Cut a text into splits by its characters, encode each for itself, and write them as a prepared corpus.
+
+    No token reaches over a boundary. The rest is as `building.write_corpus` has it.
+    """
+    about = {
+        "unit": "token",
+        "vocab_size": len(vocabulary.tokens) + 1,
+        "vocabulary": [*(token.decode("latin-1") for token in vocabulary.tokens), ENDOFTEXT],
+        "pattern": PATTERN,
+        "special": [ENDOFTEXT],
+    }
+
+    def parts():
+        encode, start = encoding(about).encode_ordinary, 0
+        for name, count in building.split_lengths(len(text), splits or building.HALVES).items():
+            tokens = np.array(encode(text[start : start + count]), "<u2")
+            yield name, {"tokens": len(tokens), "characters": count}, [tokens]
+            start += count
+
+    origin = {"vocabulary": {"from": vocabulary.origin, "sha256": vocabulary.sha256}}
+    return building.write_splits(folder, about, parts(), {"source": {**source, **origin}})
+
+
+def encoding(meta):
+    """The tiktoken.Encoding of a corpus of this meta; it knows no special tokens, since no text has them."""
+    import tiktoken
+
+    ranked = meta["vocabulary"][: -len(meta["special"])]
+    ranks = {symbol.encode("latin-1"): rank for rank, symbol in enumerate(ranked)}
+    return tiktoken.Encoding("of a corpus", pat_str=meta["pattern"], mergeable_ranks=ranks, special_tokens={})
