@@ -164,7 +164,7 @@ def test_the_model_card_says_what_the_model_is(exported):
         f"| parameters | {GPT.from_weights(best['model']).parameter_count():,} |",
         "2 layers, 2 heads, width 16, context 16; without biases",
         f"the best ones of the run, after {best['iter']} iterations of 128 tokens",
-        f"{best['val_loss']:.4f} nats a character",
+        f"{best['val_loss']:.4f} nats, ",
         "`noise_sigma=0.01`",
         "| seed | 4 |",
         f"| {about['versions']['revision'] or 'unknown'} |",
@@ -472,7 +472,7 @@ def test_an_export_takes_an_exports_place_and_no_other(run, tmp_path, capsys):
     export.main([str(source), str(folder)])
     assert f"{folder}: the weights of {source}/last.pt, since there is no best.pt;" in capsys.readouterr().out
     assert "the last ones of the run, after 5 iterations" in (folder / "README.md").read_text()
-    assert f"{evaluated(source, 5):.4f} nats a character" in (folder / "README.md").read_text()
+    assert f"{evaluated(source, 5):.4f} nats, " in (folder / "README.md").read_text()
     second = gpt2.read(folder)[0].state_dict()
     assert all(torch.equal(second[name], value) for name, value in checkpoint(source)["model"]["state"].items())
 

@@ -98,7 +98,8 @@ def test_it_returns_the_l1_norm_and_draws_from_a_stream_of_its_own():
 def begun(command, **knobs):
     """A Training of a run that starts from weights, as it is before its first step."""
     config = load(command("new", **knobs))
-    return train.Training(config, Corpus(config.dataset), Machine.choose(config), read_source(config))
+    corpus = Corpus(config.dataset)
+    return train.Training(config, corpus, Machine.choose(config), read_source(config, corpus.meta))
 
 
 def test_a_run_perturbs_the_pretrained_weights_before_its_first_step(run, command):
