@@ -270,8 +270,9 @@ def instead(studies):
 
 def advice(studies):
     """What the verdicts amount to for someone who trains; the words follow from the counts."""
-    rows = [(study, name, row) for study in studies for name, row in study.rows().items()]
-    noise = [row for study, _, row in rows if study.name not in NO_EFFECT and adds_gradient_noise_alone(row)]
+    judging = [study for study in studies if study.name not in NOT_JUDGING]
+    rows = [(study, name, row) for study in judging for name, row in study.rows().items()]
+    noise = [row for _, _, row in rows if adds_gradient_noise_alone(row)]
     counts = collections.Counter(next(w for w in (*WORDS, "") if verdict(*row).startswith(w)) for row in noise)
     better, worse, unresolved, rest = (counts[word] for word in (*WORDS, ""))
     summary = (
@@ -297,7 +298,7 @@ def advice(studies):
 
 
 WORDS = ("better", "worse", "not resolved")
-NO_EFFECT = ("aa_control",)  # studies whose noise is there to be too small
+NOT_JUDGING = ("aa_control", "tuning", "sgd_rates")  # too little noise to be felt; seeds to choose by
 
 
 def adds_gradient_noise_alone(row):

@@ -14,7 +14,7 @@ _optimizers = {
     "adamw_beta2_0.95": dict(beta2=0.95),
     "adamw_beta2_0.999": dict(beta2=0.999),
     "adam": dict(optimizer="adam", weight_decay=0.0),
-    "sgd": dict(optimizer="sgd", weight_decay=0.0, learning_rate=1.0, min_lr=0.1),
+    "sgd": dict(optimizer="sgd", weight_decay=0.0, learning_rate=0.3, min_lr=0.03),
 }
 arms = {
     **_optimizers,

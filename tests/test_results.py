@@ -1,0 +1,50 @@
+"""What is written by hand in the study files agrees with the records under results/."""
+
+from pathlib import Path
+
+import pytest
+
+from arms import read_settings
+from config import ROOT
+from study import read_study
+
+RESULTS, CPU = ROOT / "results", [ROOT / "config" / "cpu.py"]
+
+
+def best_rate(study, kind=""):
+    """The learning rate of the lowest mean val loss among the arms of a held-out study, and whether it is an
+    inner one."""
+    (setting,) = read_settings([RESULTS / study / "cpu"])
+    losses = {}
+    for arm in setting.arms:
+        if arm.name.startswith(f"{kind}lr"):
+            values = list(arm.losses("best_val_loss").values())
+            losses[arm.runs[0].config.learning_rate] = sum(values) / len(values)
+    best = min(losses, key=losses.get)
+    return best, min(losses) < best < max(losses)
+
+
+def rate_of(study, arm):
+    runs = read_study(ROOT / "config" / "study" / f"{study}.py", CPU).runs
+    (rate,) = {run.config.learning_rate for run in runs if run.arm == arm}
+    return rate
+
+
+@pytest.mark.parametrize(
+    ("study", "arm", "held_out", "kind"),
+    [
+        *(
+            ("best_against_best", arm, "tuning", f"{arm}_")
+            for arm in ("baseline", "warmup500", "noise_0.1_0.99", "noise_0.01_0.95")
+        ),
+        ("mechanism", "warmup500_tuned", "tuning", "warmup500_"),
+        ("optimizers", "sgd", "sgd_rates", ""),
+        ("optimizers", "sgd+noise", "sgd_rates", ""),
+    ],
+)
+def test_a_tuned_rate_is_the_best_on_seeds_of_its_own_and_an_inner_one(study, arm, held_out, kind):
+    rate, inner = best_rate(held_out, kind)
+    assert rate_of(study, arm) == rate
+    assert inner
+    judged = read_study(ROOT / "config" / "study" / f"{study}.py", CPU).seeds
+    assert not set(judged) & set(read_study(Path(ROOT / "config" / "study" / f"{held_out}.py"), CPU).seeds)
