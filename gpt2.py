@@ -42,12 +42,9 @@ BUFFER = re.compile(r"h\.\d+\.attn\.(masked_)?bias")  # the causal mask, which o
 
 
 def is_model(folder):
-    """Whether a folder is of this format, as far as its files' names tell: one of ours is a run."""
-    folder = Path(folder)
-    if not folder.is_dir() or (folder / "run.json").exists():
-        return False
-    config = read_json(folder / "config.json")
-    return any(folder.glob("*.safetensors")) or (isinstance(config, dict) and "model_type" in config)
+    """Whether a folder holds a model in a format of Hugging Face's: a run's config.json has no model_type."""
+    config = read_json(Path(folder) / "config.json") if Path(folder).is_dir() else None
+    return isinstance(config, dict) and "model_type" in config
 
 
 def read(folder):
