@@ -11,8 +11,8 @@ cache and with the one that it left. The tables are printed, and DIR (out/bench)
 every turn, from which plot.py draws them.
 
     --losses       instead: whether the two loops train alike, max_iters iterations with each of three seeds
-    --profile      instead: a PyTorch profiler trace of train.py's step, DIR/trace.json for chrome://tracing, and
-                   the operations that take longest
+    --profile      instead: the operations of train.py's step that take longest, and a trace by PyTorch's
+                   profiler, DIR/trace.json for chrome://tracing
     --jobs=1,2,4   instead: runs an hour by how many train at once, as sweep.py starts them; DIR/jobs.json
 """
 
@@ -253,7 +253,7 @@ def ingredients(config):
             for point in ("first_moment", "second_moment", "second_moment_mean", "weights", "learning_rate")
         },
     }
-    log, rare = config.log_interval, 10**9  # no iteration that is measured is one of these
+    log, look, rare = config.log_interval, config.diagnose_interval or 100, 10**9  # rare: none that is timed
     return [
         *((name, NOISE | knobs, {}, 1) for name, knobs in noises.items()),
         (f"dropout {rate:g}", {"dropout": rate}, {"dropout": 0.0}, 1),
@@ -261,7 +261,7 @@ def ingredients(config):
         ("clipping", {"grad_clip": config.grad_clip or 1.0}, {"grad_clip": 0.0}, 1),
         (f"logging, every {log} steps", {"log_interval": 1}, {}, log),
         ("diagnosis: its moments", {"diagnose_interval": rare}, {}, 1),
-        ("diagnosis: measured, each step", {"diagnose_interval": 1}, {}, 1),
+        (f"diagnosis: measured, every {look} steps", {"diagnose_interval": 1}, {}, look),
     ]
 
 

@@ -58,7 +58,7 @@ def ratios(above, below):
 
 
 def added(row):
-    """Seconds that an ingredient adds to a step, turn by turn; one that comes every so many steps, its share."""
+    """Seconds that an ingredient adds to a step, turn by turn: its share of one that comes rarely."""
     differences = [a - b for a, b in zip(row["with"], row["without"], strict=True)]
     return [difference / row["every"] for difference in differences]
 
@@ -150,9 +150,9 @@ def loops_table(bench):
     middle, low, high = spread(times)
     records.append({"table": "loops", "name": "ratio", "ratio": middle, "lowest": low, "highest": high})
     notes = [
-        f"Medians over {len(times)} turns, the lowest and the highest; the ratio is turn by turn. The plain loop"
-        " is eager, with AdamW not fused and batches built row by row from the map; it has no noise, input noise"
-        " or diagnosis.",
+        f"Medians over {len(times)} turns, the lowest and the highest; the ratio is turn by turn. The plain"
+        " loop is eager, with AdamW not fused and batches built row by row from the map; it has no noise, input"
+        " noise or diagnosis.",
         "MFU: 6 N + 12 L C T FLOPs a token over the card's dense peak in 16 bits. Peak memory: "
         + ("of the card's allocator" if bench["machine"]["device"].startswith("cuda") else "of a whole process")
         + " in a process of its own.",
@@ -334,7 +334,7 @@ def bench_panel(bench):
         for place, part, (_, _, high) in zip(places, parts, values):
             at = max(high, 0.0) + 0.025 * (right - left)
             axes.text(at, place, part, va="center", size=5.5)
-        axes.set_xlim(left - 0.03 * (right - left), right + 0.27 * (right - left))
+        axes.set_xlim(left - 0.03 * (right - left), right + 0.4 * (right - left))
         axes.set_yticks(places, [row["name"] for row in rows])
         axes.set_ylim(-len(rows) + 0.4, 0.6)
         axes.locator_params(axis="x", nbins=5)

@@ -11,9 +11,9 @@ one begins:
     jobs       bench.py --jobs=1,2,4,8: runs an hour by how many train at once
     runs       as many runs of config/study/table1_shakespeare.py as there is time for, then collect.py
 
-The config files and keys go over those of the paper's size. The folder gets what each part has said (<part>.txt),
-bench.json and jobs.json, which plot.py draws, the compact records of the runs, which plot.py draws too, and
-summary.json: card, versions, date, how each part ended. Started once more it goes on with the runs.
+The config files and keys go over those of the paper's size. The folder gets what each part has said
+(<part>.txt), bench.json, jobs.json and the compact records of the runs, which plot.py draws, and summary.json:
+card, versions, date, how each part ended. Started once more it goes on with the runs, which lie in out/.
 
 Without a card it can be rehearsed:
 
@@ -39,7 +39,8 @@ from train import open_corpus
 
 CONFIG = str(ROOT / "config" / "shakespeare_noise.py")
 STUDY = str(ROOT / "config" / "study" / "table1_shakespeare.py")
-SHARES = {"tests": 0.2, "bench": 0.35, "profile": 0.08, "jobs": 0.2}  # at most; what is left is the runs'
+PYTEST = [sys.executable, "-m", "pytest", "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml")]
+SHARES = {"tests": 0.25, "bench": 0.3, "profile": 0.06, "jobs": 0.2}  # at most; what is left is the runs'
 RESERVE = 0.04  # of the time, to stop the runs and to collect them
 GRACE = 10  # seconds for a part to stop when its time is up
 TIME_IS_UP = 4  # sweep.py's exit status
@@ -117,13 +118,13 @@ def script(name, *words):
 
 def commands(words, machine, out):
     """The parts before the runs."""
-    bench = script("bench.py", CONFIG, *words, f"--out={out}")
+    bench, here = script("bench.py", CONFIG, *words), f"--out={out}"
     numbers = "1,2,4,8" if machine.kind == "cuda" else "1,2"
     return {
-        "tests": [sys.executable, "-m", "pytest", "-m", "cuda", "-rA", "--tb=short", "--rootdir", str(ROOT), str(ROOT / "tests")],
-        "bench": bench,
-        "profile": [*bench, "--profile"],
-        "jobs": [*bench, f"--jobs={numbers}"],
+        "tests": [*PYTEST, "-m", "cuda", "-vv", "--tb=short", str(ROOT / "tests")],
+        "bench": [*bench, here],
+        "profile": [*bench, "--profile"],  # whose trace is too large to keep: it goes to out/bench
+        "jobs": [*bench, f"--jobs={numbers}", here],
     }
 
 
@@ -132,7 +133,7 @@ def sweep_command(words, jobs, seconds):
 
 
 def best_jobs(jobs, seconds):
-    """How many runs at once end most of them within so many seconds, by jobs.json; 1 where that is not known."""
+    """How many runs at once make most of them end within so many seconds, by jobs.json; 1 without it."""
     if not jobs:
         return 1
     ended = {}
