@@ -3,7 +3,9 @@
 import json
 import math
 import shutil
+import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -117,6 +119,9 @@ def test_random_batches_estimate_the_exact_loss_and_change_nothing(parts):
 
 def test_samples_with_and_without_the_cache_are_the_same(parts):
     model = PlainLoop(*parts()).model.eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(10)  # so that a text depends on what is before
     texts = [
         draw(model, torch.zeros((1, 1), dtype=torch.int64), 15, [torch.Generator().manual_seed(3)])
         for draw in (GPT.generate, sample_plainly)
@@ -360,12 +365,8 @@ def test_steps_a_second_are_those_of_the_log(run, parts):
         for at, rate in ((0, 9), (2, 5), (4, 10), (6, 20), (8, 9))
     ]
     (folder / "log.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
-
-    class Run:
-        config = parts(gradient_accumulation_steps=1)[0]
-
-    Run.folder = folder
-    assert bench.rate(Run, 2, 6) == pytest.approx(4 / (2 / 10 + 2 / 20))
+    some_run = SimpleNamespace(config=parts(gradient_accumulation_steps=1)[0], folder=folder)
+    assert bench.rate(some_run, 2, 6) == pytest.approx(4 / (2 / 10 + 2 / 20))
 
 
 # The other measurements.
@@ -387,10 +388,15 @@ def test_losses_of_both_loops_are_set_side_by_side(small, capsys):
     assert any(line.startswith("val loss at the end") for line in lines)
 
 
-def test_a_run_that_fails_is_told(small, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "LENGTH", -1)
-    with pytest.raises(UserError, match="max_iters"):
-        bench.main([small, "--jobs=1"])
+def test_a_run_that_ends_too_early_is_told_by_its_own_words(tmp_path):
+    run = SimpleNamespace(folder=tmp_path / "seed1")
+    (tmp_path / "seed1.txt").write_text("begun\nerror: no memory\n")
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    with pytest.raises(UserError, match="a run of 1 ended: error: no memory"):
+        bench.wait_for([run], [process], SimpleNamespace(caught=0), 5)
+    with pytest.raises(SystemExit, match="143"):
+        bench.wait_for([run], [process], SimpleNamespace(caught=15), 5)
 
 
 # gpu.py
