@@ -4,7 +4,7 @@
     python bench.py config/shakespeare_noise.py config/cpu.py
 
 Everything is measured in turns within one process, warmed up and synchronised, so that what else the machine
-does meets all alike: a step of the plain loop (plain.py says what it is) and of train.py as the configuration
+does meets all alike: a step of the plain loop (loops.py says what it is) and of train.py as the configuration
 has it; a step with and without each kind of noise, dropout, augmentation, clipping, logging and diagnosis;
 evaluations, checkpoints and samples. In processes of their own: peak memory, and compilation with an empty
 cache and with the one that it left. The tables are printed, and DIR (out/bench) gets bench.json, the seconds of
@@ -19,13 +19,8 @@ every turn, from which plot.py draws them.
 import contextlib
 import dataclasses
 import gc
-import itertools
-import json
-import math
 import os
 import re
-import subprocess
-import sys
 import tempfile
 import time
 from datetime import UTC, datetime
@@ -35,29 +30,22 @@ from statistics import mean, stdev
 import numpy as np
 import torch
 
-import sweep
 import train
 import training
-from config import ROOT, UserError, load, run_script, settle
+from config import UserError, load, run_script, settle
 from costs import NAMES, plain_text, tables_of
 from evaluate import mean_loss
 from files import write_json
+from loops import EVAL_BATCHES, LOOPS, TURNS, OurLoop, clock, in_turns, sample_plainly, steps, steps_in_turns
 from machine import Machine, versions
 from model import GPT
-from plain import EVAL_BATCHES, PlainLoop, sample_plainly
-from progress import Signals
-from runs import RunFolder, corpus_title, read_log
-from study import PlannedRun
+from processes import runs_at_once, started
+from runs import RunFolder, corpus_title
 from tables import Table
 
-TURNS = 7  # of steps, after one that warms up
 LONG_TURNS = 3  # of what takes long: evaluations, samples
-TURN = 0.15  # seconds that a turn of steps is to take
-MOST_STEPS = 50  # a turn
-LENGTH = 100_000  # iterations, more than are measured of any run
 SEEDS = 3  # that --losses trains
 TOP = 12  # operations that --profile prints
-SLICE = 15  # seconds at most that --jobs measures, of runs that train already
 
 
 def main(argv):
@@ -143,79 +131,6 @@ def measure(config, words, corpus, machine, out):
         print(plain_text(table))
 
 
-# The loops and their turns.
-
-
-class OurLoop:
-    """train.py's own step, for up to LENGTH iterations of whatever length the run is.
-
-    folder: of a run, into which it logs as train.py does; None for no log. rehearsed: seconds that compiling
-    took, two forward and backward passes with it; None where nothing is compiled.
-    """
-
-    def __init__(self, config, corpus, machine, folder=None):
-        self.config, self.machine, self.folder, self.rehearsed = config, machine, folder, None
-        self.training = t = training.Training(config, corpus, machine)
-        self.model = t.model
-        t.trace = torch.full((LENGTH, 4), math.nan, device=machine.device)
-        if machine.compile:
-            self.rehearsed = clock(lambda: train.rehearse(t), machine)
-
-    def train_step(self):
-        t = self.training
-        training.train_step(t)
-        if self.folder and (t.step - 1) % t.config.log_interval == 0:
-            train.log(t, self.folder)
-        return t.trace[t.step - 1, 0]
-
-
-LOOPS = {"plain": PlainLoop, "ours": OurLoop}
-
-
-def clock(work, machine):
-    """Seconds that `work` takes, on the device too."""
-    machine.synchronize()
-    began = time.perf_counter()
-    work()
-    machine.synchronize()
-    return time.perf_counter() - began
-
-
-def in_turns(works, turns, machine):
-    """{name: the seconds of each turn} of functions called in turns, the other way round every second time.
-
-    The first turn warms up, and does not count.
-    """
-    seconds = {name: [] for name in works}
-    for turn in range(turns + 1):
-        for name in list(works)[:: 1 if turn % 2 else -1]:
-            took = clock(works[name], machine)
-            if turn:
-                seconds[name].append(took)
-    return seconds
-
-
-def steps_in_turns(loops, machine):
-    """{name: the seconds a step of each turn} of loops; each takes as many steps a turn as fill TURN seconds,
-    MOST_STEPS and a twentieth of its run at most."""
-    counts = {}
-    for name, loop in loops.items():
-        loop.train_step()
-        second = clock(loop.train_step, machine)
-        counts[name] = max(1, min(int(TURN / second), MOST_STEPS, loop.config.max_iters // 20))
-    works = {name: steps(loop, counts[name]) for name, loop in loops.items()}
-    seconds = in_turns(works, TURNS, machine)
-    return {name: [second / counts[name] for second in seconds[name]] for name in loops}
-
-
-def steps(loop, count):
-    def work():
-        for _ in range(count):
-            loop.train_step()
-
-    return work
-
-
 def measure_loops(loops, machine):
     seconds = steps_in_turns(loops, machine)
     return {name: {"dtype": loop.machine.dtype, "seconds": seconds[name]} for name, loop in loops.items()}
@@ -227,7 +142,7 @@ QUIET = {  # a step without noise, augmentation and diagnosis
     **{"noise_sigma": 0.0, "noise_eta": 0.0, "noise_schedule": "exponential", "noise_draw": "gaussian"},
     **{"noise_scale": "absolute", "noise_where": "all", "noise_point": "gradient"},
     **{"noise_before_clip": False, "noise_anticorrelated": False, "reset_below_sigma": 0.0},
-    **{"input_noise": 0.0, "diagnose_interval": 0, "init_from": None},
+    **{"input_noise": 0.0, "diagnose_interval": 0, "init_from": None, "noisytune_lambda": 0.0},
 }
 NOISE = {
     "noise_sigma": 1e-4,
@@ -341,123 +256,6 @@ def measure_sampling(loop, machine):
     works = {"cached": lambda: sample(GPT.generate), "plain": lambda: sample(sample_plainly)}
     seconds = in_turns(works, LONG_TURNS, machine)
     return {"tokens": size} | {f"{name}_seconds": seconds[name] for name in works}
-
-
-# What is measured in processes of their own.
-
-
-def started(name, words, machine):
-    """Peak memory of a loop, and how long its compilation takes: with nothing cached, and once more."""
-    with tempfile.TemporaryDirectory() as cache:
-        cold = start(name, words, cache)
-        kept = start(name, words, cache) if cold["compile_seconds"] is not None else cold
-    seconds = {
-        f"compile_{label}_seconds": found["compile_seconds"]
-        for label, found in (("cold", cold), ("kept", kept))
-    }
-    return {"peak_memory_bytes": cold["peak_memory_bytes"], **seconds}
-
-
-def start(name, words, cache):
-    """What `begin` finds in a new process; UserError with its last line where it fails."""
-    code = "import sys, bench; bench.begin(sys.argv[1], sys.argv[2:])"
-    process = subprocess.run(
-        [sys.executable, "-P", "-c", code, name, *words],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "TORCHINDUCTOR_CACHE_DIR": cache},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if process.returncode:
-        said = process.stderr.strip().splitlines() or ["it said nothing"]
-        raise UserError(f"a process of its own for the {name} loop failed: {said[-1]}")
-    return json.loads(process.stdout.splitlines()[-1])
-
-
-def begin(name, words):
-    """Begin a loop in this process, take three steps and an evaluation, and print what that took, as JSON."""
-    config = load(words)
-    machine = Machine.choose(config)
-    corpus = train.open_corpus(config, machine)
-    loop = LOOPS[name](config, corpus, machine)
-    for _ in range(3):
-        loop.train_step()
-    mean_loss(loop.model, itertools.islice(corpus.windows("val", config.block_size), 1))
-    found = {"compile_seconds": None, "peak_memory_bytes": machine.peak_memory()}
-    if loop.model.compiled:
-        found["compile_seconds"] = loop.rehearsed - 2 * clock(
-            lambda: training.accumulate(loop.training), machine
-        )
-    print(json.dumps(found))
-
-
-def runs_at_once(config, words, machine, numbers):
-    """[{jobs, steps_per_second of each of them}]: runs that train at once, by equal slices of each."""
-    rows = []
-    for jobs in numbers:
-        with tempfile.TemporaryDirectory() as folder:
-            runs = [endless(config, words, Path(folder), seed) for seed in range(1, jobs + 1)]
-            rows.append({"jobs": jobs, "steps_per_second": rates(runs)})
-        print(f"{jobs} at once: measured", flush=True)
-    return rows
-
-
-def endless(config, words, folder, seed):
-    """A run like that of the configuration, which goes on until it is stopped and evaluates once."""
-    rare, place = LENGTH, folder / f"seed{seed}"
-    knobs = {"seed": seed, "out_dir": place, "max_iters": rare, "lr_decay_iters": config.lr_decay_iters}
-    knobs |= {"noise_steps": config.noise_steps, "eval_interval": rare, "checkpoint_interval": rare}
-    knobs |= {
-        "min_lr": config.min_lr,
-        "eval_tokens": 1,
-        "eval_train_tokens": 1,
-        "sample_tokens": 0,
-        "plot": False,
-    }
-    kept = [word for word in words if not word.startswith(tuple(f"--{name}=" for name in knobs))]
-    own = [*kept, *(f"--{name}={value}" for name, value in knobs.items())]
-    return PlannedRun("run", seed, own, load(own))
-
-
-def rates(runs):
-    """Steps a second of each of some runs that train at once, each over an equal slice of its iterations."""
-    config = runs[0].config
-    slice_of = max(2 * config.log_interval, config.lr_decay_iters // 20)
-    with Signals("stopping") as signals:
-        processes = [sweep.start(run, len(runs)) for run in runs]
-        try:
-            begun = wait_for(runs, processes, signals, 2 * config.log_interval)
-            done = wait_for(runs, processes, signals, slice_of, begun, time.monotonic() + SLICE)
-        finally:
-            for process in processes:
-                process.kill()
-                process.wait()
-    return [rate(run, *span) for run, span in zip(runs, zip(begun, done))]
-
-
-def wait_for(runs, processes, signals, count, since=None, until=math.inf):
-    """The iteration that each run has logged once all have logged `count` more than `since`, their start if it
-    is None; or at the time `until`, once each has logged some more. UserError where one has ended."""
-    since = since or [0] * len(runs)
-    while True:
-        now = [sweep.reached(run) for run in runs]
-        least = min(b - a for a, b in zip(since, now))
-        if least >= count or (least and time.monotonic() > until):
-            return now
-        if signals.caught:
-            raise SystemExit(128 + signals.caught)
-        for run, process in zip(runs, processes):
-            if process.poll() is not None:
-                raise UserError(f"a run of {len(runs)} ended: {sweep.last_line(sweep.output_of(run))}")
-        time.sleep(sweep.POLL)
-
-
-def rate(run, first, last):
-    """Steps a second of a run between two logged iterations, by its log."""
-    seconds, at = 0.0, first
-    for event in read_log(run.folder)[0]:
-        if event["kind"] == "train" and first < event["iter"] <= last:
-            seconds += (event["iter"] - at) * run.config.tokens_per_iter / event["tokens_per_second"]
-            at = event["iter"]
-    return (last - first) / seconds
 
 
 # In place of the tables.

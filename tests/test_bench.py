@@ -15,13 +15,15 @@ import bench
 import costs
 import gpu
 import plot
+import processes
+import train
 import training
 from config import ROOT, UserError, load, settle
 from evaluate import mean_loss
 from files import read_json, write_json
+from loops import LOOPS, TURNS, OurLoop, PlainLoop, in_turns, sample_plainly
 from machine import Machine
 from model import GPT
-from plain import PlainLoop, sample_plainly
 from tables import comma_separated, markdown
 
 SMALL = """
@@ -48,7 +50,7 @@ def parts(command):
 
     def build(**knobs):
         config = load(command(**knobs))
-        return config, bench.train.open_corpus(config, machine := Machine.choose(config)), machine
+        return config, train.open_corpus(config, machine := Machine.choose(config)), machine
 
     return build
 
@@ -79,7 +81,7 @@ def test_the_plain_loop_draws_its_batches_from_the_map(parts):
 
 def test_both_loops_begin_alike_and_train_alike(parts):
     setting = parts(max_iters=60, noise_sigma=0.0, gradient_accumulation_steps=1, dropout=0.0, n_embd=32)
-    plain, ours = (kind(*setting) for kind in bench.LOOPS.values())
+    plain, ours = (kind(*setting) for kind in LOOPS.values())
     for one, other in zip(plain.model.parameters(), ours.model.parameters(), strict=True):
         assert torch.equal(one, other)
     losses = [[float(loop.train_step()) for _ in range(60)] for loop in (plain, ours)]
@@ -162,7 +164,7 @@ def test_every_ingredient_differs_from_its_absence_by_what_it_says(parts):
 def test_noise_is_drawn_where_it_is_measured(parts, name):
     config, corpus, machine = parts()
     ((_, knobs, _, _),) = [row for row in bench.ingredients(config) if row[0].endswith(name)]
-    loop = bench.OurLoop(settle(vars(config) | bench.QUIET | knobs), corpus, machine)
+    loop = OurLoop(settle(vars(config) | bench.QUIET | knobs), corpus, machine)
     for _ in range(20):  # more than the run's own length
         loop.train_step()
     norms = loop.training.trace[1:20, 2]
@@ -174,7 +176,7 @@ def test_noise_is_drawn_where_it_is_measured(parts, name):
 def test_logging_is_measured_by_logging(parts, tmp_path):
     config, corpus, machine = parts(log_interval=2)
     with bench.run_folder(tmp_path / "here") as folder:
-        loop = bench.OurLoop(config, corpus, machine, folder)
+        loop = OurLoop(config, corpus, machine, folder)
         for _ in range(5):
             loop.train_step()
         lines = (folder.path / "log.jsonl").read_text().splitlines()
@@ -185,7 +187,7 @@ def test_logging_is_measured_by_logging(parts, tmp_path):
 def test_turns_are_taken_in_both_orders_and_the_first_does_not_count(parts):
     _, _, machine = parts()
     called = []
-    seconds = bench.in_turns({name: lambda name=name: called.append(name) for name in "ab"}, 3, machine)
+    seconds = in_turns({name: lambda name=name: called.append(name) for name in "ab"}, 3, machine)
     assert "".join(called) == "baabbaab"[::-1] or "".join(called) == "baabbaab"
     assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
 
@@ -223,12 +225,12 @@ def test_a_measurement_is_whole(rehearsed):
     found = read_json(rehearsed / "bench.json")
     assert {"machine", "versions", "config", "corpus", "parameters", "began"} <= found.keys()
     for loop, dtype in (("plain", "float32"), ("ours", found["machine"]["dtype"])):
-        assert (len(found["loops"][loop]["seconds"]), found["loops"][loop]["dtype"]) == (bench.TURNS, dtype)
+        assert (len(found["loops"][loop]["seconds"]), found["loops"][loop]["dtype"]) == (TURNS, dtype)
         assert found["started"][loop]["peak_memory_bytes"] > 1e7
         assert found["started"][loop]["compile_cold_seconds"] is None, "nothing is compiled on a CPU"
     wanted = [row[0] for row in bench.ingredients(settle(found["config"]))]
     assert [row["name"] for row in found["ingredients"]] == wanted
-    assert all(len(row[side]) == bench.TURNS for row in found["ingredients"] for side in ("with", "without"))
+    assert all(len(row[side]) == TURNS for row in found["ingredients"] for side in ("with", "without"))
     look = found["evaluation"]
     assert (look["exact_tokens"], look["random_batches"], look["wanted_batches"]) == (512, 8, 200)
     assert found["sampling"]["tokens"] == 16
@@ -366,7 +368,7 @@ def test_steps_a_second_are_those_of_the_log(run, parts):
     ]
     (folder / "log.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     some_run = SimpleNamespace(config=parts(gradient_accumulation_steps=1)[0], folder=folder)
-    assert bench.rate(some_run, 2, 6) == pytest.approx(4 / (2 / 10 + 2 / 20))
+    assert processes.rate(some_run, 2, 6) == pytest.approx(4 / (2 / 10 + 2 / 20))
 
 
 # The other measurements.
@@ -394,9 +396,9 @@ def test_a_run_that_ends_too_early_is_told_by_its_own_words(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     with pytest.raises(UserError, match="a run of 1 ended: error: no memory"):
-        bench.wait_for([run], [process], SimpleNamespace(caught=0), 5)
+        processes.wait_for([run], [process], SimpleNamespace(caught=0), 5)
     with pytest.raises(SystemExit, match="143"):
-        bench.wait_for([run], [process], SimpleNamespace(caught=15), 5)
+        processes.wait_for([run], [process], SimpleNamespace(caught=15), 5)
 
 
 # gpu.py

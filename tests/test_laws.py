@@ -302,10 +302,10 @@ def test_law_4_sigkill_at_random_steps(run, command, tmp_path):
 ORDER = (  # upstream to downstream; a room imports only what stands before it
     *("config", "files", "data.building", "data.download", "data.zipped", "data.subword", "data.corpus"),
     *("model", "gpt2", "noise", "diagnose", "machine", "progress", "ranks", "runs", "evaluate"),
-    *("sample", "export", "start", "training", "plain", "train", "study", "sweep"),
+    *("sample", "export", "start", "training", "train", "loops", "study", "sweep"),
     *("compare", "arms", "collect", "tables", "panels", "figures", "costs", "plot", "findings", "report"),
 )
-MEASURING = ("bench", "gpu")  # after all, of every room, and no room's
+MEASURING = ("processes", "bench", "gpu")  # after all, of every room, and no room's
 WITHOUT_TORCH = (
     *("config", "files", "data.building", "data.download", "data.zipped", "data.subword"),
     *("progress", "runs", "study", "sweep", "collect", "costs", "findings", "report"),

@@ -1,22 +1,29 @@
-"""The plain loop, that people write: what bench.py measures train.py against.
+"""The two loops that bench.py measures against each other, and how they take turns.
 
-It trains the same model from the same initial weights, eagerly, with AdamW not fused, in the usual precision:
-on CUDA under autocast to bfloat16 (float16 with a scaler where the card has none), elsewhere in float32. It
-builds each batch from the memory map, one row after the other, evaluates on random batches, and samples with
-the whole context computed anew for each token.
+The plain loop is the one that people write. It trains the same model from the same initial weights, eagerly,
+with AdamW not fused, in the usual precision: on CUDA under autocast to bfloat16 (float16 with a scaler where
+the card has none), elsewhere in float32. It builds each batch from the memory map, one row after the other,
+evaluates on random batches, and samples with the whole context computed anew for each token.
 """
 
 import contextlib
+import math
+import time
 from dataclasses import replace
 
 import numpy as np
 import torch
 
+import train
 import training
 from machine import best_dtype
 from model import GPT, choose
 from noise import stream_seed
 
+TURNS = 7  # of steps, after one that warms up
+TURN = 0.15  # seconds that a turn of steps is to take
+MOST_STEPS = 50  # a turn
+LENGTH = 100_000  # iterations, more than are measured of any run
 EVAL_BATCHES = 200  # random ones of each of two splits, an evaluation: nanoGPT's eval_iters, and the paper's
 
 
@@ -90,3 +97,76 @@ def sample_plainly(model, idx, length, generators):
         token = choose(model(idx)[0][:, -1], generators, 1.0, None)
         idx = torch.cat((idx, token.to(idx.device)), dim=1)
     return idx
+
+
+class OurLoop:
+    """train.py's own step, for up to LENGTH iterations of whatever length the run is.
+
+    folder: of a run, into which it logs as train.py does; None for no log. rehearsed: seconds that compiling
+    took, two forward and backward passes with it; None where nothing is compiled.
+    """
+
+    def __init__(self, config, corpus, machine, folder=None):
+        self.config, self.machine, self.folder, self.rehearsed = config, machine, folder, None
+        self.training = t = training.Training(config, corpus, machine)
+        self.model = t.model
+        t.trace = torch.full((LENGTH, 4), math.nan, device=machine.device)
+        if machine.compile:
+            self.rehearsed = clock(lambda: train.rehearse(t), machine)
+
+    def train_step(self):
+        t = self.training
+        training.train_step(t)
+        if self.folder and (t.step - 1) % t.config.log_interval == 0:
+            train.log(t, self.folder)
+        return t.trace[t.step - 1, 0]
+
+
+LOOPS = {"plain": PlainLoop, "ours": OurLoop}
+
+
+# Turns.
+
+
+def clock(work, machine):
+    """Seconds that `work` takes, on the device too."""
+    machine.synchronize()
+    began = time.perf_counter()
+    work()
+    machine.synchronize()
+    return time.perf_counter() - began
+
+
+def in_turns(works, turns, machine):
+    """{name: the seconds of each turn} of functions called in turns, the other way round every second time.
+
+    The first turn warms up, and does not count.
+    """
+    seconds = {name: [] for name in works}
+    for turn in range(turns + 1):
+        for name in list(works)[:: 1 if turn % 2 else -1]:
+            took = clock(works[name], machine)
+            if turn:
+                seconds[name].append(took)
+    return seconds
+
+
+def steps_in_turns(loops, machine):
+    """{name: the seconds a step of each turn} of loops; each takes as many steps a turn as fill TURN seconds,
+    MOST_STEPS and a twentieth of its run at most."""
+    counts = {}
+    for name, loop in loops.items():
+        loop.train_step()
+        second = clock(loop.train_step, machine)
+        counts[name] = max(1, min(int(TURN / second), MOST_STEPS, loop.config.max_iters // 20))
+    works = {name: steps(loop, counts[name]) for name, loop in loops.items()}
+    seconds = in_turns(works, TURNS, machine)
+    return {name: [second / counts[name] for second in seconds[name]] for name in loops}
+
+
+def steps(loop, count):
+    def work():
+        for _ in range(count):
+            loop.train_step()
+
+    return work
