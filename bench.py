@@ -1,185 +1,330 @@
-"""What a training step costs: train.py's against a plain loop, and whether the two train alike; and sampling.
+"""What a training step costs: train.py's against a plain loop, and what each ingredient adds to it.
 
-    python bench.py config/shakespeare_baseline.py config/cpu.py --max_iters=300
+    python bench.py [config files] [--key=value] [--out=DIR]
+    python bench.py config/shakespeare_noise.py config/cpu.py
 
-The plain loop trains the same model from the same initial weights, eagerly in float32, with AdamW not
-fused, and builds each batch from the memory map, one row after the other. Both train max_iters iterations
-with each of three seeds, taking turns in one process, so that what else the machine does meets both alike.
+Everything is measured in turns within one process, warmed up and synchronised, so that what else the machine
+does meets all alike: a step of the plain loop (loops.py says what it is) and of train.py as the configuration
+has it; a step with and without each kind of noise, dropout, augmentation, clipping, logging and diagnosis;
+evaluations, checkpoints and samples. In processes of their own: peak memory, and compilation with an empty
+cache and with the one that it left. The tables are printed, and DIR (out/bench) gets bench.json, the seconds of
+every turn, from which plot.py draws them.
 
-Sampling is one text, from one token to a full context, as sample.py draws it and with the whole context
-computed anew for each token.
+    --losses       instead: whether the two loops train alike, max_iters iterations with each of three seeds
+    --profile      instead: the operations of train.py's step that take longest, and a trace by PyTorch's
+                   profiler, DIR/trace.json for chrome://tracing
+    --jobs=1,2,4   instead: runs an hour by how many train at once, as sweep.py starts them; DIR/jobs.json
 """
 
+import contextlib
 import dataclasses
+import gc
+import os
+import re
+import tempfile
 import time
-from statistics import mean, median, stdev
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import mean, stdev
 
 import numpy as np
 import torch
 
 import train
 import training
-from config import UserError, load, run_script
+from config import UserError, load, run_script, settle
+from costs import NAMES, plain_text, tables_of
 from evaluate import mean_loss
-from machine import Machine
-from model import GPT, choose
-from noise import stream_seed
-from runs import corpus_title
+from files import write_json
+from loops import EVAL_BATCHES, LOOPS, TURNS, OurLoop, clock, in_turns, sample_plainly, steps, steps_in_turns
+from machine import Machine, versions
+from model import GPT
+from processes import runs_at_once, started
+from runs import RunFolder, corpus_title
+from tables import Table
 
-SEEDS = 3
-TURNS = 10  # at most, a seed
+LONG_TURNS = 3  # of what takes long: evaluations, samples
+SEEDS = 3  # that --losses trains
+TOP = 12  # operations that --profile prints
 
 
 def main(argv):
     if "--help" in argv or "-h" in argv:
         print(__doc__)
         return 0
-    config = load(argv)
-    if config.max_iters < 2:
-        raise UserError("bench.py wants max_iters of 2 or more: the first turn warms up")
+    options, words = read_options(argv)
+    config = load(words)
     machine = Machine.choose(config)
     corpus = train.open_corpus(config, machine)
-    turns = np.diff(np.linspace(0, config.max_iters, min(TURNS, config.max_iters) + 1).astype(int)).tolist()
-    loops = {"plain loop": PlainLoop, "train.py": OurLoop}
-    times = {name: [] for name in loops}  # seconds a step, one entry a turn after a seed's first
-    losses = {name: [] for name in loops}  # a list a seed: mean loss of each turn, then the val loss
-    tokens = config.tokens_per_iter
-    print(f"{machine}; {corpus_title(corpus.meta)}, {tokens:,} tokens a step, {len(turns)} turns a seed")
-    if config.noisy:
-        print("the plain loop has no noise: with this config compare the times, not the losses")
-    for seed in range(config.seed, config.seed + SEEDS):
-        seeded = dataclasses.replace(config, seed=seed, data_seed=seed)
-        pair = {name: loop(seeded, corpus, machine) for name, loop in loops.items()}
-        curves = {name: [] for name in loops}
-        for number, steps in enumerate(turns):
-            for name, loop in pair.items():
-                seconds, loss = timed(loop, steps, machine)
-                if number:  # the first turn warms up
-                    times[name].append(seconds)
-                curves[name].append(loss)
-        for name, loop in pair.items():
-            losses[name].append(
-                [*curves[name], mean_loss(loop.model, corpus.windows("val", config.block_size))]
-            )
-    report_times(times, tokens)
-    report_losses(losses, turns)
-    report_sampling(GPT.from_weights(pair["train.py"].model.weights(), machine.device).eval(), machine)
+    out = Path(options.get("out", "out/bench"))
+    print(f"{machine}; {corpus_title(corpus.meta)}, {config.tokens_per_iter:,} tokens a step", flush=True)
+    if "losses" in options:
+        compare_losses(config, corpus, machine)
+    elif "profile" in options:
+        profile(config, corpus, machine, out)
+    elif "jobs" in options:
+        together = {"jobs": runs_at_once(config, words, machine, counts(options["jobs"]))}
+        write_json(out / "jobs.json", about(config, corpus, machine) | together)
+        print(plain_text(tables_of(out)[-1]))
+    else:
+        measure(config, words, corpus, machine, out)
     return 0
 
 
-class PlainLoop:
-    """The loop that people write, as the docstring above says."""
-
-    def __init__(self, config, corpus, machine):
-        self.config, self.device = config, machine.device
-        self.model = GPT.create(
-            training.model_config(config, corpus), stream_seed(config.seed, "init"), machine.device
-        )
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameter_groups(config.weight_decay),
-            lr=config.learning_rate,
-            betas=(config.beta1, config.beta2),
-        )
-        self.generator = torch.Generator().manual_seed(stream_seed(config.seed, "plain loop"))
-        self.path, self.step = corpus.folder / "train.bin", 0
-
-    def batch(self):
-        B, T = self.config.batch_size, self.config.block_size
-        data = np.memmap(self.path, dtype=np.uint16, mode="r")
-        starts = torch.randint(len(data) - T, (B,), generator=self.generator)
-        x = torch.stack([torch.from_numpy(data[i : i + T].astype(np.int64)) for i in starts])
-        y = torch.stack([torch.from_numpy(data[i + 1 : i + 1 + T].astype(np.int64)) for i in starts])
-        return x.to(self.device), y.to(self.device)
-
-    def train_step(self):
-        for group in self.optimizer.param_groups:
-            group["lr"] = train.learning_rate(self.step, self.config)
-        parts, loss = self.config.gradient_accumulation_steps, 0.0
-        for _ in range(parts):
-            part = self.model(*self.batch())[1] / parts
-            part.backward()
-            loss += part.item()
-        if self.config.grad_clip:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        return loss
+def read_options(argv):
+    """({bench.py's own options: their values}, the words that are config.load's)."""
+    options, words = {}, []
+    for word in argv:
+        match = re.fullmatch(r"--(?:(losses|profile)|(out|jobs)=(.+))", word)
+        if match:
+            options[match[1] or match[2]] = match[3]
+        else:
+            words.append(word)
+    if len({"losses", "profile", "jobs"} & set(options)) > 1:
+        raise UserError("--losses, --profile and --jobs are measurements of their own: one at a time")
+    if "jobs" in options:
+        counts(options["jobs"])
+    return options, words
 
 
-class OurLoop:
-    """train.py's own step."""
-
-    def __init__(self, config, corpus, machine):
-        self.training = train.Training(config, corpus, machine)
-        self.model = self.training.model
-        train.rehearse(self.training)
-
-    def train_step(self):
-        train.train_step(self.training)
-        return self.training.trace[self.training.step - 1, 0]
+def counts(text):
+    """The numbers in --jobs=1,2,4."""
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
+        raise UserError(f"--jobs={text} is not a list of numbers from 1 on, such as 1,2,4,8")
+    return [int(number) for number in text.split(",")]
 
 
-def timed(loop, steps, machine):
-    """(seconds a step, mean loss) of `steps` training steps."""
-    synchronize(machine)
-    began = time.perf_counter()
-    losses = [loop.train_step() for _ in range(steps)]
-    synchronize(machine)
-    seconds = (time.perf_counter() - began) / steps
-    return seconds, mean(map(float, losses))
+def about(config, corpus, machine):
+    """What was measured, and on what."""
+    model = GPT.empty(training.model_config(config, corpus))
+    return {
+        "began": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine.record(),
+        "versions": versions(),
+        "config": dataclasses.asdict(config),
+        "corpus": corpus_title(corpus.meta),
+        "parameters": model.parameter_count(),
+        "flops_per_token": model.flops_per_token(),
+        "tokens_per_step": config.tokens_per_iter,
+    }
 
 
-def synchronize(machine):
-    if machine.kind != "cpu":
-        getattr(torch, machine.kind).synchronize()
+def measure(config, words, corpus, machine, out):
+    """Measure part by part; after each, bench.json has it, so that what is cut short is not lost."""
+    record = about(config, corpus, machine)
+    loops = {name: kind(config, corpus, machine) for name, kind in LOOPS.items()}
+    parts = {
+        "loops": lambda: measure_loops(loops, machine),
+        "evaluation": lambda: measure_evaluation(loops, machine),
+        "checkpoint": lambda: measure_checkpoint(loops["ours"], out),
+        "sampling": lambda: measure_sampling(loops["ours"], machine),
+        "started": lambda: {name: started(name, words, machine) for name in loops},
+        "ingredients": lambda: measure_ingredients(config, corpus, machine, out),
+    }
+    for name, part in parts.items():
+        began = time.perf_counter()
+        record[name] = part()
+        write_json(out / "bench.json", record)
+        print(f"{name}: measured in {time.perf_counter() - began:.0f} s", flush=True)
+    print()
+    for table in tables_of(out):
+        print(plain_text(table))
 
 
-def report_times(times, tokens):
-    for name, seconds in times.items():
-        print(
-            f"{name:>11}: {median(seconds) * 1e3:8.1f} ms a step (turns from {min(seconds) * 1e3:.1f} to"
-            f" {max(seconds) * 1e3:.1f}), {tokens / median(seconds):9,.0f} tokens/s"
-        )
-    ratios = [a / b for a, b in zip(times["plain loop"], times["train.py"])]
-    print(f"      ratio: {median(ratios):.2f} (turns from {min(ratios):.2f} to {max(ratios):.2f})")
+def measure_loops(loops, machine):
+    seconds = steps_in_turns(loops, machine)
+    return {name: {"dtype": loop.machine.dtype, "seconds": seconds[name]} for name, loop in loops.items()}
 
 
-def report_losses(losses, turns):
-    print(f"mean loss of each turn, mean ± sd over {SEEDS} seeds:")
-    names = [f"to iteration {end:,}" for end in np.cumsum(turns)] + ["val loss at the end"]
-    for row, name in enumerate(names):
-        cells = []
-        for label, curves in losses.items():
-            values = [curve[row] for curve in curves]
-            cells.append(f"{label} {mean(values):.4f} ± {stdev(values):.4f}")
-        print(f"{name:>20}: {', '.join(cells)}")
+# What each ingredient adds.
+
+QUIET = {  # a step without noise, augmentation and diagnosis
+    **{"noise_sigma": 0.0, "noise_eta": 0.0, "noise_schedule": "exponential", "noise_draw": "gaussian"},
+    **{"noise_scale": "absolute", "noise_where": "all", "noise_point": "gradient"},
+    **{"noise_before_clip": False, "noise_anticorrelated": False, "reset_below_sigma": 0.0},
+    **{"input_noise": 0.0, "diagnose_interval": 0, "init_from": None, "noisytune_lambda": 0.0},
+}
+NOISE = {
+    "noise_sigma": 1e-4,
+    "noise_gamma": 0.9999,
+}  # so little that no weight goes astray; the cost is the same
 
 
-@torch.no_grad()
-def sample_plainly(model, idx, length, generators):
-    """`GPT.generate`, but without a cache and no further than a full context."""
-    for _ in range(length):
-        token = choose(model(idx)[0][:, -1], generators, 1.0, None)
-        idx = torch.cat((idx, token.to(idx.device)), dim=1)
-    return idx
+def ingredients(config):
+    """[(name, the knobs of a step with it, those of the step without it, every how many steps it comes)].
+
+    The knobs are beside those of QUIET and of the configuration.
+    """
+    rate = config.dropout or 0.2
+    noises = {
+        "noise: gaussian, exponential": {},
+        "noise: gaussian, inverse": {"noise_schedule": "inverse", "noise_sigma": 0.0, "noise_eta": 1e-8},
+        "noise: gaussian, under its floor": {"noise_gamma": 0.0},
+        **{f"noise: {draw}": {"noise_draw": draw} for draw in ("uniform", "laplace")},
+        **{f"noise: scale {scale}": {"noise_scale": scale} for scale in ("global", "tensor")},
+        "noise: anticorrelated": {"noise_anticorrelated": True},
+        **{
+            f"noise: {point.replace('_', ' ')}": {"noise_point": point}
+            for point in ("first_moment", "second_moment", "second_moment_mean", "weights", "learning_rate")
+        },
+    }
+    log, look, rare = config.log_interval, config.diagnose_interval or 100, 10**9  # rare: none that is timed
+    return [
+        *((name, NOISE | knobs, {}, 1) for name, knobs in noises.items()),
+        (f"dropout {rate:g}", {"dropout": rate}, {"dropout": 0.0}, 1),
+        ("augmentation", {"input_noise": 0.1}, {}, 1),
+        ("clipping", {"grad_clip": config.grad_clip or 1.0}, {"grad_clip": 0.0}, 1),
+        (f"logging, every {log} steps", {"log_interval": 1}, {}, log),
+        ("diagnosis: its moments", {"diagnose_interval": rare}, {}, 1),
+        (f"diagnosis: measured, every {look} steps", {"diagnose_interval": 1}, {}, look),
+    ]
 
 
-def report_sampling(model, machine):
+def measure_ingredients(config, corpus, machine, out):
+    """A row an ingredient that this configuration can have: the seconds of a step with it, and without."""
+
+    def loop(knobs, folder=None):
+        return OurLoop(settle(dataclasses.asdict(config) | QUIET | knobs), corpus, machine, folder)
+
+    rows, plain = [], loop({})
+    with run_folder(out) as folder:
+        for name, knobs, others, every in ingredients(config):
+            try:
+                measured = loop(knobs, folder if "log_interval" in knobs else None)
+            except UserError:  # SGD has no second moment, a batch of one no halves
+                continue
+            pair = {"with": measured, "without": loop(others) if others else plain}
+            row = {"name": name, "knobs": knobs, "others": others, "every": every}
+            rows.append(row | steps_in_turns(pair, machine))
+            del measured, pair
+            gc.collect()
+    return rows
+
+
+@contextlib.contextmanager
+def run_folder(out):
+    """A run folder for a while, on the disk that `out` is on."""
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix="measuring") as path, RunFolder(path) as folder:
+        yield folder
+
+
+# What is done now and then.
+
+
+def measure_evaluation(loops, machine):
+    """Evaluations as train.py has them, and of random batches as the plain loop has them: as many as have about
+    as many tokens, and wanted_batches is how many such scripts take."""
+    t, plain = loops["ours"].training, loops["plain"]
+    windows = t.corpus.windows("val", t.config.block_size, t.config.eval_tokens)
+    tokens = sum(y.numel() for _, y in windows)
+    batches = max(1, min(EVAL_BATCHES, tokens // (t.config.batch_size * t.config.block_size)))
+    works = {
+        "exact": lambda: training.val_loss(t),
+        "train": lambda: training.train_loss(t),
+        "random": lambda: plain.evaluate("val", batches, narrow=False),
+    }
+    if plain.machine.dtype != "float32":
+        works["plain"] = lambda: plain.evaluate("val", batches)
+    seconds = in_turns(works, LONG_TURNS, machine)
+    sizes = {"exact_tokens": tokens, "val_tokens": len(t.corpus.tokens["val"]) - 1}
+    numbers = {"random_batches": batches, "wanted_batches": EVAL_BATCHES}
+    return sizes | numbers | {f"{name}_seconds": seconds[name] for name in works}
+
+
+def measure_checkpoint(loop, out):
+    t = loop.training
+    with run_folder(out) as folder:
+        works = {
+            "seconds": lambda: train.checkpoint(t, folder),
+            "best_seconds": lambda: folder.save("best.pt", {"model": t.model.weights(), **t.best}),
+        }
+        seconds = in_turns(works, TURNS, t.machine)
+        sizes = [(folder.path / name).stat().st_size for name in ("last.pt", "best.pt")]
+    return seconds | dict(zip(("bytes", "best_bytes"), sizes))
+
+
+def measure_sampling(loop, machine):
+    """One text, from one token to a full context, in float32."""
+    model = GPT.from_weights(loop.model.weights(), machine.device).eval()
     size = model.config.block_size
-    loops = {"plain loop": sample_plainly, "sample.py": GPT.generate}
-    rates = {}
-    for name, loop in loops.items():
-        for length in (min(8, size), size):  # the first warms up
-            idx = torch.zeros((1, 1), dtype=torch.int64, device=machine.device)
-            synchronize(machine)
-            began = time.perf_counter()
-            loop(model, idx, length, [torch.Generator().manual_seed(0)])
-            synchronize(machine)
-            rates[name] = length / (time.perf_counter() - began)
-    rows = ", ".join(f"{name} {rate:,.0f} tokens/s" for name, rate in rates.items())
-    ratio = rates["sample.py"] / rates["plain loop"]
-    print(f"sampling {size} tokens in float32: {rows}, ratio {ratio:.1f}")
+
+    def sample(draw):
+        idx = torch.zeros((1, 1), dtype=torch.int64, device=machine.device)
+        draw(model, idx, size, [torch.Generator().manual_seed(0)])
+
+    works = {"cached": lambda: sample(GPT.generate), "plain": lambda: sample(sample_plainly)}
+    seconds = in_turns(works, LONG_TURNS, machine)
+    return {"tokens": size} | {f"{name}_seconds": seconds[name] for name in works}
+
+
+# In place of the tables.
+
+
+def profile(config, corpus, machine, out):
+    """Write a trace of five of train.py's steps, and print what takes longest: kernels on a card, operators
+    elsewhere, each without those that it calls."""
+    from torch.profiler import ProfilerActivity
+
+    loop, count = OurLoop(config, corpus, machine), 5
+    steps(loop, 3)()
+    card = machine.kind == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if card else [])]
+    with torch.profiler.profile(activities=activities) as profiler:
+        clock(steps(loop, count), machine)
+    out.mkdir(parents=True, exist_ok=True)
+    unfinished = out / ".trace.json"
+    profiler.export_chrome_trace(str(unfinished))
+    os.replace(unfinished, out / "trace.json")
+    print(plain_text(top_operations(profiler.key_averages(), count, card)))
+    print(f"written: {out / 'trace.json'}")
+
+
+def top_operations(events, count, card):
+    """The operations that take longest, of a profile of `count` steps."""
+    wanted = "CUDA" if card else "CPU"
+    own = [
+        (event.self_device_time_total if card else event.self_cpu_time_total, event)
+        for event in events
+        if event.device_type.name == wanted and not getattr(event, "is_user_annotation", False)
+    ]
+    total = sum(microseconds for microseconds, _ in own)
+    own.sort(key=lambda pair: -pair[0])
+    rows = [
+        [event.key[:70], f"{us / count / 1e3:.3f}", f"{event.count / count:.1f}", f"{100 * us / total:.1f}"]
+        for us, event in own[:TOP]
+    ]
+    where = "kernels on the card" if card else "operators on the CPU"
+    columns = ["", "ms a step", "calls a step", "%"]
+    return Table(f"The {where} that take longest, of {total / count / 1e3:.1f} ms a step", columns, rows, [])
+
+
+def compare_losses(config, corpus, machine):
+    """Train both loops with each of a few seeds, in turns, and print how their losses differ."""
+    ends = np.linspace(0, config.max_iters, min(10, config.max_iters) + 1).astype(int)
+    losses = {name: [] for name in LOOPS}  # a list a seed: mean loss of each turn, then the val loss
+    if config.noisy:
+        print("the plain loop has no noise: with this configuration the losses are not to be compared")
+    for seed in range(config.seed, config.seed + SEEDS):
+        seeded = dataclasses.replace(config, seed=seed, data_seed=seed)
+        loops = {name: kind(seeded, corpus, machine) for name, kind in LOOPS.items()}
+        curves = {name: [] for name in loops}
+        for count in np.diff(ends):
+            for name, loop in loops.items():
+                curves[name].append(mean([float(loop.train_step()) for _ in range(count)]))
+        for name, loop in loops.items():
+            val = mean_loss(loop.model, corpus.windows("val", config.block_size))
+            losses[name].append([*curves[name], val])
+    print(plain_text(loss_table(losses, ends)))
+
+
+def loss_table(losses, ends):
+    names = [f"mean loss to iteration {end:,}" for end in ends[1:]] + ["val loss at the end"]
+    rows = []
+    for row, name in enumerate(names):
+        values = [[curve[row] for curve in curves] for curves in losses.values()]
+        rows.append([name, *(f"{mean(seeds):.4f} ± {stdev(seeds):.4f}" for seeds in values)])
+    return Table(f"Mean ± sd over {SEEDS} seeds", ["", *(NAMES[name] for name in losses)], rows, [])
 
 
 if __name__ == "__main__":

@@ -96,6 +96,11 @@ class Machine:
         """The gradient scaler: float16 alone needs one, elsewhere it passes everything through."""
         return torch.amp.GradScaler(self.kind, enabled=self.dtype == "float16")
 
+    def synchronize(self):
+        """Wait until the device has done what it was given; a CPU has it done already."""
+        if self.kind != "cpu":
+            getattr(torch, self.kind).synchronize()
+
     def peak_memory(self):
         """Bytes: of the card's allocator on CUDA, of the process elsewhere; None where unknown."""
         if self.kind == "cuda":

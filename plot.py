@@ -20,12 +20,16 @@ For whatever there is it writes, figures as PNG and PDF of column width (3.3 inc
     sensitivity               a map of them over sigma_0 and gamma, where the arms are such a grid
     table1                    losses of every arm beside the paper's Table 1
     comparisons               differences to the baseline, their tests and verdicts
+
+Of a folder into which bench.py has measured, bench.json or jobs.json, it draws `bench`: what each ingredient
+adds to a step, and the tables.
 """
 
 from pathlib import Path
 
 from arms import by, notes, read_settings
 from config import UserError, run_script
+from costs import bench_figure, find_benches, tables_of
 from figures import (
     cost_figure,
     distance_figure,
@@ -36,13 +40,18 @@ from figures import (
     sensitivity_figure,
 )
 from panels import save, save_text
+from runs import find_runs
 from tables import COMPARED, comma_separated, comparison_table, latex, loss_table, markdown
 
 
 def main(argv):
     folders, out = arguments(argv)
-    for together, place in drawings(folders, out):
-        draw(read_settings(together), place)
+    benches, runs = find_benches(folders), find_runs(folders)
+    if runs or not benches:
+        for together, place in drawings(folders, out):
+            draw(read_settings(together), place)
+    for together, place in [(benches, out)] if out and benches else [([b], b / "figures") for b in benches]:
+        draw_benches(together, place)
     return 0
 
 
@@ -67,8 +76,9 @@ def drawings(folders, out):
     studies = [path.parent for folder in folders for path in sorted(folder.glob("*/**/study.json"))]
     if not studies:
         return [(folders, folders[0] / "figures")]
-    paper = by([path for path in studies if path.parent.name.startswith("table1")], lambda path: path.name)
-    joint = [(same, folders[0] / "figures" / size) for size, same in paper.items() if len(same) > 1]
+    paper = [path for path in studies if path.parent.name.startswith("table1")]
+    paper = by(paper, lambda path: (path.parent.parent, path.name))  # results/gpu has its own
+    joint = [(same, place / "figures" / size) for (place, size), same in paper.items() if len(same) > 1]
     loose = [child for folder in folders for child in sorted(folder.iterdir()) if holds_loose_runs(child)]
     return [*joint, *(([folder], folder / "figures") for folder in sorted(studies + loose))]
 
@@ -95,13 +105,23 @@ def draw(settings, out):
         "comparisons": [table for name in COMPARED if (table := comparison_table(settings, name))],
     }
     written = [path for stem, figure in figures.items() for path in save(figure, out / stem)]
-    for stem, of_stem in tables.items():
-        for suffix, form in ((".md", markdown), (".tex", latex), (".csv", comma_separated)):
-            if of_stem:
-                written.append(save_text(out / f"{stem}{suffix}", form(of_stem)))
+    written += [path for stem, of_stem in tables.items() for path in save_tables(of_stem, out / stem)]
     for note in notes(run for setting in settings for arm in setting.arms for run in arm.runs):
         print(note)
     print(f"drawn in {out}: {', '.join(path.name for path in written)}")
+
+
+def draw_benches(folders, out):
+    """Write what bench.py measured into each of some folders."""
+    written = save(bench_figure(folders), out / "bench")
+    written += save_tables([table for folder in folders for table in tables_of(folder)], out / "bench")
+    print(f"drawn in {out}: {', '.join(path.name for path in written)}")
+
+
+def save_tables(tables, stem):
+    """Write tables in three formats, where there are any; returns the paths."""
+    forms = {".md": markdown, ".tex": latex, ".csv": comma_separated}
+    return [save_text(stem.with_suffix(suffix), form(tables)) for suffix, form in forms.items() if tables]
 
 
 if __name__ == "__main__":

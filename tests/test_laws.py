@@ -302,12 +302,13 @@ def test_law_4_sigkill_at_random_steps(run, command, tmp_path):
 ORDER = (  # upstream to downstream; a room imports only what stands before it
     *("config", "files", "data.building", "data.download", "data.zipped", "data.subword", "data.corpus"),
     *("model", "gpt2", "noise", "diagnose", "machine", "progress", "ranks", "runs", "evaluate"),
-    *("sample", "export", "start", "training", "train", "study", "sweep"),
-    *("compare", "arms", "collect", "tables", "panels", "figures", "plot", "findings", "report"),
+    *("sample", "export", "start", "training", "train", "loops", "study", "sweep"),
+    *("compare", "arms", "collect", "tables", "panels", "figures", "costs", "plot", "findings", "report"),
 )
+MEASURING = ("processes", "bench", "gpu")  # after all, of every room, and no room's
 WITHOUT_TORCH = (
     *("config", "files", "data.building", "data.download", "data.zipped", "data.subword"),
-    *("progress", "runs", "study", "sweep", "collect", "findings", "report"),
+    *("progress", "runs", "study", "sweep", "collect", "costs", "findings", "report"),
 )
 
 
@@ -324,10 +325,11 @@ def imports(module):
 
 def test_law_5_nothing_downstream_is_imported_upstream():
     scripts = {path.stem for path in ROOT.glob("*.py")}
-    assert scripts <= set(ORDER) | {"bench"}, "a new room has its place in ORDER"
-    for number, module in enumerate(ORDER):
-        own = {name for name in imports(module) if name in ORDER}
-        assert own <= set(ORDER[:number]), module
+    rooms = ORDER + MEASURING
+    assert scripts <= set(rooms), "a new room has its place in ORDER"
+    for number, module in enumerate(rooms):
+        own = {name for name in imports(module) if name in rooms}
+        assert own <= set(rooms[:number]), module
     for module in ORDER[ORDER.index("study") :]:
         assert not {"train", "model", "noise", "evaluate", "machine"} & set(imports(module)), module
 
@@ -447,6 +449,11 @@ def test_law_6_every_file_of_a_run_is_written_atomically():
         ["plot.py"],
         ["plot.py", "nowhere"],
         ["plot.py", "{tmp}", "--width=3"],
+        ["plot.py", "{tmp}"],
+        ["bench.py", "--jobs=0"],
+        ["bench.py", "--losses", "--profile"],
+        ["gpu.py", "--dataset={corpus}", "--minutes=0"],
+        ["gpu.py", "--dataset={corpus}", "--device=cuda:99"],
         ["evaluate.py", "nowhere"],
         ["sample.py"],
         ["sample.py", "nowhere"],

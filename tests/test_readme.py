@@ -148,7 +148,7 @@ def test_every_file_and_knob_that_the_readme_names_is_there():
     for name in re.findall(r"[\w/-]+\.(?:py|md|png|cff|txt)\b", README):
         assert name.endswith(others) or any((ROOT / place / name).is_file() for place in places), name
     for knob in re.findall(r"--(\w+)=", README):
-        others = (*("source", "vocabulary", "out", "nproc_per_node", "jobs"), *SAMPLE_OPTIONS)
+        others = (*("source", "vocabulary", "out", "nproc_per_node", "jobs", "minutes"), *SAMPLE_OPTIONS)
         others += ("array", "gres", "time")
         assert knob in Config.__dataclass_fields__ or knob in others, knob
 
