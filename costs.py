@@ -184,7 +184,7 @@ def now_and_then_table(bench):
 
     def add(name, seconds, against="", other=None):
         times = ratios(seconds, other) if other else None
-        rows.append([name, *cells(seconds, ".3f"), against, *(cells(times, ".3f") if times else [DASH, DASH])])
+        rows.append([name, *cells(seconds, ".3f"), against, *(cells(times, ".3f") if times else ["", ""])])
         ratio = {"ratio": median(times), "against": against} if times else {}
         middle, low, high = spread(seconds)
         records.append(
@@ -193,7 +193,8 @@ def now_and_then_table(bench):
 
     wanted = look["wanted_batches"]
     random = scaled(look["random_seconds"], wanted / look["random_batches"])
-    add(f"val loss, exact, {look['exact_tokens']:,} tokens, float32", look["exact_seconds"])
+    if look["exact_tokens"] < look["val_tokens"]:
+        add(f"val loss, exact, {look['exact_tokens']:,} tokens, float32", look["exact_seconds"])
     whole = scaled(look["exact_seconds"], look["val_tokens"] / look["exact_tokens"])
     add("val loss, exact, the whole split, float32", whole, f"{wanted} random batches, float32", random)
     add("train loss over its fixed windows, float32", look["train_seconds"])
@@ -204,10 +205,11 @@ def now_and_then_table(bench):
         add(f"checkpoint, {kept['bytes'] / 1e6:.1f} MB", kept["seconds"])
         add(f"best weights, {kept['best_bytes'] / 1e6:.1f} MB", kept["best_seconds"])
     if text := bench.get("sampling"):
-        length = f"sample of {text['tokens']} tokens, float32"
-        add(f"{length}, keys and values kept", text["cached_seconds"], "anew each time", text["plain_seconds"])
+        length, kept = f"sample of {text['tokens']} tokens, float32", "keys and values kept"
+        add(f"{length}, {kept}", text["cached_seconds"])
+        add(f"{length}, all computed anew each time", text["plain_seconds"], kept, text["cached_seconds"])
     columns = ["", "seconds", "turns", "against", "ratio", "turns"]
-    note = f"{wanted} random batches are scaled from {look['random_batches']}."
+    note = f"The ratio is of seconds, turn by turn. {wanted} random batches are scaled from {look['random_batches']}."
     return Table(f"Now and then: {described(bench)}", columns, rows, records, (note,))
 
 

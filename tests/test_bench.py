@@ -247,7 +247,7 @@ def test_it_is_drawn_from_its_file_alone_and_in_the_same_bytes(rehearsed, tmp_pa
         bytes_of = [(tmp_path / place / "figures" / name).read_bytes() for place in ("a", "b")]
         assert bytes_of[0] == bytes_of[1], name
     table = (tmp_path / "a" / "figures" / "bench.md").read_text()
-    for words in ("| plain loop | float32 |", "| noise: laplace |", "val loss, exact", "| ratio |"):
+    for words in ("| plain loop | float32 |", "| noise: laplace |", "| keys and values kept |", "| ratio |"):
         assert words in table
     assert plot.main([str(tmp_path), f"--out={tmp_path / 'both'}"]) == 0
     figure = costs.bench_figure([tmp_path / "a", tmp_path / "b"])
@@ -315,6 +315,20 @@ def test_ratios_are_turn_by_turn_and_costs_are_differences():
     assert costs.mfu(found, "ours") == pytest.approx(16_384 * 70e6 / 0.006 / 989e12)
     record = comma_separated([costs.loops_table(found)]).splitlines()[1]
     assert record.startswith("loops,plain,0.024,0.02,0.03,")
+
+
+def test_what_is_done_now_and_then_is_scaled_and_set_side_by_side():
+    text = {"tokens": 256, "cached_seconds": [0.1, 0.2, 0.1], "plain_seconds": [0.5, 0.6, 0.8]}
+    table = costs.now_and_then_table(made_up(sampling=text))
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert rows["val loss, exact, 1,000 tokens, float32"][0] == "0.200"
+    whole = rows["val loss, exact, the whole split, float32"]
+    assert whole == ["0.800", "0.400 to 0.800", "200 random batches, float32", "0.040", "0.020 to 0.040"]
+    assert rows["200 random batches as the plain loop has them"][0] == "10.000"
+    assert rows["sample of 256 tokens, float32, all computed anew each time"][-2:] == [
+        "5.000",
+        "3.000 to 8.000",
+    ]
 
 
 def test_a_whole_run_is_the_sum_of_its_parts():
