@@ -87,7 +87,7 @@ def described(record):
     machine, threads = record["machine"], ""
     if machine["device"] == "cpu":
         threads = f", {machine['threads']} thread{'s' * (machine['threads'] > 1)}"
-    batch = " × ".join(
+    batch = "\u00a0×\u00a0".join(
         str(record["config"][name])
         for name in ("gradient_accumulation_steps", "batch_size", "block_size")
         if name != "gradient_accumulation_steps" or record["config"][name] > 1
@@ -205,11 +205,11 @@ def now_and_then_table(bench):
         add(f"checkpoint, {kept['bytes'] / 1e6:.1f} MB", kept["seconds"])
         add(f"best weights, {kept['best_bytes'] / 1e6:.1f} MB", kept["best_seconds"])
     if text := bench.get("sampling"):
-        length, kept = f"sample of {text['tokens']} tokens, float32", "keys and values kept"
-        add(f"{length}, {kept}", text["cached_seconds"])
-        add(f"{length}, all computed anew each time", text["plain_seconds"], kept, text["cached_seconds"])
+        length, cache = f"sample of {text['tokens']} tokens, float32", "keys and values kept"
+        add(f"{length}, {cache}", text["cached_seconds"])
+        add(f"{length}, all computed anew each time", text["plain_seconds"], cache, text["cached_seconds"])
     columns = ["", "seconds", "turns", "against", "ratio", "turns"]
-    note = f"The ratio is of seconds, turn by turn. {wanted} random batches are scaled from {look['random_batches']}."
+    note = f"{wanted} random batches are scaled from {look['random_batches']}; ratios are turn by turn."
     return Table(f"Now and then: {described(bench)}", columns, rows, records, (note,))
 
 
