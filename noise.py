@@ -177,7 +177,7 @@ class GradientNoise:
             raise ValueError("the parameters lie on several devices: make one GradientNoise for each")
         self.sigma, self.seed, self.anticorrelated = sigma, seed, anticorrelated
         self.draw, self.scale = DRAWS[draw], SCALES[scale]
-        self._buffer = self._before = None
+        self._buffer = self._before = self._views = None
 
     @torch.no_grad()
     def add_(self, step):
@@ -252,7 +252,7 @@ class GradientNoise:
         sigma = self.sigma(step)
         if sigma >= SIGMA_FLOOR:
             return sigma
-        self._buffer = self._before = None
+        self._buffer = self._before = self._views = None
         return 0.0
 
     def nothing(self):
@@ -278,12 +278,15 @@ class GradientNoise:
 
         They hold until the next call. One draw fills the buffer, so that no two tensors share values.
         """
-        self._buffer = self.drawn(step, self._buffer)
+        buffer = self.drawn(step, self._buffer)
+        if buffer is not self._buffer:
+            pieces = buffer.split([parameter.numel() for parameter in self.parameters])
+            self._views = [piece.view(parameter.shape) for piece, parameter in zip(pieces, self.parameters)]
+        self._buffer = buffer
         if self.anticorrelated:
             self._before = self.drawn(step - 1, self._before)
             self._buffer.sub_(self._before).div_(math.sqrt(2))
-        pieces = self._buffer.split([parameter.numel() for parameter in self.parameters])
-        return [piece.view(parameter.shape) for piece, parameter in zip(pieces, self.parameters)]
+        return self._views
 
     def drawn(self, step, buffer):
         """The draw of (seed, step) for all the parameters, in `buffer` if it is one on their device."""
