@@ -1,9 +1,10 @@
-"""What is written by hand in the study files agrees with the records under results/."""
+"""What is written by hand in the study files agrees with the records under results/, and what ships works."""
 
 from pathlib import Path
 
 import pytest
 
+import sample
 from arms import read_settings
 from config import ROOT
 from study import read_study
@@ -48,3 +49,10 @@ def test_a_tuned_rate_is_the_best_on_seeds_of_its_own_and_an_inner_one(study, ar
     assert inner
     judged = read_study(ROOT / "config" / "study" / f"{study}.py", CPU).seeds
     assert not set(judged) & set(read_study(Path(ROOT / "config" / "study" / f"{held_out}.py"), CPU).seeds)
+
+
+def test_the_model_that_ships_writes_text_as_soon_as_it_is_there(capsys):
+    for folder in sorted((RESULTS / "models").iterdir()):
+        assert sample.main([str(folder), "--prompt=ROMEO:", "--max_new_tokens=120", "--device=cpu"]) == 0
+        text = capsys.readouterr().out
+        assert len(set(text.split()) & {"the", "and", "to", "of", "my", "you", "I", "that"}) >= 3, text
