@@ -5,6 +5,7 @@ by side: corpus, model size, batch and length.
 """
 
 import collections
+import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -104,7 +105,9 @@ class Arm:
 
     @property
     def noisy(self):
-        return self.runs[0].config.noisy
+        """Whether there is noise in its gradients, or was in its pretrained weights."""
+        config = self.runs[0].config
+        return config.noisy or config.noisytune_lambda > 0
 
     @property
     def ended(self):
@@ -118,6 +121,12 @@ class Arm:
     @property
     def diverged(self):
         return [run for run in self.runs if run.result and run.result["status"] == "diverged"]
+
+    @property
+    def exploded(self):
+        """The runs that came to their end with a higher val loss than they began with."""
+        began = {run.seed: run.evals[0]["val_loss"] for run in self.ended if run.evals}
+        return [run for run in self.ended if run.result["final_val_loss"] > began.get(run.seed, math.inf)]
 
     def losses(self, name):
         """{seed: a loss of result.json}, over the runs that were trained to their end and have it."""
@@ -247,8 +256,9 @@ def arm_identity(run):
     config = run.config
     source = config.init_from and re.sub(r"[/\\]+seed\d+[/\\]*$", "", config.init_from)
     here = {**identity(config), "eval_interval": config.eval_interval, "init_from": source}
+    weights = (run.about.get("init_from") or {}).get("sha256") if source == config.init_from else None
     device = run.about.get("machine", {}).get("device", "").partition(":")[0]
-    return here | {"data": run.data, "device": device}
+    return here | {"data": run.data, "device": device, "weights of init_from": weights}
 
 
 def other_knobs(arm, baseline):

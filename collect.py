@@ -88,12 +88,12 @@ def without_subwords(about):
 
 
 def thinned(events):
-    """All evaluations, and of the other kinds as many, evenly spread, first and last among them, as make about
-    a hundred; at least a quarter as many of each kind."""
+    """All evaluations, and as many log lines, evenly spread, first and last among them, as make about a hundred
+    with them, a quarter of that at least; of every other kind about a hundred."""
     kinds = by(events, lambda event: event["kind"])
     evals = kinds.pop("eval", [])
-    wanted = max(EVENTS // 4, (EVENTS - len(evals)) // max(1, len(kinds)))
-    kept = evals + [event for kind in kinds.values() for event in spread(kind, wanted)]
+    wanted = {"train": max(EVENTS // 4, EVENTS - len(evals))}
+    kept = evals + [e for kind, rest in kinds.items() for e in spread(rest, wanted.get(kind, EVENTS))]
     kept = [{k: v for k, v in event.items() if event["kind"] != "train" or k in KEPT} for event in kept]
     return sorted(kept, key=lambda event: (event["iter"], event["kind"]))
 

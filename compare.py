@@ -120,6 +120,27 @@ def welch(a, b):
     )
 
 
+def share(control, noise, baseline):
+    """(share, low, high): how much of the effect of `noise` on a loss a control has, (control - baseline) over
+    (noise - baseline), by Fieller's 95 % interval of a ratio of paired means.
+
+    Each {seed: loss}. None where fewer than three seeds are common, or the effect is not told from 0 and
+    the interval is unbounded.
+    """
+    common = sorted(control.keys() & noise.keys() & baseline.keys())
+    if len(common) < 3:
+        return None
+    base = np.array([baseline[seed] for seed in common])
+    d, e = (np.array([losses[seed] for seed in common]) - base for losses in (control, noise))
+    (dd, de), (_, ee) = np.cov(d, e)
+    k = stats.t.ppf(0.975, len(common) - 1) ** 2 / len(common)
+    a, b, c = e.mean() ** 2 - k * ee, d.mean() * e.mean() - k * de, d.mean() ** 2 - k * dd
+    if a <= 0:
+        return None
+    root = math.sqrt(max(0.0, b**2 - a * c))
+    return float(d.mean() / e.mean()), float((b - root) / a), float((b + root) / a)
+
+
 def holm(p_values):
     """Holm's adjusted p-values (1979), in the order given: those of a family under any dependence."""
     order = np.argsort(p_values, kind="stable")

@@ -142,7 +142,7 @@ def noise_figure(settings):
             panel
             for setting in settings
             for arms in spread(setting)
-            if any(arm.noisy for arm in arms)
+            if any(arm.runs[0].config.noisy for arm in arms)
             for panel in noise_panels(setting, arms)
         ]
         return figure_of(panels) if panels else None
@@ -360,7 +360,8 @@ def distance_panels(setting, arms):
     panels[0].title, panels[0].legend = setting.title, names(arms)
     caption = (
         f"{described(setting)}. {seeds_line(arms)} Mean of |W - W_0| over the elements of each group, W_0 the"
-        " pretrained weights, before NoisyTune."
+        " weights before NoisyTune: the pretrained ones, and fresh rows of embeddings for symbols and positions"
+        " that the pretrained model lacks."
     )
     panels[-1].caption, panels[-1].xlabel = wrap(caption), "iteration"
     return panels

@@ -4,12 +4,13 @@ No sentence has its conclusion written into it: which words stand follows from t
 the numbers. A question whose study has not been run is called open. report.py writes the text.
 """
 
-import collections
 import math
 
 import numpy as np
 
 from arms import by, read_settings
+from compare import interval, share
+from config import identity
 from tables import DASH, LOSSES, comparisons, verdict, with_interval
 
 BEST, FINAL = "best_val_loss", "final_val_loss"
@@ -18,13 +19,13 @@ HEAD = """# Findings
 
 Written by `python report.py results` from the records beside it. Differences are in nats per symbol, arm minus
 reference, means over n pairs of the same seed, with 95 % t intervals (unadjusted); "better", "worse" and "not
-resolved" are verdicts of the paired t-test, Holm-adjusted over the study's comparisons. "Not resolved" means
-that a difference as large as the one called resolvable would have been found four times in five, and none was
-found: it does not mean that there is none. Every study here says at which size it was run; what holds at a
-reduced size need not hold at the paper's.
+resolved" are verdicts of the paired t-test, Holm-adjusted over the study's comparisons of the same loss. "Not
+resolved" means that these seeds cannot tell, not that there is no difference; "resolvable" is what they would
+find four times in five, at the spread that was seen. Every study here says at which size it was run; what holds
+at a reduced size need not hold at the paper's.
 """
 
-DERIVATION = r"""## Why noise that has ended still slows the run
+DERIVATION = r"""## What annealed noise does in the second moment
 
 AdamW divides by the square root of v, an average of squared gradients with decay $\beta_2$. With noise of
 variance $\sigma_t^2 = \sigma_0^2 \gamma^{2t}$ on a clean gradient g, the average is $v_t + s_t$ in expectation,
@@ -35,18 +36,19 @@ $$ s_t = (1-\beta_2) \sum_{k=0}^{t} \beta_2^{t-k} \sigma_k^2
 with no randomness in it. Where $\gamma^2 < \beta_2$, in all of the paper's grid, $s_t$ comes to decay like
 $\beta_2^t$, more slowly than the noise itself like $\gamma^{2t}$. The clean part of an update is
 
-$$ \eta \frac{m_t}{\sqrt{v_t + s_t}}, $$
+$$ \eta \frac{m_t}{\sqrt{v_t + s_t}} . $$
 
-so that it has half of its size where $s_t = 3 v_t$, at
+With a gradient of constant size, $v_t = v (1 - \beta_2^{t+1})$, it has half of its size where $s_t = 3 v_t$, at
 
 $$ t_{1/2} \approx \frac{1}{-\ln \beta_2}
-   \ln \frac{\sigma_0^2 (1-\beta_2) \beta_2}{3 v (\beta_2 - \gamma^2)} . $$
+   \ln \left( 1 + \frac{\sigma_0^2 (1-\beta_2) \beta_2}{3 v (\beta_2 - \gamma^2)} \right) . $$
 
-While $s_t \gg v_t$ every element is divided by the same number: AdamW is then momentum SGD with a small step,
-and becomes AdamW again as v forgets. That predicts what the controls can test: the same loss with the sum
-above in v and no randomness at all (`second_moment_mean`), and, where the lost preconditioner matters beside
-the smaller step, a different one with a learning rate that is multiplied by $\sqrt{v/(v+s)}$ instead
-(`matched_warmup`)."""
+While $s_t \gg v_t$ every element is divided by about the same number: AdamW is then momentum SGD with a small
+step, and becomes AdamW again as v forgets. If that is all that the noise does, and what it leaves in m, a
+random displacement of a few learning rates, does no harm, then the sum above in v without any randomness
+(`second_moment_mean`) has the same effect as the noise. A learning rate multiplied by $\sqrt{v/(v+s)}$, with
+one v for all elements (`matched_warmup`), has the smaller step without the lost preconditioner; but while v
+forgets its mean step is the larger one, so that a difference between the two may be of either."""
 
 
 def findings(results):
@@ -69,8 +71,13 @@ class Study:
         return {row[1].name: row for row in comparisons(self.settings, loss)}
 
     @property
+    def seeds(self):
+        return self.record.get("seeds", [])
+
+    @property
     def where(self):
-        return f"{self.settings[0].title}, {self.settings[0].size}"
+        sizes = list(dict.fromkeys(f"{setting.title}, {setting.size}" for setting in self.settings))
+        return sizes[0] + (f", and {len(sizes) - 1} other sizes" if len(sizes) > 1 else "")
 
     @property
     def command(self):
@@ -150,61 +157,75 @@ def forgetting(studies):
     if not rows:
         return []
     table = [
-        "Measured (`diagnose.py`), beside the prediction, with v from the run's own clipped gradients:",
+        "Predicted, with v from the run's own clipped gradients, and measured (`diagnose.py`): the iteration"
+        " from which the mean over elements of sqrt(clean v / actual v), both of the run itself, is a half or"
+        " more. Its elements' v are not equal, as the prediction has them. Intervals are over seeds.",
         "",
-        "| study | arm | predicted t_1/2 | measured t_1/2 | injected noise over the batch's own, at t = 0 |"
-        " it falls under 1 at |",
+        "| study | arm | t_1/2, predicted | t_1/2, measured | noise over the batch's own, t = 0 | under 1 at |",
         "|---|---|---:|---:|---:|---:|",
         *rows,
+        "",
+        "The last two columns: the norm of the injected noise over that of the mini-batch gradient's own, from"
+        " two half-batches (McCandlish et al., arXiv:1812.06162).",
+        *(f"\n    {study.command}" for study in found),
     ]
     return ["\n".join(table)]
 
 
-INTO_V = ("gradient", "second_moment", "second_moment_mean", "learning_rate")  # or what stands for it there
+INTO_V = ("gradient", "second_moment", "second_moment_mean")
 
 
 def half_times(study):
-    """A row for each arm of absolute exponential noise whose updates were measured."""
+    """A row for each arm whose absolute exponential noise goes into v and whose updates were measured."""
     for setting in study.settings:
-        clean = setting.baseline.curve("measured", "signal_rms") if setting.baseline else {}
         for arm in setting.arms:
             config = arm.runs[0].config
             plain = config.noise_scale == "absolute" and config.noise_point in INTO_V
-            if not (arm.noisy and plain and clean and arm.curve("measured", "signal_rms")):
+            halves = [at for run in arm.ended if (at := measured_half(run)) is not None]
+            if not (arm.noisy and plain and not config.reset_below_sigma and halves):
                 continue
-            size = f"{setting.knobs['max_iters']:,} iterations"
-            cells = [size, f"`{arm.name}`", number(predicted_half(arm)), number(measured_half(arm, clean))]
-            ratio = means(arm.curve("measured", "noise_ratio"))
-            under = next((at for at, value in ratio.items() if value < 1), None)
-            first = ratio.get(0) if config.noise_point == "gradient" else None
-            cells += [number(first), number(under if first else None)]
+            mean, half = interval(halves)
+            measured = (
+                f"{mean:,.0f}" + (f" ± {half:,.0f}" if half is not None else "") + f" (n = {len(halves)})"
+            )
+            cells = [f"{setting.knobs['max_iters']:,} iterations", f"`{arm.name}`"]
+            cells += [f"{predicted_half(arm):,.0f}", measured, *noise_cells(arm)]
             yield f"| {' | '.join(cells)} |"
 
 
-def means(curve):
-    return {at: float(np.mean(list(values.values()))) for at, values in curve.items()}
-
-
-def number(value):
-    return DASH if value is None else f"{value:,.0f}"
+def noise_cells(arm):
+    """The norm of the injected noise over that of the mini-batch's own at t = 0, and where it falls under 1."""
+    curve = arm.curve("measured", "noise_ratio").items()
+    ratio = {at: float(np.mean(list(values.values()))) for at, values in curve}
+    if arm.runs[0].config.noise_point != "gradient" or not ratio:
+        return [DASH, DASH]
+    under = next((at for at, value in ratio.items() if value < 1), None)
+    return [f"{next(iter(ratio.values())):,.0f}", DASH if under is None else f"{under:,}"]
 
 
 def predicted_half(arm):
-    """t_1/2 of the derivation, v being the mean square of an element of the clipped gradient, over the run."""
+    """t_1/2 by the sums of the derivation, step by step, v the mean square of an element of the clipped
+    gradient over the run."""
     config, n = arm.runs[0].config, arm.runs[0].about["parameters"]
     norms = [e["grad_norm"] for run in arm.runs for e in run.steps if e["grad_norm"] is not None]
-    v = float(np.mean(np.minimum(norms, config.grad_clip or math.inf) ** 2)) / n
-    beta2, gamma = config.beta2, config.noise_gamma
-    if gamma**2 >= beta2:
-        return None
-    start = config.noise_sigma**2 * (1 - beta2) * beta2 / (beta2 - gamma**2)
-    return max(0.0, math.log(start / (3 * v)) / -math.log(beta2))
+    square = float(np.mean(np.minimum(norms, config.grad_clip or math.inf) ** 2)) / n
+    v = s = t = 0
+    while t == 0 or s > 3 * v:
+        s = config.beta2 * s + (1 - config.beta2) * (config.noise_sigma * config.noise_gamma**t) ** 2
+        v = config.beta2 * v + (1 - config.beta2) * square
+        t += 1
+    return t - 1
 
 
-def measured_half(arm, clean):
-    """The first measured iteration at which the signal has half the RMS that the baseline's has there."""
-    ours, theirs = means(arm.curve("measured", "signal_rms")), means(clean)
-    return next((at for at in ours if at in theirs and ours[at] >= theirs[at] / 2), None)
+def measured_half(run):
+    """The iteration at which the mean over elements of sqrt(clean v / actual v) first is a half, linear between
+    measurements; None where it never was below."""
+    before = None
+    for at, value in run.series(run.measured, "preconditioner").items():
+        if value >= 0.5:
+            return before and before[0] + (at - before[0]) * (0.5 - before[1]) / (value - before[1])
+        before = (at, value)
+    return None
 
 
 def mechanism(studies):
@@ -220,95 +241,146 @@ def mechanism(studies):
     return text + open_questions + more
 
 
-CONTROLS = {
-    "second_moment": "Noise in the second moment alone",
-    "second_moment_mean": "Its expectation in the second moment, without any randomness",
-    "matched_warmup": "A learning rate warmed up to match, without noise",
-    "first_moment": "Noise in the first moment alone",
-    "weights": "Noise of the same size in the weights",
-}
-SAID = {
-    "not resolved": "cannot be told from the noise itself",
-    "worse": "does more harm than the noise itself",
-    "better": "does less harm than the noise itself",
-}
+MARGIN = 0.1  # a control whose share of the effect lies within 1 ± this accounts for it
 
 
 def shares(study):
-    """How much of the noise's own effect a control has, as sentences."""
-    rows, ordinary = study.rows(), study.settings[0].arm("noise")
-    if not ordinary or "noise" not in rows or rows["noise"][-1].half is None:
-        return
-    effect = rows["noise"][-1].mean
+    """How much of the noise's own effect the arms compared with it have, and what that says, as a list."""
     items = []
-    for name, said in CONTROLS.items():
-        row = rows.get(name)
-        if row is None or row[2] is not ordinary or row[-1].half is None:
+    for name, (setting, arm, noise, c) in study.rows().items():
+        if noise is setting.baseline or c.mean is None or any(a.missing(study.seeds) for a in (arm, noise)):
             continue
-        c = row[-1]
-        low, high = sorted(1 + (c.mean + sign * c.half) / effect for sign in (-1, 1))
-        items.append(
-            f"- {said} {SAID.get(verdict(*row), verdict(*row))}: it has {1 + c.mean / effect:.0%} of that"
-            f" difference ({low:.0%} to {high:.0%}, its denominator taken as known; n = {c.n})."
-        )
+        losses = [a.losses(BEST) for a in (arm, noise, setting.baseline)]
+        if noise.name not in study.rows() or arm.exploded:
+            continue
+        found = share(*losses)
+        if found is None:
+            said = f"the effect of `{noise.name}` is too small to be shared out"
+        else:
+            middle, low, high = found
+            said = (
+                f"{middle:.0%} ({low:.0%} to {high:.0%}) of the effect of `{noise.name}`: {judged(low, high)}"
+            )
+        items.append(f"- `{name}`: {said} (n = {c.n}).")
     if items:
-        head = f"The noise's own difference to the baseline is {difference(rows['noise'])}. Of it:"
-        yield "\n".join([head, "", *items])
+        head = (
+            "As a share of the noise's own difference to the baseline, with Fieller's 95 % interval; an arm"
+            f" accounts for that effect where the interval lies within {1 - MARGIN:.0%} to {1 + MARGIN:.0%}:"
+        )
+        yield "\n".join([head, "", *items, "", f"    {study.command}"])
+
+
+def judged(low, high):
+    if low >= 1 - MARGIN and high <= 1 + MARGIN:
+        return "it accounts for it"
+    if low <= 1 <= high:
+        return "it may account for it, and these seeds cannot say"
+    if low > 1:
+        return "it has more than that effect"
+    if high < 0:
+        return "it has the opposite effect"
+    return "it has a part of it" if low > 0 else "it has none of it that is resolved"
 
 
 def instead(studies):
-    """What else the same run could have had."""
-    names = ("best_against_best", "limited_data", "regularizers", "schedules", "noisytune", "aa_control")
-    found, open_questions = named(studies, *names)
+    """Against what else one could do, and what the method reports where there is nothing."""
+    names = ("best_against_best", "robustness_of_result", "limited_data", "regularizers", "schedules")
+    found, open_questions = named(studies, *names, "noisytune", "aa_control")
     text = ["## Against what else one could do"]
     for study in found:
         text += section(study, list(study.rows()), f"{study.record['title']}.")
-        if study.name in ("limited_data",):
-            text += section(study, list(study.rows(FINAL)), f"{study.record['title']}.", FINAL)
+        if study.name == "limited_data":
+            text += [*overfitting(study), *section(study, list(study.rows(FINAL)), "And at the end.", FINAL)]
     return text + open_questions
 
 
-def advice(studies):
-    """What the verdicts amount to for someone who trains; the words follow from the counts."""
-    judging = [study for study in studies if study.name not in NOT_JUDGING]
-    rows = [(study, name, row) for study in judging for name, row in study.rows().items()]
-    noise = [row for _, _, row in rows if adds_gradient_noise_alone(row)]
-    counts = collections.Counter(next(w for w in (*WORDS, "") if verdict(*row).startswith(w)) for row in noise)
-    better, worse, unresolved, rest = (counts[word] for word in (*WORDS, ""))
-    summary = (
-        f"Gradient noise was added to an otherwise equal run in {len(noise)} comparisons of these studies:"
-        f" resolved as better in {better}, as worse in {worse}, not resolved in {unresolved}"
-        + (f", without a verdict in {rest}." if rest else ".")
-    )
-    if worse and not better:
-        said = "Drop it: at the sizes measured here it was nowhere resolved as a help."
-    elif better > worse:
-        said = "Keep it where it helped, and tune its size: it was resolved as a help more often than as harm."
-    elif better:
-        said = "Do not add it by default: it was resolved as harm at least as often as it was as a help."
-    else:
-        said = "Nothing here says that it matters."
-    helped = [
-        f"- `{name}` ({study.name}/{study.size}): {difference(row)}."
-        for study, name, row in rows
-        if verdict(*row) == "better" and not row[1].noisy and not row[2].noisy
-    ]
-    use = ["What was resolved as better than its reference, without noise:", "", *helped] if helped else []
-    return "\n".join(["## What to do", "", summary, "", said, "", *use])
+def overfitting(study):
+    """How far the baseline overfits: its final val loss over its best one."""
+    for setting in study.settings:
+        best, final = (setting.baseline.losses(name) for name in (BEST, FINAL))
+        mean, half = interval([final[seed] - best[seed] for seed in best])
+        at = np.mean([run.result["best_iter"] for run in setting.baseline.ended])
+        train = interval(list(setting.baseline.losses("final_train_loss").values()))[0]
+        word = "overfits" if half is not None and mean > half else "does not demonstrably overfit"
+        yield (
+            f"The baseline, `{setting.baseline.name}`, {word}: its best evaluation is at iteration {at:,.0f}"
+            f" (mean), and the final val loss is higher by {with_interval(mean, half)} (n = {len(best)}), at a"
+            f" train loss of {train:.4f}."
+        )
 
 
-WORDS = ("better", "worse", "not resolved")
+# What to do.
+
+
+ENOUGH = 4  # pairs; with fewer, under Holm's correction, next to nothing could be resolved
 NOT_JUDGING = ("aa_control", "tuning", "sgd_rates")  # too little noise to be felt; seeds to choose by
+
+
+def advice(studies):
+    """What the verdicts amount to for someone who trains; the words follow from them."""
+    return "\n\n".join(["## What to do", left_alone(studies), retuned(studies)])
+
+
+def left_alone(studies):
+    """Noise added to an otherwise equal run: each experiment once, whichever studies share it, the one with the
+    most seeds."""
+    rows = {}
+    for study in studies:
+        for row in study.rows().values():
+            if study.name in NOT_JUDGING or not adds_gradient_noise_alone(row) or row[-1].n < ENOUGH:
+                continue
+            key = tuple(tuple(experiment(arm).items()) for arm in row[1:3])
+            if key not in rows or rows[key][-1].n < row[-1].n:
+                rows[key] = row
+    counts = by(rows.values(), lambda row: verdict(*row))
+    said = ", ".join(f"{len(same)} {word}" for word, same in sorted(counts.items())) or "none"
+    return (
+        f"Noise added to an otherwise equal run, the learning rate left alone, {ENOUGH} seeds or more, each"
+        f" experiment counted once: {said}."
+    )
+
+
+def retuned(studies):
+    """Noise and the baseline each at its own best learning rate: this decides."""
+    found, open_questions = named(studies, "best_against_best")
+    if not found:
+        return (
+            "Whether it helps once the learning rate is tuned for it is open, and with it what to do:"
+            f" {open_questions[0]}"
+        )
+    texts = []
+    for study in found:
+        rows = [row for row in study.rows().values() if row[1].noisy]
+        ordinary = [row for row in study.rows().values() if not row[1].noisy]
+        words = [verdict(*row) for row in rows]
+        if any(word.startswith("interim") for word in words):
+            said = "Interim: planned seeds are missing."
+        elif "better" in words and not any(verdict(*row) == "better" for row in ordinary):
+            said = "Keep it, with its learning rate tuned: it is resolved as better than the tuned baseline."
+        elif "better" in words:
+            said = "It helps, and so does an ordinary longer warm-up: try that first, which needs no noise."
+        elif all(word == "worse" for word in words):
+            said = "Drop it, and tune the learning rate: noise is worse even at the rate that suits it best."
+        else:
+            said = (
+                "Drop it, and tune the learning rate: at the rate that suits each best, noise was nowhere"
+                " resolved as better than none."
+            )
+        items = [f"- `{row[1].name}` minus `{row[2].name}`: {difference(row)}." for row in [*rows, *ordinary]]
+        texts.append("\n".join([f"**{said}** {study.where}:", "", *items, "", f"    {study.command}"]))
+    return "\n\n".join(texts)
+
+
+def experiment(arm):
+    """What makes an arm the same experiment in several studies, as a dict."""
+    knobs = identity(arm.runs[0].config)
+    apart = ("seed", "data_seed", "diagnose_interval", "eval_tokens", "eval_train_tokens")
+    return {name: value for name, value in knobs.items() if name not in apart}
 
 
 def adds_gradient_noise_alone(row):
     """Whether the arm is its reference but for noise in the gradient."""
     _, arm, reference, _ = row
-    here, there = arm.runs[0].config, reference.runs[0].config
-    looking = ("seed", "data_seed", "out_dir", "diagnose_interval", "threads", "eval_interval")
-    same = all(
-        getattr(here, name) == getattr(there, name)
-        for name in vars(here)
-        if not name.startswith("noise_") and name not in looking
-    )
-    return same and arm.noisy and not reference.noisy and here.noise_point == "gradient"
+    here, there = experiment(arm), experiment(reference)
+    same = all(here[name] == there[name] for name in here if not name.startswith("noise_"))
+    return same and arm.noisy and not reference.noisy and here["noise_point"] == "gradient"

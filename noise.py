@@ -359,22 +359,18 @@ def noisytune_(model, lam, seed, draw="uniform", std="tensor"):
     (NoisyTune, Wu et al. 2022, arXiv:2202.12024, whose lam is 0.15). Any nn.Module; call it after loading.
 
     draw: "uniform", or "gaussian" of the same sd, lam * std(W) / sqrt 12; any name in DRAWS.
-    std: "tensor", each one's own (ddof 1), or "global", one for the elements of all.
+    std: "tensor", each one's own (ddof 1), or "global", one for the elements of all that get any; norms'
+        weights, far from 0, widen it beyond that of the matrices.
     A tensor of one element or of equal elements gets none, a tied one is perturbed once. The draw is a
     function of (seed, the tensor's place among the parameters), on the CPU: the same for every device.
-    Returns the L1 norm of what was added, a float.
     """
     if std not in STDS:
         raise ValueError(f"std={std!r} is none of {', '.join(STDS)}")
-    total = 0.0
     parameters = list(model.parameters())
-    chosen = {number: p for number, p in enumerate(parameters) if p.numel() > 1 and p.std() > 0}
+    chosen = {number: p for number, p in enumerate(parameters) if p.numel() > 1 and p.min() < p.max()}
     whole = torch.cat([p.flatten() for p in chosen.values()]).std() if std == "global" and chosen else None
     for number, parameter in chosen.items():
         generator = torch.Generator().manual_seed(stream_seed(seed, "noisytune", number))
         unit = DRAWS[draw](torch.empty(parameter.shape), generator)
         scale = (parameter.std() if whole is None else whole) * lam / math.sqrt(12)
-        noise = unit.to(parameter) * scale
-        parameter.add_(noise)
-        total += float(noise.abs().sum())
-    return total
+        parameter.add_(unit.to(parameter) * scale)

@@ -17,7 +17,7 @@ For whatever there is it writes, figures as PNG and PDF of column width (3.3 inc
     differences               a forest plot of the differences to the baseline
     mechanism                 val loss of a study's decisive arms, and how much of their updates is signal
     distance                  how far fine-tuning moved the weights from those that init_from gave
-    sensitivity               a map of them over sigma_0 and gamma, where the arms are such a grid
+    sensitivity               a map of the differences over sigma_0 and gamma, where the arms are such a grid
     table1                    losses of every arm beside the paper's Table 1
     comparisons               differences to the baseline, their tests and verdicts
 

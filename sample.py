@@ -99,7 +99,7 @@ def read_options(argv):
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("run", metavar="RUN", nargs="?", help="a run folder")
+    add("run", metavar="RUN", nargs="?", help="a run folder, or a model that export.py wrote")
     add("--prompt", help="what the text begins with; FILE:path takes it from a file (default: a new line)")
     add("--num_samples", type=int, default=1, help="how many texts (default: 1)")
     add("--max_new_tokens", type=int, default=500, help="length of each beyond the prompt (default: 500)")

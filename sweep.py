@@ -24,6 +24,7 @@ import shlex
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -84,7 +85,13 @@ def read_arguments(argv):
 
 
 def check_folders(runs):
-    """UserError, before any work, where a folder holds a run of another config."""
+    """UserError, before any work, where a folder holds a run of another config, or where that which a run is to
+    start from is neither there nor among the runs."""
+    planned = {run.folder.resolve() for run in runs}
+    for source in {run.config.init_from for run in runs if not run.folder.exists()} - {None}:
+        place = Path(source).expanduser().resolve()
+        if not place.is_dir() and place not in planned:
+            raise UserError(f"the runs start from {source}, which is not there yet: train that run first")
     for run in runs:
         if (run.folder / "config.json").is_file():
             RunFolder(run.folder).check_config(run.config)

@@ -75,6 +75,7 @@ def loss_table(setting):
 def loss_row(arm, names, target):
     rest = len(arm.runs) - len(arm.ended) - len(arm.diverged)
     remarks = [f"{len(arm.diverged)} diverged"] if arm.diverged else []
+    remarks += [f"{len(arm.exploded)} ended above their start"] if arm.exploded else []
     remarks += [f"{rest} unfinished"] if rest else []
     cells = [arm.name + (f" ({', '.join(remarks)})" if remarks else ""), str(len(arm.ended))]
     losses = [list(arm.losses(name).values()) for name in names]
@@ -187,6 +188,10 @@ def verdict(setting, arm, reference, comparison):
     """The comparison's verdict, qualified: an arm that lost more runs to divergence than its reference is never
     better; while planned seeds are missing there is none."""
     lost = f"{len(arm.diverged)} of {len(arm.runs)} diverged" if arm.diverged else ""
+    if arm.exploded:
+        lost = ", ".join(
+            filter(None, (lost, f"{len(arm.exploded)} of {len(arm.runs)} ended above their start"))
+        )
     planned = setting.study.get("seeds", []) if setting.study else []
     if arm.missing(planned) or reference.missing(planned):
         return ", ".join(filter(None, (f"interim, {comparison.n} of {len(planned)} seeds", lost)))

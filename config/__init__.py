@@ -93,7 +93,7 @@ class Config:
 
     # == noise in the weights of init_from, once, before the first step (NoisyTune) ==
     noisytune_lambda: float = 0.0  # W + U(-lambda/2, lambda/2) * std(W); its paper's is 0.15; 0: none
-    noisytune_draw: str = "uniform"  # uniform, gaussian or laplace, each of sd lambda * std(W) / sqrt 12
+    noisytune_draw: str = "uniform"  # uniform or gaussian, each of sd lambda * std(W) / sqrt 12
     noisytune_std: str = "tensor"  # tensor (each one's own std) or global (one for all)
 
     # == randomness ==
@@ -125,7 +125,7 @@ class Config:
 
     @property
     def noisy(self):
-        return self.noise_sigma > 0 or self.noise_eta > 0 or self.noisytune_lambda > 0
+        return self.noise_sigma > 0 or self.noise_eta > 0
 
 
 KNOBS = typing.get_type_hints(Config)
@@ -162,7 +162,7 @@ RANGES = {
 CHOICES = {
     "noise_schedule": ("exponential", "linear", "cosine", "constant", "inverse", "plateau"),
     "noise_draw": ("gaussian", "uniform", "laplace"),
-    "noisytune_draw": ("gaussian", "uniform", "laplace"),
+    "noisytune_draw": ("uniform", "gaussian"),
     "noisytune_std": ("tensor", "global"),
     "noise_scale": ("absolute", "global", "tensor"),
     "optimizer": ("adamw", "adam", "sgd"),

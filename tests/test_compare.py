@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from compare import LEVEL, compare, compare_all, holm, interval, noncentrality, resolvable, sign_flip
+from compare import LEVEL, compare, compare_all, holm, interval, noncentrality, resolvable, share, sign_flip
 
 
 def seeds(values, start=1):
@@ -160,3 +160,20 @@ def test_intervals_cover_at_their_nominal_rate(nothing_to_find):
     one_each = [table[0] for table in nothing_to_find]
     covered = np.mean([abs(one.mean) <= one.half for one in one_each])
     assert covered == pytest.approx(0.95, abs=3 * math.sqrt(0.95 * 0.05 / TABLES))
+
+
+def test_a_share_is_fiellers_interval_of_a_ratio_of_paired_means():
+    """Its bounds are the shares at which a t-test of control - share * effect is just significant at 5 %."""
+    rng = np.random.default_rng(3)
+    base = dict(enumerate(rng.normal(2, 0.1, 8)))
+    noise = {seed: loss + rng.normal(0.3, 0.05) for seed, loss in base.items()}
+    control = {seed: loss + rng.normal(0.2, 0.05) for seed, loss in base.items()}
+    middle, low, high = share(control, noise, base)
+    d, e = (np.array([losses[s] - base[s] for s in base]) for losses in (control, noise))
+    assert low < middle < high
+    assert middle == pytest.approx(d.mean() / e.mean())
+    for bound in (low, high):
+        assert stats.ttest_1samp(d - bound * e, 0).pvalue == pytest.approx(0.05)
+    assert share(noise, noise, base) == pytest.approx((1, 1, 1))
+    assert share(control, {s: loss + rng.normal(0, 1) for s, loss in base.items()}, base) is None
+    assert share({1: 1.0, 2: 2.0}, noise, base) is None

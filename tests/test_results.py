@@ -38,6 +38,7 @@ def rate_of(study, arm):
             ("best_against_best", arm, "tuning", f"{arm}_")
             for arm in ("baseline", "warmup500", "noise_0.1_0.99", "noise_0.01_0.95")
         ),
+        ("mechanism", "tuned", "tuning", "baseline_"),
         ("mechanism", "warmup500_tuned", "tuning", "warmup500_"),
         ("optimizers", "sgd", "sgd_rates", ""),
         ("optimizers", "sgd+noise", "sgd_rates", ""),
@@ -52,7 +53,9 @@ def test_a_tuned_rate_is_the_best_on_seeds_of_its_own_and_an_inner_one(study, ar
 
 
 def test_the_model_that_ships_writes_text_as_soon_as_it_is_there(capsys):
-    for folder in sorted((RESULTS / "models").iterdir()):
+    folders = sorted((RESULTS / "models").iterdir())
+    assert folders
+    for folder in folders:
         assert sample.main([str(folder), "--prompt=ROMEO:", "--max_new_tokens=120", "--device=cpu"]) == 0
         text = capsys.readouterr().out
         assert len(set(text.split()) & {"the", "and", "to", "of", "my", "you", "I", "that"}) >= 3, text

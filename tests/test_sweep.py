@@ -215,6 +215,17 @@ def test_a_folder_of_another_config_is_refused_before_any_work(study):
     assert not (Path("out/tiny/full/baseline")).exists()
 
 
+def test_a_start_that_is_not_there_is_refused_before_any_work(study):
+    file = study('"tuned": dict(init_from="out/pretrained"),')
+    with pytest.raises(UserError, match="the runs start from out/pretrained, which is not there yet: train"):
+        sweep.main([file])
+    assert not Path("out").exists()
+    study('"tuned": dict(init_from="out/tiny/full/baseline/seed1"),')
+    assert sweep.main([file, "--dry-run"]) == 0, "a run of the study itself"
+    Path("out/pretrained").mkdir(parents=True)
+    assert sweep.main([study('"tuned": dict(init_from="out/pretrained"),'), "--dry-run"]) == 0
+
+
 def test_list_is_a_complete_command_for_every_missing_run(study, capsys):
     file = study()
     assert sweep.main([file, "--list", "--seeds=1"]) == 0

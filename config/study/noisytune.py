@@ -1,6 +1,7 @@
 """NoisyTune: noise in the pretrained weights before fine-tuning, beside noise in the gradients.
 
-Every run starts from the one model of config/pretrain_text8_small.py, trained before at the same size.
+Every run but those from scratch starts from the one model of config/pretrain_text8_small.py, trained before at
+the same size: the seeds tell of fine-tunings of that model, not of other models.
 """
 
 base = "config/finetune_shakespeare.py"
@@ -15,6 +16,7 @@ arms = {
     "global_std": dict(noisytune_std="global", **_lambda),
     "gradient_noise": _noise,
     "both": {**_lambda, **_noise},
+    "from_scratch": dict(init_from=None),
 }
 baseline = "fine_tuning"
 seeds = range(1, 7)

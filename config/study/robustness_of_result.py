@@ -1,7 +1,7 @@
 """Robustness: does the verdict hold at other learning rates, batches, warm-ups, lengths and widths?
 
-Noise is the mildest and the first cell of the paper's grid, each compared with the baseline of the same knobs.
-Best against best is the best learning rate of the one with that of the other.
+Noise is the mildest and the first cell of the paper's grid, each compared with the baseline of the same knobs:
+each fixed. best_against_best.py has each tuned.
 """
 
 base = "config/shakespeare_baseline.py"

@@ -22,7 +22,7 @@ def _equal(schedule, start, **more):
     amount = {
         "exponential": dict(noise_sigma=start, noise_gamma=0.99),
         "inverse": dict(noise_eta=eta),
-        "plateau": dict(noise_sigma=sigma, noise_gamma=0.5),
+        "plateau": dict(noise_sigma=sigma, noise_gamma=0.5, plateau_interval=25),
     }.get(schedule, dict(noise_sigma=sigma))
     return dict(noise_schedule=schedule, **amount, **more)
 
