@@ -19,11 +19,12 @@ from pathlib import Path
 import torch
 
 import gpt2
-from config import UserError
+from config import UserError, differences, recorded
 from data.corpus import symbol_indices
 from evaluate import exported_model, model_in
+from files import read_json
 from model import GPT
-from runs import corpus_meta, load_hashed
+from runs import corpus_meta, corpus_title, load_hashed
 
 SHAPE = ("n_layer", "n_head", "n_embd", "bias")
 
@@ -31,7 +32,7 @@ SHAPE = ("n_layer", "n_head", "n_embd", "bias")
 @dataclass(frozen=True)
 class Source:
     """Weights to start from. meta: of the corpus whose vocabulary they have. about: for run.json, where they
-    are from and the SHA-256 of their file."""
+    are from, the SHA-256 of their file and, of a run, how it was trained."""
 
     model: GPT
     meta: dict
@@ -72,6 +73,8 @@ def best_of_run(config, folder):
         "sha256": digest,
         "iter": checkpoint.get("iter"),
         "val_loss": checkpoint.get("val_loss"),
+        "corpus": corpus_title(meta),
+        "knobs": differences(recorded(read_json(folder / "config.json") or {})),
     }
     return Source(model, meta, about)
 

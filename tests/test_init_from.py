@@ -10,7 +10,7 @@ from conftest import TEXT, checkpoint, same_weights, weights, write_corpus
 
 import train
 from arms import read_settings
-from config import UserError, identity, load
+from config import UserError, differences, identity, load
 from data.building import write_corpus as write
 from data.corpus import Corpus, symbol_indices
 from machine import Machine
@@ -85,18 +85,24 @@ def test_positions_are_carried_over_as_far_as_both_go(run, start, block_size):
     assert t.start["positions"] == {"carried": both, "fresh": block_size - both}
 
 
-def test_what_it_started_from_is_printed_and_recorded(run, capsys):
+def test_what_it_started_from_is_printed_and_recorded(run, command, capsys):
     source = run(max_iters=5)
     capsys.readouterr()
     folder = run("new", init_from=source, block_size=24, max_iters=5)
     state, data = checkpoint(source, "best.pt"), (source / "best.pt").read_bytes()
     symbols = {"carried": len(state["model"]["state"]["wte.weight"]), "fresh": 0, "left": 0}
-    assert json.loads((folder / "run.json").read_text())["init_from"] == {
+    record = json.loads((folder / "run.json").read_text())["init_from"]
+    assert {name: record["knobs"][name] for name in ("max_iters", "n_embd", "noise_sigma")} == {
+        **{"max_iters": 5, "n_embd": 16, "noise_sigma": 0.01}
+    }
+    assert record.pop("knobs").keys() == differences(load(command(max_iters=5))).keys()
+    assert record == {
         "run": str(source),
         "file": "best.pt",
         "sha256": hashlib.sha256(data).hexdigest(),
         "iter": state["iter"],
         "val_loss": state["val_loss"],
+        "corpus": "small",
         "symbols": symbols,
         "positions": {"carried": 16, "fresh": 8},
     }
