@@ -359,8 +359,8 @@ def distance_panels(setting, arms):
     panels = [Panel(of_distance(setting, arms, group), height=0.9, xlabel=None) for group in GROUPS]
     panels[0].title, panels[0].legend = setting.title, names(arms)
     caption = (
-        f"{described(setting)}. {seeds_line(arms)} Mean of |W - W_0| over the elements of each group, W_0 the"
-        " weights before NoisyTune: the pretrained ones, and fresh rows of embeddings for symbols and positions"
+        f"{described(setting)}. {seeds_line(arms)} Mean of |W - W_0| over the elements of each group, in"
+        " thousandths; W_0: the weights before NoisyTune: the pretrained ones, and fresh rows of embeddings for symbols and positions"
         " that the pretrained model lacks."
     )
     panels[-1].caption, panels[-1].xlabel = wrap(caption), "iteration"
@@ -372,7 +372,7 @@ def of_distance(setting, arms, group):
         draw_arms(axes, arms, "moved", group)
         axes.set(ylabel=group, xlim=(0, setting.knobs["max_iters"]))
         axes.set_ylim(bottom=0)
-        axes.ticklabel_format(axis="y", scilimits=(-2, 3))
+        axes.yaxis.set_major_formatter(lambda distance, _: f"{1000 * distance:g}")
 
     return draw
 
