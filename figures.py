@@ -360,8 +360,8 @@ def distance_panels(setting, arms):
     panels[0].title, panels[0].legend = setting.title, names(arms)
     caption = (
         f"{described(setting)}. {seeds_line(arms)} Mean of |W - W_0| over the elements of each group, in"
-        " thousandths; W_0: the weights before NoisyTune: the pretrained ones, and fresh rows of embeddings for symbols and positions"
-        " that the pretrained model lacks."
+        " thousandths; W_0: the weights before NoisyTune: the pretrained ones, and fresh rows of embeddings for"
+        " symbols and positions that the pretrained model lacks."
     )
     panels[-1].caption, panels[-1].xlabel = wrap(caption), "iteration"
     return panels
