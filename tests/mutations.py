@@ -39,6 +39,18 @@ MUTATIONS = [  # law, what it does, file, old, new, test
         f"{LAWS}::test_law_3_the_draw_depends_on_nothing_else",
     ),
     (
+        *(3, "NoisyTune draws from the global generator", "noise.py"),
+        'generator = torch.Generator().manual_seed(stream_seed(seed, "noisytune", number))',
+        "generator = None",
+        "tests/test_noisytune.py::test_it_draws_from_a_stream_of_its_own",
+    ),
+    (
+        *(4, "a resume takes the weights that it has reached for those that it began from", "train.py"),
+        "t.pretrained = pretrained_in(folder, t.machine.device)",
+        "t.pretrained = {name: p.detach().clone() for name, p in t.model.named_parameters()}",
+        "tests/test_noisytune.py::test_a_perturbed_run_resumes_to_the_same_bits_and_log_without_its_source",
+    ),
+    (
         *(3, "sigma 0 counts as the floor", "noise.py"),
         "sigma = self.sigma(step)\n",
         "sigma = max(self.sigma(step), 1e-6)\n",
