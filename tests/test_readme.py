@@ -134,6 +134,14 @@ def test_the_measured_differences_are_those_in_the_results():
     assert f"0.1 and 0.99, is higher by {first.mean:.4f} ± {first.half:.4f} nats" in text
     assert f"0.01 and 0.95, by {mildest.mean:.4f} ± {mildest.half:.4f} (means over {mildest.n} seeds" in text
     assert all(c.verdict == "worse" for c in rows.values()), "every cell does harm"
+    (setting,) = read_settings([ROOT / "results" / "best_against_best" / "cpu"])
+    tuned = {arm.name: c for _, arm, _, c in comparisons([setting], "best_val_loss")}
+    first, mildest = tuned["noise_0.1_0.99"], tuned["noise_0.01_0.95"]
+    numbers = (
+        f"{first.mean:+.4f} ± {first.half:.4f} and {mildest.mean:+.4f} ± {mildest.half:.4f} ({first.n} seeds)"
+    )
+    assert f"{numbers}, not resolved" in text
+    assert first.verdict == mildest.verdict == "not resolved"
 
 
 def test_every_file_and_knob_that_the_readme_names_is_there():
