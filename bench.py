@@ -144,10 +144,8 @@ QUIET = {  # a step without noise, augmentation and diagnosis
     **{"noise_before_clip": False, "noise_anticorrelated": False, "reset_below_sigma": 0.0},
     **{"input_noise": 0.0, "diagnose_interval": 0, "init_from": None, "noisytune_lambda": 0.0},
 }
-NOISE = {
-    "noise_sigma": 1e-4,
-    "noise_gamma": 0.9999,
-}  # so little that no weight goes astray; the cost is the same
+# So little that no weight goes astray; the cost is that of more.
+NOISE = {"noise_sigma": 1e-4, "noise_gamma": 0.9999}
 
 
 def ingredients(config):

@@ -17,15 +17,8 @@ from files import read_json, replacing, write_json
 from runs import RunFolder, find_runs, read_log
 
 EVENTS = 100  # of a thinned log; every evaluation is kept, and at least a quarter as many log lines
-KEPT = (
-    "kind",
-    "iter",
-    "loss",
-    "lr",
-    "sigma",
-    "grad_norm",
-    "noise_norm",
-)  # of a log line; the rest follows from them
+# Of a log line; the rest follows from them.
+KEPT = ("kind", "iter", "loss", "lr", "sigma", "grad_norm", "noise_norm")
 
 
 def main(argv):

@@ -14,6 +14,8 @@ from config import identity
 from tables import DASH, LOSSES, comparisons, verdict, with_interval
 
 BEST, FINAL = "best_val_loss", "final_val_loss"
+ENOUGH = 4  # pairs; with fewer, under Holm's correction, next to nothing could be resolved
+MARGIN = 0.1  # a control whose share of the noise's effect lies within 1 ± this accounts for it
 
 HEAD = """# Findings
 
@@ -114,26 +116,24 @@ def difference(row):
     return f"{with_interval(c.mean, c.half, '+')} (n = {c.n}{resolvable}): {verdict(*row)}"
 
 
-def lines(study, arms, loss=BEST):
-    """A list item for each of these arms that has been compared."""
-    rows = study.rows(loss)
-    return [f"- `{a}` minus `{rows[a][2].name}`: {difference(rows[a])}." for a in arms if a in rows]
+def item(row):
+    """A comparison as an item of a list."""
+    return f"- `{row[1].name}` minus `{row[2].name}`: {difference(row)}."
 
 
-def section(study, arms, question, loss=BEST):
-    """What a study says of some arms, with the command that makes it."""
-    found = lines(study, arms, loss)
-    if not found:
+def section(study, loss=BEST, head=None):
+    """What a study says, with the command that makes it; a list. head: in place of the study's title."""
+    rows = study.rows(loss).values()
+    if not rows:
         return []
-    head = f"**{question}** `{study.folder.parent.name}/{study.size}`: {study.where}; {LOSSES[loss]}."
-    return ["\n".join([head, "", *found, "", f"    {study.command}"])]
+    head = f"**{head or study.record['title']}.** `{study.name}/{study.size}`: {study.where}; {LOSSES[loss]}."
+    return ["\n".join([head, "", *map(item, rows), "", f"    {study.command}"])]
 
 
-def tally(studies, arms_of, loss=BEST):
-    """How many comparisons came out how, in words: "3 worse, 1 not resolved"."""
-    rows = [row for study in studies for name, row in study.rows(loss).items() if name in arms_of(study)]
-    counts = by(rows, lambda row: verdict(*row))
-    return ", ".join(f"{len(same)} {word}" for word, same in sorted(counts.items())) or "none yet"
+def tally(rows):
+    """How many comparisons of ENOUGH pairs came out how, in words: "3 worse, 1 not resolved"."""
+    counts = by([row for row in rows if row[-1].n >= ENOUGH], lambda row: verdict(*row))
+    return ", ".join(f"{len(same)} {word}" for word, same in sorted(counts.items())) or "none"
 
 
 # The sections.
@@ -142,12 +142,10 @@ def tally(studies, arms_of, loss=BEST):
 def paper(studies):
     """The paper's claim: noise against its own baseline."""
     found, open_questions = named(studies, "table1_shakespeare", "table1_enwik8", "table1_text8", "sensitivity")
+    said = tally(row for study in found for row in study.rows().values())
     text = ["## Does the paper's noise help?"]
-    for study in found:
-        text += section(study, list(study.rows()), f"{study.record['title']}.")
-    if found:
-        text.insert(1, f"Of these comparisons with the baseline: {tally(found, lambda s: s.record['arms'])}.")
-    return text + open_questions
+    text += [f"Of these comparisons with the baseline, {ENOUGH} pairs or more: {said}."] if found else []
+    return text + [part for study in found for part in section(study)] + open_questions
 
 
 def forgetting(studies):
@@ -176,20 +174,19 @@ INTO_V = ("gradient", "second_moment", "second_moment_mean")
 
 
 def half_times(study):
-    """A row for each arm whose absolute exponential noise goes into v and whose updates were measured."""
+    """A row for each arm of the derivation's noise, absolute and into v, whose updates were measured."""
     for setting in study.settings:
         for arm in setting.arms:
             config = arm.runs[0].config
-            plain = config.noise_scale == "absolute" and config.noise_point in INTO_V
+            plain = (config.noise_schedule, config.noise_scale) == ("exponential", "absolute")
+            into_v = config.noise_point in INTO_V and not config.reset_below_sigma
             halves = [at for run in arm.ended if (at := measured_half(run)) is not None]
-            if not (arm.noisy and plain and not config.reset_below_sigma and halves):
+            if not (arm.noisy and plain and into_v and halves):
                 continue
             mean, half = interval(halves)
-            measured = (
-                f"{mean:,.0f}" + (f" ± {half:,.0f}" if half is not None else "") + f" (n = {len(halves)})"
-            )
-            cells = [f"{setting.knobs['max_iters']:,} iterations", f"`{arm.name}`"]
-            cells += [f"{predicted_half(arm):,.0f}", measured, *noise_cells(arm)]
+            around = f" ± {half:,.0f}" if half is not None else ""
+            cells = [f"{config.max_iters:,} iterations", f"`{arm.name}`", f"{predicted_half(arm):,}"]
+            cells += [f"{mean:,.0f}{around} (n = {len(halves)})", *noise_cells(arm)]
             yield f"| {' | '.join(cells)} |"
 
 
@@ -205,16 +202,17 @@ def noise_cells(arm):
 
 def predicted_half(arm):
     """t_1/2 by the sums of the derivation, step by step, v the mean square of an element of the clipped
-    gradient over the run."""
+    gradient over the run; the run's length where it comes later."""
     config, n = arm.runs[0].config, arm.runs[0].about["parameters"]
     norms = [e["grad_norm"] for run in arm.runs for e in run.steps if e["grad_norm"] is not None]
     square = float(np.mean(np.minimum(norms, config.grad_clip or math.inf) ** 2)) / n
-    v = s = t = 0
-    while t == 0 or s > 3 * v:
+    v = s = 0.0
+    for t in range(config.max_iters):
         s = config.beta2 * s + (1 - config.beta2) * (config.noise_sigma * config.noise_gamma**t) ** 2
         v = config.beta2 * v + (1 - config.beta2) * square
-        t += 1
-    return t - 1
+        if s <= 3 * v:
+            return t
+    return config.max_iters
 
 
 def measured_half(run):
@@ -230,18 +228,11 @@ def measured_half(run):
 
 def mechanism(studies):
     """Through what the noise acts: the arms that put it elsewhere, against the noise itself."""
-    found, open_questions = named(studies, "mechanism", "decisive")
+    found, open_questions = named(studies, "mechanism", "decisive", "optimizers")
     text = ["## Through what does it act?"]
     for study in found:
-        text += section(study, list(study.rows()), f"{study.record['title']}.")
-        text += shares(study)
-    others, more = named(studies, "optimizers")
-    for study in others:
-        text += section(study, list(study.rows()), f"{study.record['title']}.")
-    return text + open_questions + more
-
-
-MARGIN = 0.1  # a control whose share of the effect lies within 1 ± this accounts for it
+        text += [*section(study), *shares(study)]
+    return text + open_questions
 
 
 def shares(study):
@@ -288,9 +279,9 @@ def instead(studies):
     found, open_questions = named(studies, *names, "noisytune", "aa_control")
     text = ["## Against what else one could do"]
     for study in found:
-        text += section(study, list(study.rows()), f"{study.record['title']}.")
+        text += section(study)
         if study.name == "limited_data":
-            text += [*overfitting(study), *section(study, list(study.rows(FINAL)), "And at the end.", FINAL)]
+            text += [*overfitting(study), *section(study, FINAL, "And at the end")]
     return text + open_questions
 
 
@@ -312,7 +303,6 @@ def overfitting(study):
 # What to do.
 
 
-ENOUGH = 4  # pairs; with fewer, under Holm's correction, next to nothing could be resolved
 NOT_JUDGING = ("aa_control", "tuning", "sgd_rates")  # too little noise to be felt; seeds to choose by
 
 
@@ -327,16 +317,13 @@ def left_alone(studies):
     rows = {}
     for study in studies:
         for row in study.rows().values():
-            if study.name in NOT_JUDGING or not adds_gradient_noise_alone(row) or row[-1].n < ENOUGH:
-                continue
             key = tuple(tuple(experiment(arm).items()) for arm in row[1:3])
-            if key not in rows or rows[key][-1].n < row[-1].n:
+            judging = study.name not in NOT_JUDGING and adds_gradient_noise_alone(row)
+            if judging and (key not in rows or rows[key][-1].n < row[-1].n):
                 rows[key] = row
-    counts = by(rows.values(), lambda row: verdict(*row))
-    said = ", ".join(f"{len(same)} {word}" for word, same in sorted(counts.items())) or "none"
     return (
-        f"Noise added to an otherwise equal run, the learning rate left alone, {ENOUGH} seeds or more, each"
-        f" experiment counted once: {said}."
+        f"Noise added to an otherwise equal run, the learning rate left alone, {ENOUGH} pairs or more, each"
+        f" experiment counted once: {tally(rows.values())}."
     )
 
 
@@ -359,14 +346,14 @@ def retuned(studies):
             said = "Keep it, with its learning rate tuned: it is resolved as better than the tuned baseline."
         elif "better" in words:
             said = "It helps, and so does an ordinary longer warm-up: try that first, which needs no noise."
-        elif all(word == "worse" for word in words):
+        elif all(word.startswith("worse") for word in words):
             said = "Drop it, and tune the learning rate: noise is worse even at the rate that suits it best."
         else:
             said = (
                 "Drop it, and tune the learning rate: at the rate that suits each best, noise was nowhere"
                 " resolved as better than none."
             )
-        items = [f"- `{row[1].name}` minus `{row[2].name}`: {difference(row)}." for row in [*rows, *ordinary]]
+        items = map(item, [*rows, *ordinary])
         texts.append("\n".join([f"**{said}** {study.where}:", "", *items, "", f"    {study.command}"]))
     return "\n\n".join(texts)
 

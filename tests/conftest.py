@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from made_up import fake_run
 
 import train
 from config import ROOT, load
@@ -142,6 +143,15 @@ def same_threads():
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def two_arms(tmp_path):
+    """Three seeds of a baseline and of an arm with noise."""
+    for seed in (1, 2, 3):
+        fake_run(tmp_path / "baseline" / f"seed{seed}", seed)
+        fake_run(tmp_path / "noise" / f"seed{seed}", seed, noise_sigma=0.1)
+    return tmp_path
 
 
 def checkpoint(folder, name="last.pt"):

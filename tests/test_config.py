@@ -136,6 +136,24 @@ def test_the_two_shakespeare_configs_differ_in_the_noise_alone():
     assert noisy.noisy
 
 
+@pytest.mark.parametrize("overlay", [(), (str(ROOT / "config/cpu.py"),)])
+def test_the_fine_tuning_configs_differ_in_noisytune_alone_and_fit_the_pretraining(overlay):
+    names = ("pretrain_text8_small", "finetune_shakespeare", "finetune_shakespeare_noisytune")
+    source, plain, noisy = (load([str(ROOT / f"config/{name}.py"), *overlay]) for name in names)
+    here, there = identity(plain), identity(noisy)
+    assert {knob for knob in here if here[knob] != there[knob]} == {"noisytune_lambda"}
+    assert (plain.noisytune_lambda, noisy.noisytune_lambda) == (0.0, 0.15)
+    assert plain.init_from == source.out_dir
+    shape = ("n_layer", "n_head", "n_embd", "bias", "block_size")
+    assert [getattr(plain, name) for name in shape] == [getattr(source, name) for name in shape]
+
+
+def test_the_gpt2_config_has_gpt2s_shape():
+    config = load([str(ROOT / "config/finetune_gpt2_shakespeare.py")])
+    assert (config.n_layer, config.n_head, config.n_embd, config.bias) == (12, 12, 768, True)
+    assert config.block_size <= 1024
+
+
 @pytest.mark.parametrize("name", ["shakespeare", "enwik8", "text8"])
 @pytest.mark.parametrize("overlay", [(), (str(ROOT / "config/cpu.py"),)])
 def test_the_methods_config_is_the_baselines_but_for_its_noise(name, overlay):

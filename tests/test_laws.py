@@ -186,11 +186,15 @@ def crash_at(monkeypatch, instant):
     return lambda: len(passed)
 
 
-def test_law_4_a_crash_at_every_single_write_resumes_to_the_same_bits(run, command, tmp_path, monkeypatch):
-    whole = run("whole")
+@pytest.mark.parametrize("started", [False, True], ids=["fresh weights", "NoisyTune"])
+def test_law_4_a_crash_at_every_single_write_resumes_to_the_same_bits(
+    run, command, tmp_path, monkeypatch, started
+):
+    knobs = {"init_from": run("source", max_iters=5), "noisytune_lambda": 0.15} if started else {}
+    whole = run("whole", **knobs)
     with monkeypatch.context() as patch:
         instants = crash_at(patch, None)
-        run("counted")
+        run("counted", **knobs)
         total = instants()
     assert total > 30
     for instant in range(total):
@@ -198,8 +202,8 @@ def test_law_4_a_crash_at_every_single_write_resumes_to_the_same_bits(run, comma
         with monkeypatch.context() as patch:
             crash_at(patch, instant)
             with pytest.raises(Crash):
-                train.main(command(name))
-        folder = run(name)
+                train.main(command(name, **knobs))
+        folder = run(name, **knobs)
         assert same_weights(folder, whole), f"write {instant} of {total}"
         assert timeless(folder) == timeless(whole), f"write {instant} of {total}"
         shutil.rmtree(folder)

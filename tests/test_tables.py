@@ -1,0 +1,248 @@
+"""Arms that may be compared, tables of losses and comparisons, and the report made of them."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+from made_up import META, drawn_text, fake_run, losses_text, make_study, val_loss
+from scipy import stats
+
+import arms
+import figures
+import plot
+import report
+import tables
+from arms import differences, read_settings
+from compare import compare_all, interval
+from config import UserError
+from files import write_json
+
+# Arms.
+
+
+def test_differences_are_paired_by_seed(two_arms):
+    (setting,) = read_settings([two_arms])
+    baseline, noise = setting.arms
+    assert (baseline.name, noise.name) == ("baseline", "noise")
+    ((at, mean, half, n),) = differences(noise, baseline, "val_loss", [500])
+    pairs = [0.1 * (1 + 0.3 * seed) for seed in (1, 2, 3)]
+    wanted = stats.ttest_1samp(pairs, 0).confidence_interval(0.95)
+    assert (at, n) == (500, 3)
+    assert (mean - half, mean + half) == pytest.approx((wanted.low, wanted.high), rel=1e-9)
+
+
+def test_the_difference_leaves_out_seeds_without_a_pair(two_arms):
+    fake_run(two_arms / "noise" / "seed9", 9, noise_sigma=0.1)
+    (setting,) = read_settings([two_arms])
+    baseline, noise = setting.arms
+    ((_, mean, _, n),) = differences(noise, baseline, "val_loss", [500])
+    assert n == 3
+    assert mean == pytest.approx(0.1 * (1 + 0.3 * 2))
+
+
+def test_two_configs_never_fall_into_one_arm(two_arms):
+    fake_run(two_arms / "again" / "noise" / "seed7", 7, noise_sigma=0.2)
+    with pytest.raises(UserError, match=r"'noise'.*differ in noise_sigma: 0.1 and 0.2"):
+        read_settings([two_arms])
+
+
+def test_one_seed_twice_is_refused(two_arms):
+    fake_run(two_arms / "again" / "noise" / "seed2", 2, noise_sigma=0.1)
+    with pytest.raises(UserError, match="seed 2 twice"):
+        read_settings([two_arms])
+
+
+def test_a_config_of_an_older_version_is_read_with_the_defaults_of_what_came_since(two_arms):
+    path = two_arms / "noise" / "seed1" / "config.json"
+    config = json.loads(path.read_text())
+    del config["noise_eta"]
+    path.write_text(json.dumps({**config, "knob_of_old": 1}))
+    assert plot.main([str(two_arms)]) == 0
+
+
+def test_another_cadence_of_evaluation_is_another_arm(two_arms):
+    """The lowest of ten evaluations is not to be compared with the lowest of a hundred."""
+    fake_run(two_arms / "noise" / "seed8", 8, noise_sigma=0.1, eval_interval=10)
+    with pytest.raises(UserError, match="differ in eval_interval"):
+        read_settings([two_arms])
+
+
+def test_a_study_names_its_baseline_and_the_order_of_its_arms(tmp_path):
+    arms_ = {"zero": {"noise_sigma": 0.02}, "noise": {"noise_sigma": 0.1}, "a_baseline": {}}
+    (setting,) = read_settings([make_study(tmp_path, arms_, baseline="zero")])
+    assert [arm.name for arm in setting.arms] == ["zero", "noise", "a_baseline"]
+    assert setting.baseline.name == "zero"
+    rows = tables.comparisons([setting], "best_val_loss")
+    assert [(arm.name, reference.name) for _, arm, reference, _ in rows] == [
+        *(("noise", "zero"), ("a_baseline", "zero"))
+    ]
+
+
+def test_an_arm_may_be_compared_with_another_than_the_baseline(tmp_path):
+    arms_ = {
+        "baseline": {},
+        "wide": {"weight_decay": 0.3},
+        "wide_noise": {"weight_decay": 0.3, "noise_sigma": 0.1},
+    }
+    (setting,) = read_settings([make_study(tmp_path, arms_, versus={"wide_noise": "wide"})])
+    rows = {arm.name: reference.name for _, arm, reference, _ in tables.comparisons([setting], "best_val_loss")}
+    assert rows == {"wide": "baseline", "wide_noise": "wide"}
+
+
+def test_one_arms_folder_never_holds_two_sizes_or_corpora(tmp_path):
+    other = {**META, "splits": {"train": {"tokens": 9, "sha256": "def"}}}
+    for field, options in (
+        ("n_embd: 384 and 768", {"n_embd": 768}),
+        ("data: 'abc' and 'def'", {"meta": other}),
+    ):
+        folder = tmp_path / field[:4]
+        fake_run(folder / "arm" / "seed1")
+        fake_run(folder / "arm" / "seed2", 2, **options)
+        with pytest.raises(UserError, match=f"'arm' and differ in {field}"):
+            read_settings([folder])
+
+
+def test_a_study_is_not_mixed_from_cards_and_processors(tmp_path):
+    for seed, device in ((1, "cpu"), (2, "cuda:0")):
+        folder = fake_run(tmp_path / "noise" / f"seed{seed}", seed)
+        about = json.loads((folder / "run.json").read_text())
+        write_json(folder / "run.json", {**about, "machine": {"device": device, "name": "x"}})
+    with pytest.raises(UserError, match="differ in device: 'cpu' and 'cuda'"):
+        read_settings([tmp_path])
+
+
+# Tables.
+
+
+def test_the_table_stands_beside_the_papers(two_arms, monkeypatch):
+    monkeypatch.setitem(arms.PAPER_LENGTH["shakespeare_char"], "max_iters", 1000)
+    text = losses_text(read_settings([two_arms]))
+    values = [val_loss(1000, seed, 0.1) for seed in (1, 2, 3)]
+    mean, half = interval(values)
+    assert f"| noise | 3 | {mean:.4f} ± {half:.4f} |" in text
+    assert "| *paper, baseline* | 1 | 0.8132 | – | 1.4692 | – |" in text
+    assert "| *paper, noise* | 1 | 0.8083 | – | 1.4650 | – |" in text
+    assert "not comparable" not in text
+    for name, knobs in (("small", {"n_layer": 2}), ("short", {"batch_size": 4})):
+        fake_run(two_arms / name / "baseline" / "seed1", **knobs)
+        assert "not comparable" in losses_text(read_settings([two_arms / name]))
+
+
+def test_the_comparisons_are_compared_and_written_in_three_forms(two_arms):
+    settings = read_settings([two_arms])
+    table = tables.comparison_table(settings, "best_val_loss")
+    losses = [{seed: val_loss(1000, seed, sigma) for seed in (1, 2, 3)} for sigma in (0.1, 0.0)]
+    (wanted,) = compare_all([tuple(losses)])
+    ((name, against, n, difference, *_, verdict),) = table.rows
+    assert (name, against, n, verdict) == ("noise", "baseline", "3", "worse")
+    assert difference == f"{wanted.mean:+.4f} ± {wanted.half:.4f}"
+    assert f"| noise | baseline | 3 | {difference} |" in tables.markdown([table])
+    latex = tables.latex([table])
+    assert f"noise & baseline & 3 & {difference.replace('±', r'$' + chr(92) + 'pm$')} &" in latex
+    assert all(rule in latex for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
+    (row,) = csv.DictReader(io.StringIO(tables.comma_separated([table])))
+    assert float(row["mean"]) == pytest.approx(wanted.mean, rel=1e-5)
+    assert float(row["p_holm"]) == pytest.approx(wanted.p_holm, rel=1e-5)
+    assert (row["arm"], row["paired"], row["verdict"]) == ("noise", "True", "worse")
+
+
+def test_latex_escapes_what_it_must():
+    assert tables.escaped("a_b & 95 % ± ≥ {x}") == r"a\_b \& 95 \% $\pm$ $\geq$ \{x\}"
+
+
+def test_an_arm_that_lost_runs_says_so_in_its_verdict(two_arms):
+    fake_run(two_arms / "noise" / "seed5", 5, status="diverged", noise_sigma=0.1)
+    fake_run(two_arms / "baseline" / "seed5", 5)
+    table = tables.comparison_table(read_settings([two_arms]), "best_val_loss")
+    assert table.rows[0][-1] == "worse, 1 of 4 diverged"
+    assert table.rows[0][2] == "3"
+
+
+def test_iterations_to_a_loss_are_interpolated_and_those_that_never_get_there_said(two_arms):
+    (setting,) = read_settings([two_arms])
+    baseline, noise = setting.arms
+    target = tables.target_loss(setting)
+    assert target == pytest.approx(np.mean([val_loss(500, seed, 0) for seed in (1, 2, 3)]))
+    reached = [tables.iterations_to(run, target) for run in baseline.runs]
+    for run, at in zip(baseline.runs, reached):
+        ends = [at - at % 250, at - at % 250 + 250]
+        losses = [val_loss(end, run.seed, 0) for end in ends]
+        assert np.interp(at, ends, losses) == pytest.approx(target)
+    assert tables.loss_row(baseline, [], target)[-1] == f"{np.mean(reached):,.0f}"
+    assert tables.loss_row(noise, [], 2.26)[-1] == f"{tables.iterations_to(noise.runs[0], 2.26):,.0f} (1 of 3)"
+    assert tables.loss_row(noise, [], 1.0)[-1] == "never"
+
+
+def test_a_study_is_a_family_whatever_is_drawn_with_it(tmp_path):
+    two = {"baseline": {}, "noise": {"noise_sigma": 0.001}, "more": {"noise_sigma": 0.002}}
+    for name in ("table1_a", "table1_b"):
+        make_study(tmp_path / name, two, name=name)
+    alone = tables.comparisons(read_settings([tmp_path / "table1_a"]), "best_val_loss")
+    together = tables.comparisons(read_settings([tmp_path]), "best_val_loss")
+    assert [c.p_holm for *_, c in together] == 2 * [c.p_holm for *_, c in alone]
+    assert (
+        "its study's 2 comparisons"
+        in tables.comparison_table(read_settings([tmp_path]), "best_val_loss").notes[0]
+    )
+
+
+def test_an_arm_that_diverged_whole_keeps_its_row_and_no_survivors_are_better(tmp_path):
+    folder = make_study(tmp_path, {"baseline": {}, "noise": {"noise_sigma": 0.1}, "low": {"weight_decay": 0.2}})
+    for seed in (1, 2, 3):
+        fake_run(folder / "noise" / f"seed{seed}", seed, status="diverged", noise_sigma=0.1)
+    fake_run(folder / "low" / "seed1", 1, status="diverged", weight_decay=0.2)
+    settings = read_settings([folder])
+    rows = {row[0]: row for row in tables.comparison_table(settings, "best_val_loss").rows}
+    assert (rows["noise"][2], rows["noise"][3], rows["noise"][-1]) == ("0", "–", "3 of 3 diverged")
+    assert rows["low"][-1] == "1 of 3 diverged"
+    figures.forest_figure(settings)
+
+
+def test_there_is_no_verdict_before_the_planned_seeds_are_there(tmp_path):
+    arms_ = {"baseline": {}, "noise": {"noise_sigma": 0.1}}
+    (setting,) = read_settings([make_study(tmp_path, arms_, seeds=(1, 2, 3))])
+    assert tables.comparison_table([setting], "best_val_loss").rows[0][-1] == "worse"
+    record = json.loads((tmp_path / "study.json").read_text())
+    write_json(tmp_path / "study.json", {**record, "seeds": [1, 2, 3, 4]})
+    settings = read_settings([tmp_path])
+    assert tables.comparison_table(settings, "best_val_loss").rows[0][-1] == "interim, 3 of 4 seeds"
+    assert "there is no verdict" in drawn_text(figures.forest_figure(settings))
+
+
+# The report.
+
+
+def test_the_report_says_in_words_what_the_tables_say(tmp_path):
+    arms_ = {"baseline": {}, "noise": {"noise_sigma": 0.1}, "same": {"learning_rate": 0.01}}
+    folder = make_study(tmp_path / "tiny" / "cpu", arms_)
+    machine = {"name": "A machine", "dtype": "bfloat16", "threads": 1}
+    for path in folder.rglob("run.json"):
+        about = json.loads(path.read_text())
+        versions = {"torch": "2.13.0", "revision": "0123456789abcdef"}
+        write_json(path, {**about, "machine": machine, "versions": versions, "began": "2026-11-21T00:00:00"})
+    for path in folder.rglob("result.json"):
+        write_json(path, {**json.loads(path.read_text()), "seconds": 1200.0})
+    assert report.main([str(tmp_path)]) == 0
+    text = (tmp_path / "README.md").read_text()
+    (setting,) = read_settings([folder])
+    ((_, _, _, noise), (_, _, _, same)) = tables.comparisons([setting], "best_val_loss")
+    assert f"worse: noise {noise.mean:+.4f} ± {noise.half:.4f}" in text
+    assert f"not resolved: same {same.mean:+.4f} ± {same.half:.4f}" in text
+    for words in (
+        "9 runs, 0 of them diverged, 3 seeds an arm",
+        "3.0 hours",
+        "A machine, bfloat16, 1 thread a run",
+    ):
+        assert words in text
+    for words in ("revision 0123456789;", "2026-11-21", "python sweep.py config/study/tiny.py config/cpu.py"):
+        assert words in text
+    record = json.loads((folder / "study.json").read_text())
+    write_json(folder / "study.json", {**record, "arms": [*record["arms"], "later"]})
+    report.main([str(tmp_path)])
+    text = (tmp_path / "README.md").read_text()
+    assert "config/cpu.py --arms=baseline,noise,same" in text
+    assert "3 of 4 arms" in text
+    with pytest.raises(UserError, match="no study lies in"):
+        report.main([str(tmp_path / "nowhere")])
