@@ -175,6 +175,11 @@ def test_the_prediction_stands_beside_what_was_measured(mechanism, tmp_path):
     assert row in findings.findings(tmp_path)
 
 
+def test_what_is_predicted_for_after_the_end_is_the_length_of_the_run(tmp_path):
+    folder = make_study(tmp_path / "long" / "cpu", {"baseline": {}, "noise": {**NOISE, "beta2": 0.9999}})
+    assert predicted_half(Study(folder).settings[0].arm("noise")) == 1000
+
+
 def test_a_measurement_between_two_is_interpolated(mechanism):
     run = Study(mechanism).settings[0].arm("noise").runs[0]
     measured = [{"iter": 0, "preconditioner": 0.1}, {"iter": 40, "preconditioner": 0.9}]
