@@ -17,17 +17,20 @@ class Diagnosis:
         self.optimizer = optimizer
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.betas, self.eps = optimizer.param_groups[0]["betas"], optimizer.param_groups[0]["eps"]
-        self.first = [torch.zeros_like(p) for p in self.parameters]
-        self.second = [torch.zeros_like(p) for p in self.parameters]
+        like, sizes = self.parameters[0], [p.numel() for p in self.parameters]
+        self.first, self.second = (like.new_zeros(sum(sizes)) for _ in range(2))
+        self.views = [
+            (first.view_as(p), second.view_as(p))
+            for p, first, second in zip(self.parameters, self.first.split(sizes), self.second.split(sizes))
+        ]
 
     @torch.no_grad()
     def observe(self, applies):
         """Take in the clean gradients where `applies`, a 0-dim bool tensor, says that the step will be done."""
-        beta1, beta2 = self.betas
-        for parameter, first, second in zip(self.parameters, self.first, self.second):
-            gradient = torch.where(applies, parameter.grad, 0.0)
-            first.copy_(torch.where(applies, first * beta1 + gradient * (1 - beta1), first))
-            second.copy_(torch.where(applies, second * beta2 + gradient.square() * (1 - beta2), second))
+        gradient = torch.cat([p.grad.flatten() for p in self.parameters])
+        gradient = torch.where(applies, gradient, 0.0)
+        for moment, value, beta in zip((self.first, self.second), (gradient, gradient.square()), self.betas):
+            moment.lerp_(value, torch.where(applies, 1 - beta, 0.0))
 
     @torch.no_grad()
     def measure(self, factor=1.0, into_weights=0.0):
@@ -43,8 +46,8 @@ class Diagnosis:
         preconditioner: the mean over elements of sqrt(clean v / actual v).
         """
         totals = torch.zeros(3, device=self.parameters[0].device)
-        count = sum(p.numel() for p in self.parameters)
-        for parameter, first, second in zip(self.parameters, self.first, self.second):
+        count = self.first.numel()
+        for parameter, (first, second) in zip(self.parameters, self.views):
             state = self.optimizer.state[parameter]
             bias1, bias2 = (1 - beta ** state["step"] for beta in self.betas)
             size = bias1 * ((state["exp_avg_sq"] / bias2).sqrt() + self.eps)
@@ -61,15 +64,15 @@ class Diagnosis:
 
     def reset(self):
         """Forget, as AdamW's moments are forgotten."""
-        for tensor in self.first + self.second:
-            tensor.zero_()
+        self.first.zero_()
+        self.second.zero_()
 
     def state(self):
         return {"first": self.first, "second": self.second}
 
     def restore(self, state):
-        for mine, theirs in zip(self.first + self.second, state["first"] + state["second"]):
-            mine.copy_(theirs)
+        self.first.copy_(state["first"])
+        self.second.copy_(state["second"])
 
 
 def batch_noise_norm(half_losses, parameters):

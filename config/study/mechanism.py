@@ -6,7 +6,7 @@ are tuning.py's at cpu.py's size.
 """
 
 base = "config/shakespeare_baseline.py"
-common = dict(dtype="bfloat16", diagnose_interval=20)
+common = dict(dtype="bfloat16", diagnose_interval=50, eval_train_tokens=16_384)
 
 
 def _gradient_rms(run):
