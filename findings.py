@@ -308,7 +308,7 @@ NOT_JUDGING = ("aa_control", "tuning", "sgd_rates")  # too little noise to be fe
 
 def advice(studies):
     """What the verdicts amount to for someone who trains; the words follow from them."""
-    return "\n\n".join(["## What to do", left_alone(studies), retuned(studies)])
+    return "\n\n".join(["## What to do", left_alone(studies), retuned(studies), *perturbed(studies)])
 
 
 def left_alone(studies):
@@ -354,8 +354,36 @@ def retuned(studies):
                 " resolved as better than none."
             )
         items = map(item, [*rows, *ordinary])
-        texts.append("\n".join([f"**{said}** {study.where}:", "", *items, "", f"    {study.command}"]))
+        where = f"At one size, batch and length: {study.where}; nothing but the learning rate was tuned:"
+        texts.append("\n".join([f"**{said}** {where}", "", *items, "", f"    {study.command}"]))
     return "\n\n".join(texts)
+
+
+def perturbed(studies):
+    """Whether NoisyTune is worth its line, by the arms that are plain fine-tuning but for it; a list."""
+    for study in (study for study in studies if study.name == "noisytune"):
+        rows = [row for row in study.rows().values() if perturbs_alone(row)]
+        counts = by(rows, lambda row: verdict(*row))
+        if not rows or any(word.startswith("interim") for word in counts):
+            continue
+        if "better" in counts:
+            said = "use it, by an arm that is resolved as better than fine-tuning alone"
+        elif "not resolved" in counts:
+            said = "leave it out, no arm is resolved as better than fine-tuning alone"
+        else:
+            said = "leave it out, every arm is worse than fine-tuning alone"
+        yield (
+            f"**NoisyTune before fine-tuning: {said}** ({tally(rows)}). {study.where}, from one pretrained"
+            f" model: the intervals are over fine-tunings of it.\n\n    {study.command}"
+        )
+
+
+def perturbs_alone(row):
+    """Whether the arm is its reference but for noise in the pretrained weights."""
+    _, arm, reference, _ = row
+    here, there = experiment(arm), experiment(reference)
+    changed = {name for name in here if here[name] != there[name]}
+    return bool(changed) and all(name.startswith("noisytune_") for name in changed)
 
 
 def experiment(arm):

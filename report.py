@@ -11,6 +11,7 @@ from pathlib import Path
 
 from arms import by, read_settings
 from config import UserError, run_script
+from costs import find_benches, tables_of
 from files import read_json
 from findings import command, findings
 from panels import save_text
@@ -46,7 +47,8 @@ def main(argv):
     studies = sorted(path.parent for path in results.rglob("study.json"))
     if not studies:
         raise UserError(f"no study lies in {results}: python collect.py out copies the finished ones there")
-    text = "\n".join([HEAD, *(section(study, results) for study in studies)])
+    costs = [cost_section(bench, results) for bench in find_benches([results])]
+    text = "\n".join([HEAD, *(section(study, results) for study in studies), *costs])
     for name, said in {"README.md": text, "FINDINGS.md": findings(results)}.items():
         print(f"written: {save_text(results / name, said)}", file=sys.stderr)
     return 0
@@ -74,6 +76,15 @@ def section(study, results):
             )
     tables = [comparison_table(settings, name) for name in COMPARED] + [loss_table(s) for s in settings]
     return "\n".join([*lines, "", markdown([table for table in tables if table])])
+
+
+def cost_section(bench, results):
+    """What bench.py measured, in a folder of its own."""
+    place = bench.relative_to(results)
+    lines = [f"## What a step costs: `{place}`", ""]
+    if (bench / "figures" / "bench.png").is_file():
+        lines += [f'<img src="{place}/figures/bench.png" width="400" alt="Cost of a step\'s ingredients">', ""]
+    return "\n".join([*lines, markdown(tables_of(bench))])
 
 
 def provenance(settings):

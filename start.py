@@ -7,8 +7,8 @@ What the two models have in common is carried over, the rest keeps its fresh ini
     wpe.weight     the first positions, as many as both have
     all the rest   whole: n_layer, n_head, n_embd and bias must be the source's
 
-A folder that export.py wrote tells its vocabulary. Another one has GPT-2's, whose tokens are carried over one
-by one to a corpus of as many tokens.
+A folder that export.py wrote tells its vocabulary. Another one goes with a corpus of as many tokens, whose rows
+are carried over one by one; 50,257 of them have to be GPT-2's.
 
 The optimizer and its schedules begin anew. A run needs its source until its own first checkpoint.
 """
@@ -21,6 +21,7 @@ import torch
 import gpt2
 from config import UserError, differences, recorded
 from data.corpus import symbol_indices
+from data.subword import is_gpt2s
 from evaluate import exported_model, model_in
 from files import read_json
 from model import GPT
@@ -92,6 +93,11 @@ def exported(config, folder, meta):
                 f"init_from={config.init_from!r} has no vocabulary that fits {meta['name']}: without a"
                 f" corpus.json its {model.config.vocab_size:,} symbols are tokens, for a corpus of as many"
                 " tokens, as --dataset=shakespeare_bpe is of GPT-2's"
+            )
+        if meta["vocab_size"] == gpt2.SHAPE["vocab_size"] and not is_gpt2s(meta):
+            raise UserError(
+                f"init_from={config.init_from!r} is taken for a model of GPT-2's 50,257 tokens, and those of"
+                f" {meta['name']} are others: prepare it with GPT-2's vocabulary"
             )
     return Source(model, theirs, {"run": config.init_from, **about, "iter": None, "val_loss": None})
 

@@ -24,6 +24,7 @@ from files import read_json, shown
 # GPT-2's (encoder.py of github.com/openai/gpt-2), the contractions in one group.
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 ENDOFTEXT = "<|endoftext|>"
+GPT2_TOKENS = {0: "!", 198: "\n", 220: " ", 262: " the", 995: " world", 31373: "hello", 50256: ENDOFTEXT}
 MOST = (1 << 16) - 1  # ranks: with ENDOFTEXT they fill a uint16
 
 
@@ -95,10 +96,17 @@ def gpt2_vocabulary():
         raise UserError(
             f"tiktoken could not get GPT-2's vocabulary ({type(error).__name__}): set TIKTOKEN_CACHE_DIR to a"
             " folder in which it kept it where there was a network, or use"
-            " python data/shakespeare_bpe/prepare.py --vocabulary FILE, with a rank file of tiktoken"
+            " python data/shakespeare_bpe/prepare.py --vocabulary FILE, with a rank file of tiktoken, and"
+            " --source FILE for the text"
         ) from None
     ranks = encoding.n_vocab - len(encoding.special_tokens_set)
     return Vocabulary([encoding.decode_single_token_bytes(rank) for rank in range(ranks)], "gpt2 of tiktoken")
+
+
+def is_gpt2s(meta):
+    """Whether the tokens of a corpus are GPT-2's, by their number and some of them."""
+    tokens = meta["vocabulary"]
+    return len(tokens) == 50_257 and all(tokens[rank] == token for rank, token in GPT2_TOKENS.items())
 
 
 def prepared(folder, vocabulary=None):

@@ -10,12 +10,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import tokens_of
+from made_up import make_study
 
 import bench
 import costs
 import gpu
 import plot
 import processes
+import report
 import train
 import training
 from config import ROOT, UserError, load, settle
@@ -253,6 +255,21 @@ def test_it_is_drawn_from_its_file_alone_and_in_the_same_bytes(rehearsed, tmp_pa
     figure = costs.bench_figure([tmp_path / "a", tmp_path / "b"])
     assert len(figure.axes) == 2
     assert figure.get_size_inches()[0] == pytest.approx(3.3)
+
+
+def test_the_report_shows_what_was_measured(tmp_path):
+    make_study(tmp_path / "study" / "cpu", {"baseline": {}}, name="tiny")
+    for path in tmp_path.rglob("run.json"):
+        about = {"machine": {"name": "A machine", "dtype": "bfloat16", "threads": 1}}
+        write_json(path, read_json(path) | about | {"versions": {"torch": "2.13.0", "revision": "0123"}})
+    for path in tmp_path.rglob("result.json"):
+        write_json(path, read_json(path) | {"seconds": 1.0})
+    write_json(tmp_path / "speed" / "cpu" / "bench.json", made_up())
+    assert report.main([str(tmp_path)]) == 0
+    text = (tmp_path / "README.md").read_text()
+    assert "## What a step costs: `speed/cpu`" in text
+    assert "| ratio |  | 4.00 | 3.00 to 5.00 |" in text
+    assert "bench.png" not in text, "it is not drawn yet"
 
 
 def test_no_text_of_the_figure_leaves_the_page(rehearsed):

@@ -70,6 +70,29 @@ def test_the_advice_follows_from_the_tuned_comparison(tmp_path, noise, warmup, a
     assert sum(text.count(said) for said in ("**Drop it", "**Keep it", "**It helps", "**Interim")) == 1
 
 
+@pytest.mark.parametrize(
+    ("by", "advice"),
+    [
+        (-0.3, "use it, by an arm that is resolved as better than fine-tuning alone** (1 better)."),
+        (0.0, "leave it out, no arm is resolved as better than fine-tuning alone** (1 not resolved)."),
+        (+0.3, "leave it out, every arm is worse than fine-tuning alone** (1 worse)."),
+    ],
+)
+def test_the_advice_on_noisytune_follows_from_the_arms_that_are_it_alone(tmp_path, by, advice):
+    lam = {"init_from": "out/pretrained", "noisytune_lambda": 0.15}
+    arms = {"fine_tuning": {"init_from": "out/pretrained"}, "lambda0.15": lam, "both": {**lam, **NOISE}}
+    folder = tmp_path / "noisytune" / "cpu"
+    make_study(folder, arms, baseline="fine_tuning", seeds=(1, 2, 3, 4), name="noisytune")
+    shift(folder, "lambda0.15", by)
+    if not by:
+        for seed, more in enumerate((1e-3, -1e-3, 2e-3, -2e-3), start=1):
+            path = folder / "lambda0.15" / f"seed{seed}" / "result.json"
+            write_json(path, read_json(path) | {"best_val_loss": read_json(path)["best_val_loss"] + more})
+    assert f"**NoisyTune before fine-tuning: {advice}" in findings.findings(tmp_path)
+    write_json(folder / "study.json", {**read_json(folder / "study.json"), "seeds": [1, 2, 3, 4, 5]})
+    assert "**NoisyTune before" not in findings.findings(tmp_path), "while planned seeds are missing"
+
+
 def test_missing_seeds_give_no_verdict_and_no_advice(tmp_path):
     text = tuned(tmp_path, -0.3, 0.0, planned=(1, 2, 3, 4, 5))
     assert "**Interim: planned seeds are missing.**" in text

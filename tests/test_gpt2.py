@@ -19,6 +19,7 @@ import sample
 import train
 from config import UserError, load
 from data.corpus import Corpus
+from data.subword import GPT2_TOKENS
 from model import GPT, GPTConfig
 from start import read_source
 
@@ -430,6 +431,21 @@ def test_a_model_that_does_not_fit_is_one_line_before_any_work(token_corpus, com
     assert words in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "new").exists()
+
+
+def test_tokens_as_many_as_gpt2s_have_to_be_its_own(tmp_path, command):
+    folder = write_model(tmp_path / "model", vocab_size=50_257)
+    config = load(command("new", init_from=folder, bias=True))
+    tokens = [f"{rank}" for rank in range(50_257)]
+    meta = {"name": "mine", "unit": "token", "vocab_size": len(tokens), "vocabulary": tokens}
+    with pytest.raises(UserError, match="and those of mine are others: prepare it with GPT-2's vocabulary"):
+        read_source(config, meta)
+    for rank, token in GPT2_TOKENS.items():
+        tokens[rank] = token
+    assert read_source(config, meta).meta is meta
+    tokens[262] = " a"
+    with pytest.raises(UserError, match="are others"):
+        read_source(config, meta)
 
 
 # export.py, and what reads an export as if it were a run.

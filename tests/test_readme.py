@@ -102,6 +102,10 @@ def test_only_three_lines_of_the_block_are_ours():
         ("enwik8_noise.py", 205, 90_000_000),
         ("text8_baseline.py", 27, 90_000_000),
         ("text8_noise.py", 27, 90_000_000),
+        ("pretrain_text8_small.py", 27, 90_000_000),
+        ("finetune_shakespeare.py", 65, 1_003_854),
+        ("finetune_shakespeare_noisytune.py", 65, 1_003_854),
+        ("finetune_gpt2_shakespeare.py", 50_257, 301_966),
         ("quickstart.py", None, None),
     ],
 )
@@ -110,9 +114,10 @@ def test_the_hyperparameter_table_is_the_configs(files, vocabulary, train_tokens
     config = load([str(ROOT / "config" / name) for name in files.split()])
     tokens = config.tokens_per_iter * config.max_iters
     cells = [cell.strip() for cell in row.strip("|").split("|")]
+    parts = f"{config.gradient_accumulation_steps} × " if config.gradient_accumulation_steps > 1 else ""
     wanted = [
         f"{config.n_layer} × {config.n_embd}, {config.n_head} heads",
-        f"{config.batch_size} × {config.block_size}",
+        f"{parts}{config.batch_size} × {config.block_size}",
         f"{config.max_iters:,}",
         f"{config.learning_rate:g}",
         f"{config.dropout:g}",
@@ -121,7 +126,8 @@ def test_the_hyperparameter_table_is_the_configs(files, vocabulary, train_tokens
     assert cells[2:8] == wanted
     if vocabulary:
         names = ("block_size", "n_layer", "n_head", "n_embd", "bias")
-        model = GPT.create(GPTConfig(vocabulary, **{name: getattr(config, name) for name in names}), 0)
+        with torch.device("meta"):
+            model = GPT(GPTConfig(vocabulary, **{name: getattr(config, name) for name in names}))
         assert cells[1] == f"{model.parameter_count() / 1e6:.2f} M"
         assert cells[8] == f"{tokens / train_tokens:.1f}"
 
