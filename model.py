@@ -82,10 +82,11 @@ def plain_attention(q, k, v, p):
 
     q: (B, H, T, d), the last T of S tokens. k, v: (B, H, S, d).
     """
-    (T, d), S = q.shape[-2:], k.shape[-2]
-    future = torch.ones(T, S, dtype=torch.bool, device=q.device).triu(1 + S - T)
-    scores = (q / math.sqrt(d)) @ k.transpose(-2, -1)  # (B, H, T, S)
-    return dropout(scores.masked_fill(future, -math.inf).softmax(-1), p) @ v
+    (B, H, T, d), S = q.shape, k.shape[2]
+    q, k, v = (part.reshape(B * H, -1, d) for part in (q, k, v))
+    future = torch.full((T, S), -math.inf, dtype=q.dtype, device=q.device).triu(1 + S - T)
+    scores = torch.baddbmm(future, q, k.transpose(1, 2), alpha=1 / math.sqrt(d))  # (B H, T, S)
+    return (dropout(scores.softmax(-1), p) @ v).view(B, H, T, d)
 
 
 def dropout(x, p):

@@ -264,7 +264,7 @@ def test_dropout_is_where_gpt2_has_it(monkeypatch, fused):
 
     monkeypatch.setattr(modules["model"], "dropout", watched)
     model(idx)
-    stream, attention = (4, 9, 12), (4, 3, 9, 9)
+    stream, attention = (4, 9, 12), (4 * 3, 9, 9)
     assert seen == [(shape, 0.5) for shape in (stream, *(attention, stream, stream) * 2)]
     seen.clear()
     logits = model.eval()(idx)[0]
