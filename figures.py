@@ -184,13 +184,18 @@ def of_noise(arms, end, name, label):
 
 
 def of_gradient(arms, end, name, label):
-    """A function that draws a logged quantity of the gradient, from 0 to somewhat above the highest mean."""
+    """A function that draws a logged quantity of the gradient, from 0 to somewhat above the highest mean; on a
+    logarithmic axis where the arms are far apart."""
 
     def draw(axes):
         draw_arms(axes, arms, "steps", name)
         axes.set(ylabel=label, xlim=(0, end))
-        tops = [np.nanmax(line.get_ydata()) for line in axes.get_lines() if len(line.get_ydata())]
-        axes.set_ylim(0, 1.2 * max(tops, default=1))
+        means = [line.get_ydata() for line in axes.get_lines() if len(line.get_ydata())]
+        tops = [np.nanmax(mean) for mean in means]
+        if tops and max(tops) > 20 * min(tops) > 0:
+            axes.set(yscale="log", ylim=(0.5 * min(map(np.nanmin, means)), 2 * max(tops)))
+        else:
+            axes.set_ylim(0, 1.2 * max(tops, default=1))
 
     return draw
 

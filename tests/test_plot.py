@@ -173,6 +173,16 @@ def test_relative_and_early_noise_are_named_in_the_caption(two_arms):
     assert "that of relative with the noise in it" in text
 
 
+def test_gradients_far_apart_share_a_logarithmic_axis_on_which_both_are_seen(two_arms):
+    near = figures.noise_figure(read_settings([two_arms])).axes[2]
+    assert (near.get_yscale(), near.get_ylim()) == ("linear", pytest.approx((0, 1.8)))
+    folder = fake_run(two_arms / "wild" / "seed1", noise_sigma=0.1)
+    log = (folder / "log.jsonl").read_text()
+    (folder / "log.jsonl").write_text(log.replace('"grad_norm": 1.5', '"grad_norm": 1.5e18'))
+    far = figures.noise_figure(read_settings([two_arms])).axes[2]
+    assert (far.get_yscale(), far.get_ylim()) == ("log", pytest.approx((0.75, 3e18)))
+
+
 def test_folders_without_runs_are_named(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         plot.main([str(tmp_path / "none")])
