@@ -5,7 +5,7 @@ in units of the gradient's RMS: SGD has no second moment to divide absolute nois
 """
 
 base = "config/shakespeare_baseline.py"
-common = dict(dtype="bfloat16")
+common = dict(dtype="bfloat16", eval_train_tokens=16_384)
 
 _noise = dict(noise_sigma=0.1, noise_gamma=0.99)
 _relative = dict(noise_sigma=1.0, noise_gamma=0.99, noise_scale="global")
