@@ -1,8 +1,9 @@
 """Mechanism: through which part of AdamW the noise acts, by putting it into one part at a time.
 
 The arms that put the paper's first cell (or, mild, its last) somewhere else, or in its place what it would do
-there, are compared with that noise itself; noise and the ordinary controls with the baseline. The tuned rates
-are tuning.py's at cpu.py's size.
+there, are compared with that noise itself; noise, noise relative to the gradient's size, and the ordinary
+controls with the baseline, or with it at the learning rate that suits it best. The tuned rates are tuning.py's
+at cpu.py's size.
 """
 
 base = "config/shakespeare_baseline.py"
@@ -43,14 +44,17 @@ arms = {
     "warmup500": dict(warmup_iters=500),
     "tuned": dict(learning_rate=4e-3, min_lr=4e-4),
     "warmup500_tuned": dict(warmup_iters=500, learning_rate=4e-3, min_lr=4e-4),
+    "first_moment_relative_tuned": {
+        **_relative,
+        **dict(noise_point="first_moment", learning_rate=4e-3, min_lr=4e-4),
+    },
 }
 baseline = "baseline"
 versus = {
     **dict.fromkeys(_elsewhere, "noise"),
     **dict.fromkeys(_mild_elsewhere, "mild_noise"),
     **dict.fromkeys(("before_clip", "weights", "weights_times_10"), "noise"),
-    "first_moment_relative": "noise_relative",
-    "warmup500_tuned": "tuned",
+    **dict.fromkeys(("warmup500_tuned", "first_moment_relative_tuned"), "tuned"),
 }
 decisive = ["baseline", "noise", "second_moment", "second_moment_mean", "matched_warmup"]
 seeds = range(1, 7)
