@@ -236,7 +236,7 @@ def by(items, key):
 
 def check_arm(runs):
     """The runs of one arm; UserError unless they differ in their seeds, and in nothing else."""
-    first, seeds = runs[0], set()
+    first, seeds, weights = runs[0], set(), {}
     for run in runs:
         here, there = (arm_identity(r) for r in (first, run))
         for name in here:
@@ -248,6 +248,12 @@ def check_arm(runs):
         if run.seed in seeds:
             raise UserError(f"{run.path}: {first.arm!r} has seed {run.seed} twice")
         seeds.add(run.seed)
+        digest = (run.about.get("init_from") or {}).get("sha256")
+        if weights.setdefault(run.config.init_from, digest) != digest:
+            raise UserError(
+                f"{run.path}: {run.config.init_from} had other weights when this run began than for another of"
+                f" {first.arm!r}, by the SHA-256 in their run.json; give the arms folders of their own"
+            )
     return runs
 
 
@@ -256,9 +262,8 @@ def arm_identity(run):
     config = run.config
     source = config.init_from and re.sub(r"[/\\]+seed\d+[/\\]*$", "", config.init_from)
     here = {**identity(config), "eval_interval": config.eval_interval, "init_from": source}
-    weights = (run.about.get("init_from") or {}).get("sha256") if source == config.init_from else None
     device = run.about.get("machine", {}).get("device", "").partition(":")[0]
-    return here | {"data": run.data, "device": device, "weights of init_from": weights}
+    return here | {"data": run.data, "device": device}
 
 
 def other_knobs(arm, baseline):

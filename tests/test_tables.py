@@ -104,6 +104,18 @@ def test_one_arms_folder_never_holds_two_sizes_or_corpora(tmp_path):
             read_settings([folder])
 
 
+@pytest.mark.parametrize("source", ["out/one", "out/one/seed1"])
+def test_runs_from_other_weights_are_not_one_arm(tmp_path, source):
+    for seed, digest in ((1, "abc"), (2, "abc"), (3, "def")):
+        folder = fake_run(tmp_path / "arm" / f"seed{seed}", seed, init_from=source)
+        about = json.loads((folder / "run.json").read_text())
+        write_json(folder / "run.json", {**about, "init_from": {"sha256": digest}})
+        if seed == 2:
+            assert len(read_settings([tmp_path])[0].arms[0].runs) == 2
+    with pytest.raises(UserError, match=f"seed3: {source} had other weights when this run began"):
+        read_settings([tmp_path])
+
+
 def test_a_study_is_not_mixed_from_cards_and_processors(tmp_path):
     for seed, device in ((1, "cpu"), (2, "cuda:0")):
         folder = fake_run(tmp_path / "noise" / f"seed{seed}", seed)
