@@ -5,7 +5,10 @@ final loss and not on the best one; both are compared.
 """
 
 base = "config/shakespeare_baseline.py"
-common = dict(dtype="bfloat16", train_tokens=50_000, max_iters=4000, dropout=0.0, weight_decay=0.0)
+common = dict(
+    **dict(dtype="bfloat16", train_tokens=50_000, max_iters=4000, eval_train_tokens=16_384),
+    **dict(dropout=0.0, weight_decay=0.0),
+)
 
 _noise = {
     "noise_0.1_0.99": dict(noise_sigma=0.1, noise_gamma=0.99),

@@ -5,7 +5,7 @@ each fixed. best_against_best.py has each tuned.
 """
 
 base = "config/shakespeare_baseline.py"
-common = dict(dtype="bfloat16")
+common = dict(dtype="bfloat16", eval_train_tokens=16_384)
 
 _cells = {
     "": {},

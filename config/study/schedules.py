@@ -5,7 +5,7 @@ exponential decay from 1 by 0.99 has. Plateau's sum is not known beforehand: it 
 """
 
 base = "config/shakespeare_baseline.py"
-common = dict(dtype="bfloat16")
+common = dict(dtype="bfloat16", eval_train_tokens=16_384)
 
 
 def _equal(schedule, start, **more):
