@@ -21,6 +21,8 @@ import dataclasses
 import gc
 import os
 import re
+import signal
+import sys
 import tempfile
 import time
 from datetime import UTC, datetime
@@ -63,8 +65,8 @@ def main(argv):
     elif "profile" in options:
         profile(config, corpus, machine, out)
     elif "jobs" in options:
-        together = {"jobs": runs_at_once(config, words, machine, counts(options["jobs"]))}
-        write_json(out / "jobs.json", about(config, corpus, machine) | together)
+        rows = runs_at_once(config, words, counts(options["jobs"]))
+        write_part_by_part(out / "jobs.json", about(config, corpus, machine), "jobs", rows)
         print(plain_text(tables_of(out)[-1]))
     else:
         measure(config, words, corpus, machine, out)
@@ -119,16 +121,25 @@ def measure(config, words, corpus, machine, out):
         "checkpoint": lambda: measure_checkpoint(loops["ours"], out),
         "sampling": lambda: measure_sampling(loops["ours"], machine),
         "started": lambda: {name: started(name, words, machine) for name in loops},
-        "ingredients": lambda: measure_ingredients(config, corpus, machine, out),
     }
     for name, part in parts.items():
         began = time.perf_counter()
         record[name] = part()
         write_json(out / "bench.json", record)
         print(f"{name}: measured in {time.perf_counter() - began:.0f} s", flush=True)
+    rows = measure_ingredients(config, corpus, machine, out)
+    write_part_by_part(out / "bench.json", record, "ingredients", rows)
     print()
     for table in tables_of(out):
         print(plain_text(table))
+
+
+def write_part_by_part(path, record, name, rows):
+    """Write a record with more and more rows under a name, as they are measured."""
+    record[name] = []
+    for row in rows:
+        record[name].append(row)
+        write_json(path, record)
 
 
 def measure_loops(loops, machine):
@@ -184,7 +195,7 @@ def measure_ingredients(config, corpus, machine, out):
     def loop(knobs, folder=None):
         return OurLoop(settle(dataclasses.asdict(config) | QUIET | knobs), corpus, machine, folder)
 
-    rows, plain = [], loop({})
+    plain = loop({})
     with run_folder(out) as folder:
         for name, knobs, others, every in ingredients(config):
             try:
@@ -192,11 +203,12 @@ def measure_ingredients(config, corpus, machine, out):
             except UserError:  # SGD has no second moment, a batch of one no halves
                 continue
             pair = {"with": measured, "without": loop(others) if others else plain}
+            if any(one.model.compiled != machine.compile for one in pair.values()):
+                continue  # compilation failed, which has been said
             row = {"name": name, "knobs": knobs, "others": others, "every": every}
-            rows.append(row | steps_in_turns(pair, machine))
+            yield row | steps_in_turns(pair, machine)
             del measured, pair
             gc.collect()
-    return rows
 
 
 @contextlib.contextmanager
@@ -326,4 +338,5 @@ def loss_table(losses, ends):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that nothing is left behind
     run_script(main)

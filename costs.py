@@ -155,7 +155,7 @@ def loops_table(bench):
         " noise or diagnosis.",
         "MFU: 6 N + 12 L C T FLOPs a token over the card's dense peak in 16 bits. Peak memory: "
         + ("of the card's allocator" if bench["machine"]["device"].startswith("cuda") else "of a whole process")
-        + " in a process of its own.",
+        + " over its first steps, in a process of its own.",
     ]
     return Table(f"A step: {described(bench)}", columns, rows, records, tuple(notes))
 

@@ -15,6 +15,7 @@ import gpt2
 from config import UserError, run_script
 from data.corpus import Corpus
 from files import read_json
+from machine import best_device
 from model import GPT
 from runs import corpus_meta, corpus_title, load_checkpoint
 
@@ -91,12 +92,14 @@ def main(argv):
         raise UserError("which run? python evaluate.py out/quickstart/seed1")
     folder = Path(argv[0]).expanduser()
     meta = corpus_meta(folder)
-    corpus = Corpus(dataset_of(folder, meta))
+    device = best_device()
+    corpus = Corpus(dataset_of(folder, meta), device)
     if corpus.meta["splits"] != meta.get("splits"):
         raise UserError(f"{corpus.folder} is not the corpus that {folder} was trained on")
     models = models_in(folder, meta)
     print(corpus_title(corpus.meta))
     for name, model in models.items():
+        model.to(device)
         for split in corpus.tokens:
             loss = mean_loss(model, corpus.windows(split, model.config.block_size))
             print(f"{name}, {split}: {with_bits(loss, corpus.meta, split)}")

@@ -1,6 +1,6 @@
 """Everything that wants a CUDA card, by one command, in minutes.
 
-    python gpu.py [config files] [--key=value] [--minutes=9] [--out=results/gpu]
+    python gpu.py [config files] [--key=value] [--minutes=8] [--out=results/gpu]
 
 Each part has its share of the time; one that fails or takes longer is recorded with its error, and the next
 one begins:
@@ -40,7 +40,7 @@ from train import open_corpus
 CONFIG = str(ROOT / "config" / "shakespeare_noise.py")
 STUDY = str(ROOT / "config" / "study" / "table1_shakespeare.py")
 PYTEST = [sys.executable, "-m", "pytest", "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml")]
-SHARES = {"tests": 0.25, "bench": 0.3, "profile": 0.06, "jobs": 0.2}  # at most; what is left is the runs'
+SHARES = {"tests": 0.3, "bench": 0.35, "profile": 0.06, "jobs": 0.16}  # at most; what is left is the runs'
 RESERVE = 0.04  # of the time, to stop the runs and to collect them
 GRACE = 10  # seconds for a part to stop when its time is up
 TIME_IS_UP = 4  # sweep.py's exit status
@@ -81,7 +81,7 @@ def main(argv):
 
 def read_options(argv):
     """(minutes, the folder, the config files and keys)."""
-    options, words = {"minutes": "9", "out": str(ROOT / "results" / "gpu")}, []
+    options, words = {"minutes": "8", "out": str(ROOT / "results" / "gpu")}, []
     for word in argv:
         match = re.fullmatch(r"--(minutes|out)=(.+)", word)
         if match:
@@ -121,7 +121,7 @@ def commands(words, machine, out):
     bench, here = script("bench.py", CONFIG, *words), f"--out={out}"
     numbers = "1,2,4,8" if machine.kind == "cuda" else "1,2"
     return {
-        "tests": [*PYTEST, "-m", "cuda", "-vv", "--tb=short", str(ROOT / "tests")],
+        "tests": [*PYTEST, "-m", "cuda", "-vv", "--tb=short", str(ROOT / "tests" / "test_cuda.py")],
         "bench": [*bench, here],
         "profile": [*bench, "--profile"],  # whose trace is too large to keep: it goes to out/bench
         "jobs": [*bench, f"--jobs={numbers}", here],

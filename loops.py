@@ -112,6 +112,9 @@ class OurLoop:
         self.model = t.model
         t.trace = torch.full((LENGTH, 4), math.nan, device=machine.device)
         if machine.compile:
+            # Many loops share a block's code: no rate of dropout may become symbolic, none run eagerly unsaid.
+            torch._dynamo.config.specialize_float = True
+            torch._dynamo.config.fail_on_recompile_limit_hit = True
             self.rehearsed = clock(lambda: train.rehearse(t), machine)
 
     def train_step(self):

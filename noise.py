@@ -362,15 +362,17 @@ def noisytune_(model, lam, seed, draw="uniform", std="tensor"):
     std: "tensor", each one's own (ddof 1), or "global", one for the elements of all that get any; norms'
         weights, far from 0, widen it beyond that of the matrices.
     A tensor of one element or of equal elements gets none, a tied one is perturbed once. The draw is a
-    function of (seed, the tensor's place among the parameters), on the CPU: the same for every device.
+    function of (seed, the tensor's place among the parameters). All is computed on the CPU, since sums on a
+    card are rounded otherwise: the same bits on every device.
     """
     if std not in STDS:
         raise ValueError(f"std={std!r} is none of {', '.join(STDS)}")
     parameters = list(model.parameters())
-    chosen = {number: p for number, p in enumerate(parameters) if p.numel() > 1 and p.min() < p.max()}
-    whole = torch.cat([p.flatten() for p in chosen.values()]).std() if std == "global" and chosen else None
-    for number, parameter in chosen.items():
+    before = {number: parameter.detach().cpu() for number, parameter in enumerate(parameters)}
+    chosen = {number: w for number, w in before.items() if w.numel() > 1 and w.min() < w.max()}
+    whole = torch.cat([w.flatten() for w in chosen.values()]).std() if std == "global" and chosen else None
+    for number, w in chosen.items():
         generator = torch.Generator().manual_seed(stream_seed(seed, "noisytune", number))
-        unit = DRAWS[draw](torch.empty(parameter.shape), generator)
-        scale = (parameter.std() if whole is None else whole) * lam / math.sqrt(12)
-        parameter.add_(unit.to(parameter) * scale)
+        unit = DRAWS[draw](torch.empty(w.shape), generator)
+        scale = (w.std() if whole is None else whole) * lam / math.sqrt(12)
+        parameters[number].copy_(w + unit.to(w) * scale)

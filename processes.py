@@ -1,6 +1,5 @@
 """What bench.py measures in processes of their own: how a loop starts, and runs that train at once."""
 
-import itertools
 import json
 import math
 import os
@@ -10,11 +9,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
+
 import sweep
 import train
 import training
 from config import ROOT, UserError, load
-from evaluate import mean_loss
 from loops import LENGTH, LOOPS, clock
 from machine import Machine
 from progress import Signals
@@ -51,14 +51,16 @@ def start(name, words, cache):
 
 
 def begin(name, words):
-    """Begin a loop in this process, take three steps and an evaluation, and print what that took, as JSON."""
+    """Begin a loop in this process, take three steps, and print what that took, as JSON."""
     config = load(words)
     machine = Machine.choose(config)
     corpus = train.open_corpus(config, machine)
     loop = LOOPS[name](config, corpus, machine)
-    for _ in range(3):
+    loop.train_step()
+    if machine.kind == "cuda":  # what trying kernels took while compiling is not the steps'
+        torch.cuda.reset_peak_memory_stats()
+    for _ in range(2):
         loop.train_step()
-    mean_loss(loop.model, itertools.islice(corpus.windows("val", config.block_size), 1))
     found = {"compile_seconds": None, "peak_memory_bytes": machine.peak_memory()}
     if loop.model.compiled:
         found["compile_seconds"] = loop.rehearsed - 2 * clock(
@@ -67,15 +69,13 @@ def begin(name, words):
     print(json.dumps(found))
 
 
-def runs_at_once(config, words, machine, numbers):
-    """[{jobs, steps_per_second of each of them}]: runs that train at once, by equal slices of each."""
-    rows = []
+def runs_at_once(config, words, numbers):
+    """A row a number of runs that train at once: {jobs, steps_per_second of each}, by equal slices of each."""
     for jobs in numbers:
         with tempfile.TemporaryDirectory() as folder:
             runs = [endless(config, words, Path(folder), seed) for seed in range(1, jobs + 1)]
-            rows.append({"jobs": jobs, "steps_per_second": rates(runs)})
+            yield {"jobs": jobs, "steps_per_second": rates(runs)}
         print(f"{jobs} at once: measured", flush=True)
-    return rows
 
 
 def endless(config, words, folder, seed):

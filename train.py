@@ -154,7 +154,7 @@ def resume(t, folder):
     if state := folder.load("last.pt"):
         try:
             t.restore(state)
-        except (KeyError, RuntimeError, ValueError):
+        except (KeyError, RuntimeError, TypeError, ValueError):
             raise UserError(f"{folder.path / 'last.pt'} is no checkpoint of this run: restore it") from None
     elif t.config.init_from:
         check_same(t.start, run.get("init_from"), folder.path)

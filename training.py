@@ -236,13 +236,13 @@ def own_noise_norm(t):
 
     def loss_of(rows):
         with t.machine.autocast():
-            return t.model(x[rows], y[rows])[1]
+            return t.scaler.scale(t.model(x[rows], y[rows])[1])
 
     torch.manual_seed(stream_seed(config.seed, "dropout", t.step, 0))
     halves = [functools.partial(loss_of, slice(0, half)), functools.partial(loss_of, slice(half, 2 * half))]
     with eagerly(t.model):  # compiled blocks are not to meet half a batch
         norm = batch_noise_norm(halves, list(t.model.parameters()))
-    return norm / math.sqrt(config.gradient_accumulation_steps)
+    return norm / t.scaler.scale(torch.ones_like(norm)) / math.sqrt(config.gradient_accumulation_steps)
 
 
 def add_noise(t, grad_norm):

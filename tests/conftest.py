@@ -85,7 +85,8 @@ def training(command):
 
     def build(**knobs):
         config = load(command(**knobs))
-        return train.Training(config, Corpus(config.dataset), Machine.choose(config))
+        machine = Machine.choose(config)
+        return train.Training(config, Corpus(config.dataset, machine.device), machine)
 
     return build
 
@@ -155,7 +156,7 @@ def two_arms(tmp_path):
 
 
 def checkpoint(folder, name="last.pt"):
-    return torch.load(folder / name, weights_only=True)
+    return torch.load(folder / name, map_location="cpu", weights_only=True)
 
 
 def weights(folder, name="last.pt"):

@@ -186,6 +186,20 @@ def test_logging_is_measured_by_logging(parts, tmp_path):
     assert not list((tmp_path / "here").iterdir())
 
 
+def test_what_was_measured_before_a_failure_is_kept(tmp_path):
+    def rows():
+        yield {"name": "one"}
+        yield {"name": "two"}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bench.write_part_by_part(tmp_path / "bench.json", {"config": {}}, "ingredients", rows())
+    assert read_json(tmp_path / "bench.json") == {
+        "config": {},
+        "ingredients": [{"name": "one"}, {"name": "two"}],
+    }
+
+
 def test_turns_are_taken_in_both_orders_and_the_first_does_not_count(parts):
     _, _, machine = parts()
     called = []
@@ -488,5 +502,5 @@ def test_without_a_card_it_says_so(small, monkeypatch):
     monkeypatch.setattr("machine.best_device", lambda: "cpu")
     with pytest.raises(UserError, match="no CUDA card here"):
         gpu.main(["--dataset=none", "--minutes=1"])
-    assert math.isclose(sum(gpu.SHARES.values()), 0.81)
+    assert sum(gpu.SHARES.values()) + gpu.RESERVE < 0.95, "the runs have a share too"
     assert (ROOT / "config" / "shakespeare_noise.py").samefile(gpu.CONFIG)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import same_weights
+from conftest import checkpoint, same_weights
 from torch import nn
 
 import noise
@@ -14,6 +14,7 @@ from config import UserError, load
 from diagnose import Diagnosis, batch_noise_norm
 from noise import GradientNoise, MatchedWarmup, create_moments, reset_moments, schedule
 from runs import read_log
+from training import own_noise_norm
 
 BETAS, EPS, DECAY, RATE = (0.9, 0.99), 1e-8, 0.1, 1e-2
 POINTS = ("gradient", "first_moment", "second_moment", "second_moment_mean")
@@ -432,3 +433,21 @@ def test_the_own_noise_of_a_batch_is_estimated_without_bias():
         halves = [lambda half=half: (half @ weight).mean() for half in x.split(4)]
         total += float(batch_noise_norm(halves, [weight])) ** 2
     assert total / n == pytest.approx(50 * 4.0 / 8, rel=0.05)
+
+
+def test_it_is_the_same_under_the_gradient_scaler(training):
+    norms = []
+    for dtype in ("float32", "float16"):
+        t = training(dtype=dtype, device="cpu", dropout=0.0, gradient_accumulation_steps=2)
+        norms.append(float(own_noise_norm(t)))
+    assert norms[1] == pytest.approx(norms[0], rel=0.01)
+
+
+def test_a_checkpoint_of_another_diagnosis_is_one_line(run, command, tmp_path):
+    run("part", diagnose_interval=3)
+    (tmp_path / "part" / "result.json").unlink()
+    state = checkpoint(tmp_path / "part")
+    state["diagnosis"] = {"first": [state["diagnosis"]["first"]], "second": [state["diagnosis"]["second"]]}
+    torch.save(state, tmp_path / "part" / "last.pt")
+    with pytest.raises(UserError, match=r"last\.pt is no checkpoint of this run: restore it"):
+        train.main(command("part", diagnose_interval=3))
