@@ -1,7 +1,6 @@
 """bench.py and gpu.py at a tiny size: that what is measured is what it is called, and what is made of it."""
 
 import json
-import math
 import shutil
 import subprocess
 import sys
