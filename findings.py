@@ -216,14 +216,17 @@ def predicted_half(arm):
 
 
 def measured_half(run):
-    """The iteration at which the mean over elements of sqrt(clean v / actual v) first is a half, linear between
-    measurements; None where it never was below."""
-    before = None
-    for at, value in run.series(run.measured, "preconditioner").items():
-        if value >= 0.5:
-            return before and before[0] + (at - before[0]) * (0.5 - before[1]) / (value - before[1])
-        before = (at, value)
-    return None
+    """The iteration from which the mean over elements of sqrt(clean v / actual v) stays at a half or more,
+    linear between measurements; None where it never was below, or was so at the last one.
+
+    The first measurement, of |g| / |g + noise|, has tails so heavy that its mean tells nothing.
+    """
+    series = list(run.series(run.measured, "preconditioner").items())
+    below = [place for place, (_, value) in enumerate(series) if value < 0.5]
+    if not below or below[-1] == len(series) - 1:
+        return None
+    (at, value), (later, higher) = series[below[-1] : below[-1] + 2]
+    return at + (later - at) * (0.5 - value) / (higher - value)
 
 
 def mechanism(studies):
@@ -231,34 +234,68 @@ def mechanism(studies):
     found, open_questions = named(studies, "mechanism", "decisive", "optimizers")
     text = ["## Through what does it act?"]
     for study in found:
-        text += [*section(study), *shares(study)]
+        text += [*section(study), *shares(study), *in_short(study)]
     return text + open_questions
+
+
+def found_shares(study):
+    """{arm: (the noise that it is compared with, its share of that noise's effect or None, n)}, of the arms
+    whose planned seeds have all ended and below their start."""
+    found = {}
+    for name, (setting, arm, noise, c) in study.rows().items():
+        if noise is setting.baseline or c.mean is None or any(a.missing(study.seeds) for a in (arm, noise)):
+            continue
+        if noise.name not in study.rows() or not noise.noisy or arm.exploded:
+            continue
+        losses = [a.losses(BEST) for a in (arm, noise, setting.baseline)]
+        found[name] = (noise.name, share(*losses), c.n)
+    return found
+
+
+def in_words(noise, found):
+    """A share and its interval."""
+    middle, low, high = found
+    return f"{middle:.0%} ({low:.0%} to {high:.0%}) of the effect of `{noise}`"
 
 
 def shares(study):
     """How much of the noise's own effect the arms compared with it have, and what that says, as a list."""
     items = []
-    for name, (setting, arm, noise, c) in study.rows().items():
-        if noise is setting.baseline or c.mean is None or any(a.missing(study.seeds) for a in (arm, noise)):
-            continue
-        losses = [a.losses(BEST) for a in (arm, noise, setting.baseline)]
-        if noise.name not in study.rows() or arm.exploded:
-            continue
-        found = share(*losses)
+    for name, (noise, found, n) in found_shares(study).items():
         if found is None:
-            said = f"the effect of `{noise.name}` is too small to be shared out"
+            said = f"the effect of `{noise}` is too small to be shared out"
         else:
-            middle, low, high = found
-            said = (
-                f"{middle:.0%} ({low:.0%} to {high:.0%}) of the effect of `{noise.name}`: {judged(low, high)}"
-            )
-        items.append(f"- `{name}`: {said} (n = {c.n}).")
+            said = f"{in_words(noise, found)}: {judged(*found[1:])}"
+        items.append(f"- `{name}`: {said} (n = {n}).")
     if items:
         head = (
             "As a share of the noise's own difference to the baseline, with Fieller's 95 % interval; an arm"
             f" accounts for that effect where the interval lies within {1 - MARGIN:.0%} to {1 + MARGIN:.0%}:"
         )
         yield "\n".join([head, "", *items, "", f"    {study.command}"])
+
+
+def in_short(study):
+    """The answer to the section's question, by the arm without randomness and the one with a smaller step
+    alone; a list."""
+    found = found_shares(study)
+    mean, matched = (found.get(name, (None, None))[:2] for name in ("second_moment_mean", "matched_warmup"))
+    if not mean[1]:
+        return
+    (_, low, high), share_of = mean[1], in_words(*mean)
+    if low >= 1 - MARGIN:
+        said = "it acts through AdamW's second moment: its mean there, without any randomness, has " + share_of
+        if low > 1:
+            said += ", so that what is random in it takes some of that away"
+    elif low > 0 and high < 1 - MARGIN:
+        said = f"it acts through AdamW's second moment in part: its mean there, not random, has {share_of}"
+    elif low <= 0 and high < 1 - MARGIN:
+        said = f"not through AdamW's second moment: its mean there has {share_of}"
+    else:
+        said = f"these seeds cannot tell: its mean in AdamW's second moment has {share_of}"
+    if matched[1] and matched[1][2] < low:
+        said += f". A smaller step alone (`matched_warmup`) has less, {in_words(*matched)}"
+    yield f"**In short,** over {study.settings[0].knobs['max_iters']:,} iterations: {said}."
 
 
 def judged(low, high):

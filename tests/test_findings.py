@@ -179,6 +179,44 @@ def test_the_words_for_a_share(low, high, said):
     assert findings.judged(low, high) == said
 
 
+@pytest.mark.parametrize(
+    ("by", "said"),
+    [
+        (0.0, "it acts through AdamW's second moment: its mean there, without any randomness, has 100%"),
+        (0.1, "so that what is random in it takes some of that away"),
+        (-0.1, "it acts through AdamW's second moment in part: its mean there, not random, has"),
+        (-0.4, "not through AdamW's second moment: its mean there has"),
+        (None, "these seeds cannot tell: its mean in AdamW's second moment has"),
+    ],
+)
+def test_the_answer_in_short_follows_from_the_shares(mechanism, tmp_path, by, said):
+    if by is None:
+        for seed, more in enumerate((-0.3, 0.3, -0.2, 0.1), start=1):
+            path = mechanism / "second_moment_mean" / f"seed{seed}" / "result.json"
+            write_json(path, read_json(path) | {"best_val_loss": read_json(path)["best_val_loss"] + more})
+    else:
+        shift(mechanism, "second_moment_mean", by)
+    text = findings.findings(tmp_path)
+    (line,) = [line for line in text.splitlines() if line.startswith("**In short,** over 1,000 iterations: ")]
+    assert said in line
+    assert ("A smaller step alone (`matched_warmup`) has less, 5" in line) == (by in (0.0, 0.1))
+    write_json(mechanism / "study.json", read_json(mechanism / "study.json") | {"seeds": [1, 2, 3, 4, 5]})
+    assert "**In short" not in findings.findings(tmp_path), "while planned seeds are missing"
+
+
+def test_a_baseline_at_another_rate_has_no_effect_to_share(mechanism, tmp_path):
+    arms = {"tuned": {"learning_rate": 4e-3}, "warmup_tuned": {"learning_rate": 4e-3, "warmup_iters": 500}}
+    make_study(mechanism, arms, seeds=(1, 2, 3, 4))
+    record = {"name": "mechanism", "size": "cpu", "title": "A study", "baseline": "baseline"}
+    arms = ["baseline", "noise", "second_moment_mean", "matched_warmup", *arms]
+    write_json(mechanism / "study.json", record | {"arms": arms, "versus": {"warmup_tuned": "tuned"}})
+    shift(mechanism, "tuned", -0.3)
+    shift(mechanism, "warmup_tuned", -0.3)
+    text = findings.findings(tmp_path)
+    assert "`warmup_tuned` minus `tuned`" in text
+    assert "of the effect of `tuned`" not in text
+
+
 def test_a_share_of_runs_that_ended_above_their_start_is_none(mechanism, tmp_path):
     shift(mechanism, "second_moment_mean", 20.0)
     text = findings.findings(tmp_path)
@@ -203,10 +241,15 @@ def test_what_is_predicted_for_after_the_end_is_the_length_of_the_run(tmp_path):
     assert predicted_half(Study(folder).settings[0].arm("noise")) == 1000
 
 
-def test_a_measurement_between_two_is_interpolated(mechanism):
+@pytest.mark.parametrize(
+    ("values", "half"),
+    [((0.1, 0.9), 20), ((0.8, 0.1, 0.9), 60), ((0.1, 0.9, 0.4), None), ((0.6, 0.9), None)],
+)
+def test_a_measurement_between_two_is_interpolated_where_it_is_passed_for_good(mechanism, values, half):
     run = Study(mechanism).settings[0].arm("noise").runs[0]
-    measured = [{"iter": 0, "preconditioner": 0.1}, {"iter": 40, "preconditioner": 0.9}]
-    assert measured_half(dataclasses.replace(run, measured=measured)) == pytest.approx(20)
+    measured = [{"iter": 40 * place, "preconditioner": value} for place, value in enumerate(values)]
+    found = measured_half(dataclasses.replace(run, measured=measured))
+    assert found == (half and pytest.approx(half))
 
 
 @pytest.mark.parametrize(("more", "word"), [(0.3, "overfits"), (0.0, "does not demonstrably overfit")])
