@@ -13,6 +13,7 @@ import noise
 from arms import read_settings
 from config import ROOT, Config, load
 from data.corpus import Corpus
+from findings import Study, found_shares
 from model import GPT, GPTConfig
 from sample import read_options
 from tables import comparisons
@@ -148,6 +149,12 @@ def test_the_measured_differences_are_those_in_the_results():
     )
     assert f"{numbers}, not resolved" in text
     assert first.verdict == mildest.verdict == "not resolved"
+    shares = found_shares(Study(ROOT / "results" / "mechanism" / "cpu"))
+    for name in ("second_moment_mean", "matched_warmup"):
+        noise, found, n = shares[name]
+        middle, low, high = (f"{100 * part:.0f} %" for part in found)
+        assert f"has {middle} ({low} to {high}) of" in text
+        assert (noise, n) == ("noise", 6)
 
 
 def test_every_file_and_knob_that_the_readme_names_is_there():
