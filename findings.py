@@ -313,7 +313,7 @@ def judged(low, high):
 def instead(studies):
     """Against what else one could do, and what the method reports where there is nothing."""
     names = ("best_against_best", "robustness_of_result", "limited_data", "regularizers", "schedules")
-    found, open_questions = named(studies, *names, "noisytune", "aa_control")
+    found, open_questions = named(studies, *names, "noisytune", "noisytune_tuned", "aa_control")
     text = ["## Against what else one could do"]
     for study in found:
         text += section(study)
@@ -340,7 +340,12 @@ def overfitting(study):
 # What to do.
 
 
-NOT_JUDGING = ("aa_control", "tuning", "sgd_rates")  # too little noise to be felt; seeds to choose by
+NOT_JUDGING = (
+    "aa_control",
+    "tuning",
+    "sgd_rates",
+    "noisytune_rates",
+)  # too little noise to be felt; seeds to choose by
 
 
 def advice(studies):
@@ -398,7 +403,7 @@ def retuned(studies):
 
 def perturbed(studies):
     """Whether NoisyTune is worth its line, by the arms that are plain fine-tuning but for it; a list."""
-    for study in (study for study in studies if study.name == "noisytune"):
+    for study in named(studies, "noisytune", "noisytune_tuned")[0]:
         rows = [row for row in study.rows().values() if perturbs_alone(row)]
         counts = by(rows, lambda row: verdict(*row))
         if not rows or any(word.startswith("interim") for word in counts):

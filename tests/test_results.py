@@ -40,6 +40,8 @@ def rate_of(study, arm):
         ),
         ("mechanism", "tuned", "tuning", "baseline_"),
         ("mechanism", "warmup500_tuned", "tuning", "warmup500_"),
+        ("noisytune_tuned", "fine_tuning", "noisytune_rates", "fine_tuning_"),
+        ("noisytune_tuned", "lambda0.15", "noisytune_rates", "lambda0.15_"),
         ("optimizers", "sgd", "sgd_rates", ""),
         ("optimizers", "sgd+noise", "sgd_rates", ""),
     ],
