@@ -1,7 +1,7 @@
-"""NoisyTune at the learning rate that suits fine-tuning best, on the whole corpus and on 50,000 characters of it.
+"""NoisyTune at the learning rate that suits fine-tuning best, on the whole corpus and on 50,000 characters.
 
-The rates are noisytune_rates.py's at cpu.py's size, where the best is the same with NoisyTune and without; those
-on fewer data were not tuned for them.
+The rates are noisytune_rates.py's at cpu.py's size, where the best is the same with NoisyTune and without; on
+fewer data they were not tuned again.
 """
 
 base = "config/finetune_shakespeare.py"
