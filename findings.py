@@ -341,11 +341,6 @@ def overfitting(study):
 
 
 NOT_JUDGING = ("aa_control", "tuning", "sgd_rates")  # too little noise to be felt; seeds to choose by
-    "aa_control",
-    "tuning",
-    "sgd_rates",
-    "noisytune_rates",
-)  # too little noise to be felt; seeds to choose by
 
 
 def advice(studies):
