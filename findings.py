@@ -79,7 +79,8 @@ class Study:
     @property
     def where(self):
         sizes = list(dict.fromkeys(f"{setting.title}, {setting.size}" for setting in self.settings))
-        return sizes[0] + (f", and {len(sizes) - 1} other sizes" if len(sizes) > 1 else "")
+        others = len(sizes) - 1
+        return sizes[0] + (f", and {others} other size{'s' * (others > 1)}" if others else "")
 
     @property
     def command(self):
