@@ -1,6 +1,6 @@
 """What noise does to the updates of Adam and AdamW, measured beside a run without touching it.
 
-It costs two tensors for each parameter and a pass over them each step; and at each measurement one more
+It costs two numbers for each weight and a pass over them each step; and at each measurement one more
 forward and backward pass over the batch.
 """
 

@@ -253,7 +253,7 @@ def found_shares(study):
     return found
 
 
-def in_words(noise, found):
+def share_in_words(noise, found):
     """A share and its interval."""
     middle, low, high = found
     return f"{middle:.0%} ({low:.0%} to {high:.0%}) of the effect of `{noise}`"
@@ -266,7 +266,7 @@ def shares(study):
         if found is None:
             said = f"the effect of `{noise}` is too small to be shared out"
         else:
-            said = f"{in_words(noise, found)}: {judged(*found[1:])}"
+            said = f"{share_in_words(noise, found)}: {judged(*found[1:])}"
         items.append(f"- `{name}`: {said} (n = {n}).")
     if items:
         head = (
@@ -283,7 +283,7 @@ def in_short(study):
     mean, matched = (found.get(name, (None, None))[:2] for name in ("second_moment_mean", "matched_warmup"))
     if not mean[1]:
         return
-    (_, low, high), share_of = mean[1], in_words(*mean)
+    (_, low, high), share_of = mean[1], share_in_words(*mean)
     if low >= 1 - MARGIN:
         said = "it acts through AdamW's second moment: its mean there, without any randomness, has " + share_of
         if low > 1:
@@ -295,7 +295,7 @@ def in_short(study):
     else:
         said = f"these seeds cannot tell: its mean in AdamW's second moment has {share_of}"
     if matched[1] and matched[1][2] < low:
-        said += f". A smaller step alone (`matched_warmup`) has less, {in_words(*matched)}"
+        said += f". A smaller step alone (`matched_warmup`) has less, {share_in_words(*matched)}"
     yield f"**In short,** over {study.settings[0].knobs['max_iters']:,} iterations: {said}."
 
 

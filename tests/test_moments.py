@@ -424,6 +424,20 @@ def test_the_diagnosis_is_what_the_moments_say(point):
         assert found["noise_rms"] < 1e-4 * found["signal_rms"], "a clean first moment has no noise in it"
 
 
+def test_a_skipped_step_leaves_the_diagnosis_as_it_was():
+    model = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2, 2))]
+    diagnosis = Diagnosis(torch.optim.AdamW(model, betas=BETAS))
+    for parameter in model:
+        parameter.grad = torch.ones_like(parameter)
+    diagnosis.observe(torch.tensor(True))
+    before = [diagnosis.first.clone(), diagnosis.second.clone()]
+    model[0].grad[1] = math.inf
+    diagnosis.observe(torch.tensor(False))
+    assert torch.equal(diagnosis.first, before[0])
+    assert torch.equal(diagnosis.second, before[1])
+    assert before[0].abs().min() > 0
+
+
 def test_the_own_noise_of_a_batch_is_estimated_without_bias():
     """Gradients of known covariance: the mean square of the estimate is the trace over the batch size."""
     weight, n, total = nn.Parameter(torch.zeros(50)), 400, 0.0

@@ -1,6 +1,6 @@
 """NoisyTune's rates: learning rates for fine-tuning with it and without, on seeds of its own.
 
-All start from the one model of config/pretrain_text8_small.py, as noisytune.py's do.
+All start from one model of config/pretrain_text8_small.py.
 """
 
 base = "config/finetune_shakespeare.py"
