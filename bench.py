@@ -5,10 +5,10 @@
 
 Everything is measured in turns within one process, warmed up and synchronised, so that what else the machine
 does meets all alike: a step of the plain loop (loops.py says what it is) and of train.py as the configuration
-has it; a step with and without each kind of noise, dropout, augmentation, clipping, logging and diagnosis;
-evaluations, checkpoints and samples. In processes of their own: peak memory, and compilation with an empty
-cache and with the one that it left. The tables are printed, and DIR (out/bench) gets bench.json, the seconds of
-every turn, from which plot.py draws them.
+has it; that step and an evaluation with each choice that makes them fast undone; a step with and without each
+kind of noise, dropout, augmentation, clipping, logging and diagnosis; evaluations, checkpoints and samples. In
+processes of their own: peak memory, and compilation with an empty cache and with the one that it left. The
+tables are printed, and DIR (out/bench) gets bench.json, the seconds of every turn, which plot.py draws.
 
     --losses       instead: whether the two loops train alike, max_iters iterations with each of three seeds
     --profile      instead: the operations of train.py's step that take longest, and a trace by PyTorch's
@@ -34,6 +34,7 @@ import torch
 
 import train
 import training
+from choices import evaluation_choices, replaced, step_choices
 from config import UserError, load, run_script, settle
 from costs import NAMES, plain_text, tables_of
 from evaluate import mean_loss
@@ -127,6 +128,8 @@ def measure(config, words, corpus, machine, out):
         record[name] = part()
         write_json(out / "bench.json", record)
         print(f"{name}: measured in {time.perf_counter() - began:.0f} s", flush=True)
+    choices = measure_choices(loops["ours"], corpus)
+    write_part_by_part(out / "bench.json", record, "choices", choices)
     rows = measure_ingredients(config, corpus, machine, out)
     write_part_by_part(out / "bench.json", record, "ingredients", rows)
     print()
@@ -145,6 +148,24 @@ def write_part_by_part(path, record, name, rows):
 def measure_loops(loops, machine):
     seconds = steps_in_turns(loops, machine)
     return {name: {"dtype": loop.machine.dtype, "seconds": seconds[name]} for name, loop in loops.items()}
+
+
+def measure_choices(loop, corpus):
+    """A row a choice that is taken here: the seconds of a step or of an evaluation with it, and without."""
+    t = loop.training
+    for name, make in step_choices(loop.config, corpus, loop.machine).items():
+        pair = {"done": loop, "undone": make()}
+        yield {"name": name, "of": "step"} | steps_in_turns(pair, loop.machine)
+        del pair
+        gc.collect()
+
+    def undone(others):
+        with replaced(others):
+            training.val_loss(t)
+
+    for name, others in evaluation_choices(loop.machine).items():
+        works = {"done": lambda: training.val_loss(t), "undone": lambda others=others: undone(others)}
+        yield {"name": name, "of": "evaluation"} | in_turns(works, LONG_TURNS, loop.machine)
 
 
 # What each ingredient adds.

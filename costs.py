@@ -106,6 +106,7 @@ def tables_of(folder):
     read = read_bench(folder)
     makers = {
         "loops": loops_table,
+        "choices": choices_table,
         "ingredients": ingredients_table,
         "evaluation": now_and_then_table,
         "checkpoint": run_table,
@@ -158,6 +159,28 @@ def loops_table(bench):
         + " over its first steps, in a process of its own.",
     ]
     return Table(f"A step: {described(bench)}", columns, rows, records, tuple(notes))
+
+
+def choices_table(bench):
+    """A row a choice of train.py's: a step or an evaluation with it undone, against that with it."""
+    columns = ["", "of", "ms with it", "ms with it undone", "ratio", "turns"]
+    rows, records = [], []
+    for row in bench["choices"]:
+        done, undone, times = row["done"], row["undone"], ratios(row["undone"], row["done"])
+        rows.append([
+            *(row["name"], row["of"], cells(done, scale=1e3)[0], cells(undone, scale=1e3)[0]),
+            *cells(times, ".2f"),
+        ])  # fmt: skip
+        middle, low, high = spread(times)
+        records.append({
+            **{"table": "choices", "name": row["name"], "of": row["of"], "seconds": median(done)},
+            **{"undone_seconds": median(undone), "ratio": middle, "lowest": low, "highest": high},
+        })  # fmt: skip
+    note = (
+        "Each choice of train.py's undone by itself, in turns with all of them; an evaluation is one of the val"
+        " loss. Medians over turns; the ratio, turn by turn, is what the choice is worth beside the others."
+    )
+    return Table(f"What its choices are worth: {described(bench)}", columns, rows, records, (note,))
 
 
 def ingredients_table(bench):

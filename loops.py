@@ -46,16 +46,7 @@ class PlainLoop:
         self.step = 0
 
     def batch(self, split="train"):
-        B, T = self.config.batch_size, self.config.block_size
-        data = np.memmap(self.folder / f"{split}.bin", dtype=np.uint16, mode="r")
-        if split == "train":
-            data = data[: self.config.train_tokens]
-        starts = torch.randint(len(data) - T, (B,), generator=self.generator)
-        x = torch.stack([torch.from_numpy(data[i : i + T].astype(np.int64)) for i in starts])
-        y = torch.stack([torch.from_numpy(data[i + 1 : i + 1 + T].astype(np.int64)) for i in starts])
-        if self.machine.kind == "cuda":
-            x, y = x.pin_memory(), y.pin_memory()
-        return [part.to(self.machine.device, non_blocking=True) for part in (x, y)]
+        return batch_by_rows(self.config, self.folder, split, self.generator, self.machine)
 
     def train_step(self):
         """One iteration; returns its mean loss, which is fetched every log_interval iterations."""
@@ -88,6 +79,20 @@ class PlainLoop:
                 losses[number] = self.model(*self.batch(split))[1].item()
         self.model.train()
         return losses.mean().item()
+
+
+def batch_by_rows(config, folder, split, generator, machine):
+    """Inputs and targets of random windows, each (batch_size, block_size), one after the other from the map."""
+    B, T = config.batch_size, config.block_size
+    data = np.memmap(folder / f"{split}.bin", dtype=np.uint16, mode="r")
+    if split == "train":
+        data = data[: config.train_tokens]
+    starts = torch.randint(len(data) - T, (B,), generator=generator)
+    x = torch.stack([torch.from_numpy(data[i : i + T].astype(np.int64)) for i in starts])
+    y = torch.stack([torch.from_numpy(data[i + 1 : i + 1 + T].astype(np.int64)) for i in starts])
+    if machine.kind == "cuda":
+        x, y = x.pin_memory(), y.pin_memory()
+    return [part.to(machine.device, non_blocking=True) for part in (x, y)]
 
 
 @torch.no_grad()

@@ -12,8 +12,10 @@ from conftest import tokens_of
 from made_up import make_study
 
 import bench
+import choices
 import costs
 import gpu
+import model
 import plot
 import processes
 import report
@@ -132,6 +134,121 @@ def test_samples_with_and_without_the_cache_are_the_same(parts):
     assert torch.equal(*texts)
 
 
+# Choices.
+
+STEP_CHOICES = [
+    *("bfloat16", "attention by plain products", "its scale and mask within a product"),
+    *("four dropout masks a draw", "AdamW fused", "a batch by one index", "noise by one draw"),
+]
+
+
+@pytest.fixture
+def chosen(parts):
+    """chosen(name, key=value, ...): (train.py's loop, the same without the choice of that name)."""
+
+    def build(name, **knobs):
+        setting = parts(**{"dtype": "bfloat16", "noise_sigma": 0.1, "dropout": 0.1} | knobs)
+        return OurLoop(*setting), choices.step_choices(*setting)[name]()
+
+    return build
+
+
+def test_choices_are_those_that_are_taken(parts):
+    def taken(**knobs):
+        return list(choices.step_choices(*parts(**knobs)))
+
+    assert taken(dtype="bfloat16", noise_sigma=0.1, dropout=0.1) == STEP_CHOICES
+    assert taken(dtype="float32", noise_sigma=0.0, dropout=0.0, input_noise=0.1) == ["AdamW fused"]
+    assert taken(dtype="float32", noise_sigma=0.1, noise_scale="global", optimizer="sgd", dropout=0.1) == [
+        *STEP_CHOICES[1:4], "a batch by one index"
+    ]  # fmt: skip
+    machine = SimpleNamespace(kind="cuda", dtype="bfloat16", compile=True)
+    config, corpus, _ = parts(noise_sigma=0.1)
+    assert list(choices.step_choices(config, corpus, machine)) == [
+        *("bfloat16", "blocks compiled", "attention fused"), *STEP_CHOICES[4:]
+    ]  # fmt: skip
+    assert not choices.evaluation_choices(machine)
+
+
+@pytest.mark.parametrize("name", STEP_CHOICES)
+def test_a_step_without_a_choice_is_the_same_step(chosen, name):
+    """But for rounding, and for what a batch, dropout or noise draws."""
+    loops = chosen(name, dropout=0.1 if "dropout" in name else 0.0, gradient_accumulation_steps=1)
+    for loop in loops:
+        for _ in range(3):
+            loop.train_step()
+    losses, noises = ([loop.training.trace[:3, column] for loop in loops] for column in (0, 2))
+    drawn = "dropout" in name or "batch" in name
+    assert torch.allclose(*losses, rtol=0.2 if drawn else 0.01)
+    assert torch.equal(*noises) != ("noise" in name), "its norm is part of train.py's"
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "function", "other"),
+    [
+        (STEP_CHOICES[1], model, "plain_attention", "fused_attention"),
+        (STEP_CHOICES[2], model, "plain_attention", "attention_in_parts"),
+        (STEP_CHOICES[5], training, "batch", "batch_by_rows"),
+        (STEP_CHOICES[6], training, "add_noise", "noise_by_tensors"),
+    ],
+)
+def test_without_a_choice_the_other_is_called_and_the_choice_comes_back(
+    chosen, monkeypatch, name, module, function, other
+):
+    called, inner, before = [], getattr(choices, other), getattr(module, function)
+    monkeypatch.setattr(choices, other, lambda *given: called.append(other) or inner(*given))
+    ours, undone = chosen(name)
+    ours.train_step()
+    assert not called
+    undone.train_step()
+    assert called
+    assert getattr(module, function) is before
+
+
+def test_other_precision_and_optimizer_without_the_choice(chosen):
+    ours, undone = chosen("bfloat16")
+    assert (ours.machine.dtype, undone.machine.dtype, undone.training.machine.dtype) == (
+        "bfloat16",
+        *["float32"] * 2,
+    )
+    ours, undone = chosen("AdamW fused")
+    assert [loop.training.optimizer.defaults["fused"] for loop in (ours, undone)] == [True, None]
+
+
+def test_attentions_written_otherwise_are_the_same():
+    q, k, v = torch.randn((3, 2, 3, 8, 4), generator=torch.Generator().manual_seed(1))
+    wanted = model.plain_attention(q, k, v, 0.0)
+    for other in (choices.fused_attention, choices.attention_in_parts):
+        torch.testing.assert_close(other(q, k, v, 0.0), wanted)
+
+
+def test_evaluations_without_a_choice_are_the_same(parts):
+    config, corpus, machine = parts(block_size=64, batch_size=2, eval_tokens=8192)
+    t = OurLoop(config, corpus, machine).training
+    wanted = training.val_loss(t)
+    for name, others in choices.evaluation_choices(machine).items():
+        with choices.replaced(others):
+            assert training.val_loss(t) == pytest.approx(wanted, rel=1e-5), name
+
+    def refuse(*_, **__):
+        raise RuntimeError("called")
+
+    for others in choices.evaluation_choices(machine).values():
+        with choices.replaced(dict.fromkeys(others, refuse)), pytest.raises(RuntimeError, match="called"):
+            training.val_loss(t)
+
+
+@torch.no_grad()
+def test_noise_drawn_by_tensors_has_the_same_sd(parts):
+    t = OurLoop(*parts(noise_sigma=0.1)).training
+    t.step = 3
+    for parameter in t.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    assert choices.noise_by_tensors(t, torch.ones(())) == 0
+    noise = torch.cat([parameter.grad.flatten() - 1 for parameter in t.model.parameters()])
+    assert noise.std().item() == pytest.approx(t.noise.sigma(3), rel=0.05)
+
+
 # Ingredients.
 
 
@@ -243,6 +360,11 @@ def test_a_measurement_is_whole(rehearsed):
         assert (len(found["loops"][loop]["seconds"]), found["loops"][loop]["dtype"]) == (TURNS, dtype)
         assert found["started"][loop]["peak_memory_bytes"] > 1e7
         assert found["started"][loop]["compile_cold_seconds"] is None, "nothing is compiled on a CPU"
+    names = [row["name"] for row in found["choices"]]
+    assert {"AdamW fused", "windows as many as the cache holds"} <= set(names)
+    assert all(
+        len(row["done"]) == len(row["undone"]) == TURNS for row in found["choices"] if row["of"] == "step"
+    )
     wanted = [row[0] for row in bench.ingredients(settle(found["config"]))]
     assert [row["name"] for row in found["ingredients"]] == wanted
     assert all(len(row[side]) == TURNS for row in found["ingredients"] for side in ("with", "without"))
@@ -321,6 +443,7 @@ def made_up(**more):
             **{"random_seconds": [1.0, 1.0, 1.0], "plain_seconds": [0.5, 0.5, 0.4]},
         },
         "checkpoint": {"seconds": [0.4], "best_seconds": [0.2], "bytes": 2, "best_bytes": 1},
+        "choices": [{"name": "fused", "of": "step", "done": [0.1, 0.2, 0.1], "undone": [0.2, 0.2, 0.4]}],
         "ingredients": [
             {"name": "logging, every 10 steps", "every": 10, "with": [0.015, 0.02], "without": [0.005, 0.004]},
             {"name": "noise", "every": 1, "with": [0.011, 0.012, 0.019], "without": [0.01, 0.01, 0.02]},
@@ -337,7 +460,8 @@ def test_ratios_are_turn_by_turn_and_costs_are_differences():
     assert costs.added(logging) == pytest.approx([0.001, 0.0016])
     times = costs.ratios(*(found["loops"][name]["seconds"] for name in ("plain", "ours")))
     assert times == pytest.approx([4, 5, 3])
-    text = markdown([costs.loops_table(found), costs.ingredients_table(found)])
+    text = markdown([costs.loops_table(found), costs.choices_table(found), costs.ingredients_table(found)])
+    assert "| fused | step | 100.0 | 200.0 | 2.00 | 1.00 to 4.00 |" in text
     assert "| ratio |  | 4.00 | 3.00 to 5.00 |" in text
     assert "| noise | +1.00 | -1.00 to +2.00 | +10.0 | -5.0 to +20.0 |" in text
     assert "| train.py | bfloat16, compiled | 6.0 | 5.0 to 8.0 | 2,730,667 |" in text
@@ -398,7 +522,7 @@ def test_a_peak_is_known_or_it_is_not(card, dtype, peak):
 
 def test_what_was_cut_short_is_shown_as_far_as_it_goes(tmp_path):
     whole = made_up()
-    for cut, count in (("evaluation", 1), ("ingredients", 3)):
+    for cut, count in (("evaluation", 1), ("ingredients", 4)):
         keys = list(whole)[: list(whole).index(cut)] if cut == "evaluation" else [k for k in whole if k != cut]
         write_json(tmp_path / "bench.json", {key: whole[key] for key in keys})
         assert len(costs.tables_of(tmp_path)) == count

@@ -309,7 +309,7 @@ ORDER = (  # upstream to downstream; a room imports only what stands before it
     *("sample", "export", "start", "training", "train", "loops", "study", "sweep"),
     *("compare", "arms", "collect", "tables", "panels", "figures", "costs", "plot", "findings", "report"),
 )
-MEASURING = ("processes", "bench", "gpu")  # after all, of every room, and no room's
+MEASURING = ("choices", "processes", "bench", "gpu")  # after all, of every room, and no room's
 WITHOUT_TORCH = (
     *("config", "files", "data.building", "data.download", "data.zipped", "data.subword"),
     *("progress", "runs", "study", "sweep", "collect", "costs", "findings", "report"),
