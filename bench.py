@@ -11,8 +11,8 @@ processes of their own: peak memory, and compilation with an empty cache and wit
 tables are printed, and DIR (out/bench) gets bench.json, the seconds of every turn, which plot.py draws.
 
     --losses       instead: whether the two loops train alike, max_iters iterations with each of three seeds
-    --profile      instead: the operations of train.py's step that take longest, and a trace by PyTorch's
-                   profiler, DIR/trace.json for chrome://tracing
+    --profile      instead: the operations of both loops' steps that take longest, DIR/profile.json, and a trace
+                   of train.py's by PyTorch's profiler, DIR/trace.json for chrome://tracing
     --jobs=1,2,4   instead: runs an hour by how many train at once, as sweep.py starts them; DIR/jobs.json
 """
 
@@ -36,7 +36,7 @@ import train
 import training
 from choices import evaluation_choices, replaced, step_choices
 from config import UserError, load, run_script, settle
-from costs import NAMES, plain_text, tables_of
+from costs import NAMES, jobs_table, plain_text, profile_tables, read_bench, tables_of
 from evaluate import mean_loss
 from files import write_json
 from loops import EVAL_BATCHES, LOOPS, TURNS, OurLoop, clock, in_turns, sample_plainly, steps, steps_in_turns
@@ -65,10 +65,12 @@ def main(argv):
         compare_losses(config, corpus, machine)
     elif "profile" in options:
         profile(config, corpus, machine, out)
+        print("\n".join(plain_text(table) for table in profile_tables(read_bench(out)["profile"])))
+        print(f"written: {out / 'trace.json'}")
     elif "jobs" in options:
         rows = runs_at_once(config, words, counts(options["jobs"]))
         write_part_by_part(out / "jobs.json", about(config, corpus, machine), "jobs", rows)
-        print(plain_text(tables_of(out)[-1]))
+        print(plain_text(jobs_table(read_bench(out)["jobs"])))
     else:
         measure(config, words, corpus, machine, out)
     return 0
@@ -293,41 +295,39 @@ def measure_sampling(loop, machine):
 
 
 def profile(config, corpus, machine, out):
-    """Write a trace of five of train.py's steps, and print what takes longest: kernels on a card, operators
-    elsewhere, each without those that it calls."""
-    from torch.profiler import ProfilerActivity
+    """What takes longest in five steps of each loop: kernels on a card, operators elsewhere, each without those
+    that it calls. train.py's leave their trace too."""
+    from torch.profiler import ProfilerActivity, profile
 
-    loop, count = OurLoop(config, corpus, machine), 5
-    steps(loop, 3)()
-    card = machine.kind == "cuda"
+    count, card = 5, machine.kind == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if card else [])]
-    with torch.profiler.profile(activities=activities) as profiler:
-        clock(steps(loop, count), machine)
-    out.mkdir(parents=True, exist_ok=True)
+    record = about(config, corpus, machine) | {"profile": {}}
+    for name, kind in LOOPS.items():
+        loop = kind(config, corpus, machine)
+        steps(loop, 3)()
+        with profile(activities=activities) as profiler:
+            clock(steps(loop, count), machine)
+        record["profile"][name] = operations(profiler.key_averages(), count, card)
+    write_json(out / "profile.json", record)
     unfinished = out / ".trace.json"
     profiler.export_chrome_trace(str(unfinished))
     os.replace(unfinished, out / "trace.json")
-    print(plain_text(top_operations(profiler.key_averages(), count, card)))
-    print(f"written: {out / 'trace.json'}")
 
 
-def top_operations(events, count, card):
-    """The operations that take longest, of a profile of `count` steps."""
+def operations(events, count, card):
+    """{"seconds": of a step, "operations": those that take longest, each {name, seconds, calls} of a step}."""
     wanted = "CUDA" if card else "CPU"
     own = [
         (event.self_device_time_total if card else event.self_cpu_time_total, event)
         for event in events
         if event.device_type.name == wanted and not getattr(event, "is_user_annotation", False)
     ]
-    total = sum(microseconds for microseconds, _ in own)
     own.sort(key=lambda pair: -pair[0])
     rows = [
-        [event.key[:70], f"{us / count / 1e3:.3f}", f"{event.count / count:.1f}", f"{100 * us / total:.1f}"]
+        {"name": event.key, "seconds": us / count / 1e6, "calls": event.count / count}
         for us, event in own[:TOP]
     ]
-    where = "kernels on the card" if card else "operators on the CPU"
-    columns = ["", "ms a step", "calls a step", "%"]
-    return Table(f"The {where} that take longest, of {total / count / 1e3:.1f} ms a step", columns, rows, [])
+    return {"seconds": sum(us for us, _ in own) / count / 1e6, "operations": rows}
 
 
 def compare_losses(config, corpus, machine):

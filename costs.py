@@ -1,8 +1,9 @@
 """What bench.py has measured, as tables and as a figure. No torch.
 
-A bench folder holds bench.json (the two loops, what each ingredient adds to a step, what is done now and then),
-jobs.json (runs an hour by how many train at once), or both. They hold the seconds of every turn; what is made
-of them is here: medians over turns, the lowest and the highest, and ratios turn by turn.
+A bench folder holds bench.json (the two loops, what train.py's choices are worth and what each ingredient adds,
+what is done now and then), jobs.json (runs an hour by how many train at once), profile.json (what takes longest
+in a step), or some of them. The first two hold the seconds of every turn; what is made of them is here: medians
+over turns, the lowest and the highest, and ratios turn by turn.
 """
 
 import re
@@ -15,6 +16,7 @@ from files import read_json
 from panels import STYLE, Panel, figure_of, wrap
 from tables import DASH, Table
 
+FILES = ("bench", "jobs", "profile")
 NAMES = {"plain": "plain loop", "ours": "train.py"}
 
 # FLOP/s of dense matrix products in 16 bits with sums in float32, by a part of the card's name, the first that
@@ -35,13 +37,14 @@ def peak_flops(card, dtype):
 
 def find_benches(folders):
     """The bench folders at or below `folders`, sorted."""
-    names = ("bench.json", "jobs.json")
-    return sorted({path.parent for folder in folders for name in names for path in Path(folder).rglob(name)})
+    return sorted(
+        {path.parent for folder in folders for name in FILES for path in Path(folder).rglob(f"{name}.json")}
+    )
 
 
 def read_bench(folder):
-    """{"bench": what bench.json holds or None, "jobs": the same of jobs.json}."""
-    return {name: read_json(Path(folder) / f"{name}.json") for name in ("bench", "jobs")}
+    """{"bench": what bench.json holds or None, and so on for FILES}."""
+    return {name: read_json(Path(folder) / f"{name}.json") for name in FILES}
 
 
 # Seconds as numbers and as words.
@@ -112,7 +115,8 @@ def tables_of(folder):
         "checkpoint": run_table,
     }
     found = [make(read["bench"]) for name, make in makers.items() if read["bench"] and name in read["bench"]]
-    return found + ([jobs_table(read["jobs"])] if read["jobs"] else [])
+    found += [jobs_table(read["jobs"])] if read["jobs"] else []
+    return found + (profile_tables(read["profile"]) if read["profile"] else [])
 
 
 def loops_table(bench):
@@ -318,6 +322,26 @@ def jobs_table(jobs):
         " in processes of their own; evaluations, checkpoints and compilation are not in it."
     )
     return Table(f"Runs at once: {described(jobs)}", columns, rows, records, (note,))
+
+
+def profile_tables(record):
+    """A table a loop: the operations that take longest."""
+    where = "kernels on the card" if record["machine"]["device"].startswith("cuda") else "operators on the CPU"
+    columns, tables = ["", "ms a step", "calls a step", "%"], []
+    for name, found in record["profile"].items():
+        rows, records = [], []
+        for row in found["operations"]:
+            share = 100 * row["seconds"] / found["seconds"]
+            rows.append(
+                [row["name"][:70], f"{1e3 * row['seconds']:.3f}", f"{row['calls']:.1f}", f"{share:.1f}"]
+            )
+            records.append({"table": "profile", "loop": name, **row, "percent": share})
+        title = (
+            f"The {where} that take longest in a step of {'the ' * (name == 'plain')}{NAMES[name]},"
+            f" {1e3 * found['seconds']:.1f} ms in all: {described(record)}"
+        )
+        tables.append(Table(title, columns, rows, records, ()))
+    return tables
 
 
 def plain_text(table):

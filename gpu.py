@@ -12,8 +12,9 @@ one begins:
     runs       as many runs of config/study/table1_shakespeare.py as there is time for, then collect.py
 
 The config files and keys go over those of the paper's size. The folder gets what each part has said
-(<part>.txt), bench.json, jobs.json and the compact records of the runs, which plot.py draws, and summary.json:
-card, versions, date, how each part ended. Started once more it goes on with the runs, which lie in out/.
+(<part>.txt), bench.json, profile.json, jobs.json and the compact records of the runs, which plot.py draws, and
+summary.json: card, versions, date, how each part ended. Started once more it goes on with the runs, which lie
+in out/.
 
 Without a card it can be rehearsed:
 
@@ -70,6 +71,7 @@ def main(argv):
     }
     for name, command in commands(words, machine, out).items():
         do(name, command, 60 * minutes * SHARES[name], out, summary)
+    (out / "trace.json").unlink(missing_ok=True)  # of the profile, too large to keep
     last = end - 60 * minutes * RESERVE
     jobs = best_jobs(read_json(out / "jobs.json"), last - time.monotonic())
     do("runs", sweep_command(words, jobs, last - time.monotonic()), end - time.monotonic(), out, summary)
@@ -123,7 +125,7 @@ def commands(words, machine, out):
     return {
         "tests": [*PYTEST, "-m", "cuda", "-vv", "--tb=short", str(ROOT / "tests" / "test_cuda.py")],
         "bench": [*bench, here],
-        "profile": [*bench, "--profile"],  # whose trace is too large to keep: it goes to out/bench
+        "profile": [*bench, "--profile", here],
         "jobs": [*bench, f"--jobs={numbers}", here],
     }
 

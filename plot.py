@@ -21,8 +21,8 @@ For whatever there is it writes, figures as PNG and PDF of column width (3.3 inc
     table1                    losses of every arm beside the paper's Table 1
     comparisons               differences to the baseline, their tests and verdicts
 
-Of a folder into which bench.py has measured, bench.json or jobs.json, it draws `bench`: what each ingredient
-adds to a step, and the tables.
+Of a folder into which bench.py has measured, bench.json, jobs.json or profile.json, it draws `bench`: what each
+ingredient adds to a step, and the tables.
 """
 
 from pathlib import Path

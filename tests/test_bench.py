@@ -542,13 +542,32 @@ def test_steps_a_second_are_those_of_the_log(run, parts):
 # The other measurements.
 
 
-def test_a_profile_prints_operations_and_writes_a_trace(small, capsys, tmp_path):
+def test_a_profile_has_both_loops_and_a_trace(small, capsys, tmp_path):
     assert bench.main([small, "--profile", "--out=here"]) == 0
     said = capsys.readouterr().out
-    assert "aten::" in said
-    assert "ms a step" in said
+    assert "in a step of the plain loop" in said
+    assert "in a step of train.py" in said
     assert json.loads((tmp_path / "here" / "trace.json").read_text())["traceEvents"]
-    assert [path.name for path in (tmp_path / "here").iterdir()] == ["trace.json"]
+    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["profile.json", "trace.json"]
+    for found in read_json("here/profile.json")["profile"].values():
+        seconds = [row["seconds"] for row in found["operations"]]
+        assert all(row["name"].startswith("aten::") or row["calls"] for row in found["operations"])
+        assert seconds == sorted(seconds, reverse=True)
+        assert 0 < sum(seconds) <= found["seconds"] < 1
+    assert plot.main(["here"]) == 0, "there is a table to draw, if no figure"
+    assert sorted(path.name for path in (tmp_path / "here" / "figures").iterdir()) == [
+        *("bench.csv", "bench.md", "bench.tex")
+    ]
+
+
+def test_a_profile_as_a_table():
+    rows = [{"name": "aten::mm", "seconds": 0.003, "calls": 12.0}]
+    record = made_up(profile={"plain": {"seconds": 0.012, "operations": rows}})
+    (table,) = costs.profile_tables(record)
+    assert table.rows == [["aten::mm", "3.000", "12.0", "25.0"]]
+    assert table.title.startswith(
+        "The kernels on the card that take longest in a step of the plain loop, 12.0 ms"
+    )
 
 
 def test_losses_of_both_loops_are_set_side_by_side(small, capsys):
@@ -580,7 +599,7 @@ def test_the_command_for_a_card_leaves_what_it_says(rehearsed, tmp_path):
     assert {"torch", "cuda", "revision"} <= summary["versions"].keys()
     texts = {f"{part['name']}.txt" for part in summary["parts"]}
     assert {path.name for path in rehearsed.iterdir()} == texts | {
-        *("bench.json", "jobs.json", "summary.json", "pair")
+        *("bench.json", "jobs.json", "profile.json", "summary.json", "pair")
     }
     jobs = read_json(rehearsed / "jobs.json")["jobs"]
     assert [(row["jobs"], len(row["steps_per_second"])) for row in jobs] == [(1, 1), (2, 2)]
