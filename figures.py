@@ -262,6 +262,7 @@ def forest_figure(settings):
 def forest_panel(rows, name):
     several = len({setting.title for setting, *_ in rows}) > 1
     labels = [against(*row[:3]) + (f", {row[0].knobs['dataset']}" if several else "") for row in rows]
+    labels = [label if len(label) < 34 else label.replace(" against ", "\nagainst ") for label in labels]
     said = [verdict(*row) for row in rows]
 
     def draw(axes):
@@ -288,7 +289,7 @@ def forest_panel(rows, name):
     )
     if any(word.startswith("interim") for word in said):
         caption += " Interim: planned seeds are missing, and there is no verdict."
-    longest = max(map(len, labels))
+    longest = max(len(line) for label in labels for line in label.splitlines())
     return Panel(
         draw, LOSSES[name] if len(sizes) == 1 else f"{LOSSES[name]}, {len(sizes)} settings", wrap(caption),
         height=0.17 * len(rows) + 0.12, xlabel="difference (nats)", left=min(2.2, 0.3 + 0.052 * longest),

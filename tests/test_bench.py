@@ -374,6 +374,25 @@ def test_a_measurement_is_whole(rehearsed):
     assert found["checkpoint"]["bytes"] > 2 * found["checkpoint"]["best_bytes"] > 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process is told of its parent's peak too")
+def test_peak_memory_is_a_processes_own():
+    code = """
+import torch
+from machine import Machine
+machine = Machine("cpu", "float32", 1, False)
+before = machine.peak_memory()
+torch.ones(50_000_000)
+print(before, machine.peak_memory())
+"""
+    held = torch.ones(250_000_000)  # 1 GB, that the process which starts the other one holds
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    before, after = map(int, said.split())
+    assert before < after < 4 * held.numel() - 1e8
+    assert after - before == pytest.approx(200e6, rel=0.05)
+
+
 def test_it_is_drawn_from_its_file_alone_and_in_the_same_bytes(rehearsed, tmp_path):
     for place in ("a", "b"):
         write_json(tmp_path / place / "bench.json", read_json(rehearsed / "bench.json"))

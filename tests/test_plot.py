@@ -229,6 +229,23 @@ def test_the_forest_has_a_row_an_arm_and_marks_what_is_resolved(tmp_path):
     assert "n = 3" in drawn_text(figure)
 
 
+def test_no_arms_name_leaves_the_forest(tmp_path):
+    arms_ = {
+        "baseline": {},
+        "noise_of_some_kind": {"noise_sigma": 0.1},
+        "a_name_that_goes_on": {"noise_sigma": 0.2},
+    }
+    versus = {"a_name_that_goes_on": "noise_of_some_kind"}
+    figure = figures.forest_figure(read_settings([make_study(tmp_path, arms_, versus=versus)]))
+    figure.canvas.draw()
+    labels = figure.axes[0].get_yticklabels()
+    assert [label.get_text() for label in labels] == [
+        "noise_of_some_kind",
+        "a_name_that_goes_on\nagainst noise_of_some_kind",
+    ]
+    assert all(label.get_window_extent().x0 >= figure.bbox.x0 for label in labels)
+
+
 def test_many_arms_are_spread_over_panels_with_the_baseline_in_each(tmp_path):
     many = {f"noise{n}": {"noise_sigma": 0.01 * n} for n in range(1, 15)}
     (setting,) = read_settings([make_study(tmp_path, {"baseline": {}, **many}, seeds=(1,))])
