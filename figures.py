@@ -290,9 +290,10 @@ def forest_panel(rows, name):
     if any(word.startswith("interim") for word in said):
         caption += " Interim: planned seeds are missing, and there is no verdict."
     longest = max(len(line) for label in labels for line in label.splitlines())
+    row_height = 0.22 if any("\n" in label for label in labels) else 0.17
     return Panel(
         draw, LOSSES[name] if len(sizes) == 1 else f"{LOSSES[name]}, {len(sizes)} settings", wrap(caption),
-        height=0.17 * len(rows) + 0.12, xlabel="difference (nats)", left=min(2.2, 0.3 + 0.052 * longest),
+        height=row_height * len(rows) + 0.12, xlabel="difference (nats)", left=min(2.2, 0.3 + 0.052 * longest),
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Where and in which precision a run computes, and what it used."""
 
 import contextlib
+import ctypes
 import os
 import platform
 import re
@@ -67,6 +68,8 @@ class Machine:
     def apply(self):
         """Make this process compute so."""
         torch.set_num_threads(self.threads)
+        if self.kind == "cpu":
+            keep_freed_memory()
         if self.kind == "cuda":
             torch.cuda.set_device(self.device)
             # Its dropout may know sixteenths alone, and make 0.2 of it 3/16 (PyTorch's pull request 174245).
@@ -118,6 +121,21 @@ class Machine:
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+
+
+def keep_freed_memory():
+    """Have glibc keep the memory that a step frees for the next one.
+
+    It would hand large blocks back to the kernel, and take them again as pages to be zeroed, one fault each.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # another C library
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(M_TRIM_THRESHOLD, -1)  # never
+            mallopt(M_MMAP_MAX, 0)  # no block of its own mapping, which ends with the block
 
 
 def best_device():

@@ -1,6 +1,7 @@
 """bench.py and gpu.py at a tiny size: that what is measured is what it is called, and what is made of it."""
 
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -391,6 +392,34 @@ print(before, machine.peak_memory())
     before, after = map(int, said.split())
     assert before < after < 4 * held.numel() - 1e8
     assert after - before == pytest.approx(200e6, rel=0.05)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries decide for themselves")
+def test_memory_that_a_step_frees_is_there_for_the_next_one(corpus):
+    code = """
+import resource, sys
+import train
+from config import load
+from loops import OurLoop
+from machine import Machine
+config = load(sys.argv[1:])
+loop = OurLoop(config, train.open_corpus(config, Machine.choose(config)), Machine.choose(config))
+for count in (3, 4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(count):
+        loop.train_step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    words = [
+        "config/shakespeare_noise.py",
+        "config/cpu.py",
+        f"--dataset={corpus}",
+        "--device=cpu",
+        "--threads=1",
+    ]
+    command = [sys.executable, "-c", code, *words]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert int(said) < 4 * 500, "pages that the kernel had to give; thousands a step where it took them back"
 
 
 def test_it_is_drawn_from_its_file_alone_and_in_the_same_bytes(rehearsed, tmp_path):
