@@ -118,8 +118,9 @@ def measure(config, words, corpus, machine, out):
     """Measure part by part; after each, bench.json has it, so that what is cut short is not lost."""
     record = about(config, corpus, machine)
     loops = {name: kind(config, corpus, machine) for name, kind in LOOPS.items()}
+    quiet = OurLoop(without_noise(config), corpus, machine) if config.noisy else None
     parts = {
-        "loops": lambda: measure_loops(loops, machine),
+        "loops": lambda: measure_loops(loops, machine, quiet),
         "evaluation": lambda: measure_evaluation(loops, machine),
         "checkpoint": lambda: measure_checkpoint(loops["ours"], out),
         "sampling": lambda: measure_sampling(loops["ours"], machine),
@@ -147,7 +148,9 @@ def write_part_by_part(path, record, name, rows):
         write_json(path, record)
 
 
-def measure_loops(loops, machine):
+def measure_loops(loops, machine, quiet):
+    """A step of each loop, and where ours has noise of it without, which is what the plain loop has."""
+    loops = loops | ({"quiet": quiet} if quiet else {})
     seconds = steps_in_turns(loops, machine)
     return {name: {"dtype": loop.machine.dtype, "seconds": seconds[name]} for name, loop in loops.items()}
 
@@ -178,6 +181,13 @@ QUIET = {  # a step without noise, augmentation and diagnosis
     **{"noise_before_clip": False, "noise_anticorrelated": False, "reset_below_sigma": 0.0},
     **{"input_noise": 0.0, "diagnose_interval": 0, "init_from": None, "noisytune_lambda": 0.0},
 }
+
+
+def without_noise(config, **knobs):
+    """The configuration without noise, augmentation and diagnosis, and with some knobs."""
+    return settle(dataclasses.asdict(config) | QUIET | knobs)
+
+
 # So little that no weight goes astray; the cost is that of more.
 NOISE = {"noise_sigma": 1e-4, "noise_gamma": 0.9999}
 
@@ -216,7 +226,7 @@ def measure_ingredients(config, corpus, machine, out):
     """A row an ingredient that this configuration can have: the seconds of a step with it, and without."""
 
     def loop(knobs, folder=None):
-        return OurLoop(settle(dataclasses.asdict(config) | QUIET | knobs), corpus, machine, folder)
+        return OurLoop(without_noise(config, **knobs), corpus, machine, folder)
 
     plain = loop({})
     with run_folder(out) as folder:

@@ -519,6 +519,16 @@ def test_ratios_are_turn_by_turn_and_costs_are_differences():
     assert record.startswith("loops,plain,0.024,0.02,0.03,")
 
 
+def test_the_plain_loop_has_no_noise_and_is_set_beside_ours_without_it():
+    found = made_up()
+    assert "without noise" not in markdown([costs.loops_table(found)])
+    found["loops"]["quiet"] = {"dtype": "bfloat16", "seconds": [0.004, 0.005, 0.008]}
+    text = markdown([costs.loops_table(found)])
+    assert "| train.py without noise | bfloat16, compiled | 5.0 | 4.0 to 8.0 |" in text
+    assert "| ratio |  | 4.00 | 3.00 to 5.00 |" in text
+    assert "| ratio without noise |  | 5.00 | 3.00 to 6.00 |" in text
+
+
 def test_what_is_done_now_and_then_is_scaled_and_set_side_by_side():
     text = {"tokens": 256, "cached_seconds": [0.1, 0.2, 0.1], "plain_seconds": [0.5, 0.6, 0.8]}
     table = costs.now_and_then_table(made_up(sampling=text))
