@@ -5,10 +5,12 @@ import os
 import re
 import subprocess
 import sys
+from statistics import median
 
 import pytest
 import torch
 
+import costs
 import noise
 from arms import read_settings
 from config import ROOT, Config, load
@@ -182,3 +184,65 @@ def test_each_top_level_script_has_its_line():
 def test_each_study_has_its_line():
     for path in (ROOT / "config" / "study").glob("*.py"):
         assert f"`{path.stem}`" in README, path.stem
+
+
+# Speed: the numbers of the README and of results/SPEED.md are those of the records.
+
+SPEED = (ROOT / "results" / "SPEED.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def benches():
+    """{size: (bench.json, the ratio of every choice, and of the whole)} of what is quoted."""
+    found = {}
+    for size, name in (("paper", "paper_batch16"), ("cpu", "cpu")):
+        bench = costs.read_bench(ROOT / "results" / "speed" / name)["bench"]
+        worth = {row["name"]: median(costs.ratios(row["undone"], row["done"])) for row in bench["choices"]}
+        loops = {name: loop["seconds"] for name, loop in bench["loops"].items()}
+        worth["all of `train.py` without noise, over the plain loop"] = median(
+            costs.ratios(loops["plain"], loops["quiet"])
+        )
+        found[size] = (bench, worth)
+    return found
+
+
+def test_speed_is_as_it_was_measured(benches):
+    """The table of choices: its name, then predicted and measured at the paper's size and at cpu.py's."""
+    table = SPEED.split("## Before and after")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|")][2:]
+    for (_, worth), column in zip(benches.values(), (2, 4), strict=True):
+        said = {row[0]: row[column] for row in rows}
+        assert said == {name: f"{worth[name]:.2f}" if name in worth else "–" for name in said}
+        assert set(worth) <= set(said)
+
+
+def test_the_cost_of_the_noise_is_as_it_was_measured(benches):
+    (at_paper, _), (at_cpu, share_at_cpu) = (
+        (median(costs.added(row)), median(costs.shares(row)))
+        for row in (benches[size][0]["ingredients"][0] for size in ("paper", "cpu"))
+    )
+    profile = costs.read_bench(ROOT / "results" / "speed" / "paper")["profile"]["profile"]
+    plain, ours = (profile[name]["seconds"] for name in ("plain", "ours"))
+    (draw,) = [row["seconds"] for row in profile["ours"]["operations"] if row["name"] == "aten::normal_"]
+    text = " ".join(SPEED.split())
+    for words in (
+        f"and {1e3 * at_paper:.1f} ms measured; of a step at batch 64, {ours:.1f} s under the profiler,",
+        f"that is {100 * at_paper / ours:.1f} %, and the draw itself there takes {1e3 * draw:.1f} ms,",
+        f"{100 * draw / ours:.1f} %. At `cpu.py`'s size 4 ms were predicted, and {1e3 * at_cpu:.1f} ms measured,",
+        f"{share_at_cpu:.1f} % of a step",
+        f"plain loop takes {plain:.1f} s and one of `train.py` {ours:.1f} s, {plain / ours:.1f} times less",
+    ):
+        assert words in text, words
+    assert f"{1e3 * at_cpu:.1f} ms of that step" in README
+    assert f"and {1e3 * at_paper:.0f} ms at the paper's" in README
+
+
+def test_the_readme_has_the_same_speeds(benches):
+    for bench, worth in benches.values():
+        ms = {name: 1e3 * median(loop["seconds"]) for name, loop in bench["loops"].items()}
+        form = ".0f" if ms["plain"] > 1000 else ".1f"
+        cells = [f"{ms[name]:{form}} ms" for name in ("plain", "ours", "quiet")]
+        ratio = worth["all of `train.py` without noise, over the plain loop"]
+        assert re.search(rf"{cells[0]}( a step)? \| {cells[1]} \| {cells[2]} \| {ratio:.2f} \|", README), cells
+    text = benches["paper"][0]["sampling"]
+    assert f"sampled {median(costs.ratios(text['plain_seconds'], text['cached_seconds'])):.0f} times" in README
