@@ -228,8 +228,8 @@ def test_the_cost_of_the_noise_is_as_it_was_measured(benches):
     for words in (
         f"and {1e3 * at_paper:.1f} ms measured; of a step at batch 64, {ours:.1f} s under the profiler,",
         f"that is {100 * at_paper / ours:.1f} %, and the draw itself there takes {1e3 * draw:.1f} ms,",
-        f"{100 * draw / ours:.1f} %. At `cpu.py`'s size 4 ms were predicted, and {1e3 * at_cpu:.1f} ms measured,",
-        f"{share_at_cpu:.1f} % of a step",
+        f"{100 * draw / ours:.1f} %. At `cpu.py`'s size 4 ms were predicted,",
+        f"and {1e3 * at_cpu:.1f} ms measured, {share_at_cpu:.1f} % of a step",
         f"plain loop takes {plain:.1f} s and one of `train.py` {ours:.1f} s, {plain / ours:.1f} times less",
     ):
         assert words in text, words
