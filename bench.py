@@ -307,7 +307,7 @@ def measure_sampling(loop, machine):
 def profile(config, corpus, machine, out):
     """What takes longest in five steps of each loop: kernels on a card, operators elsewhere, each without those
     that it calls. train.py's leave their trace too."""
-    from torch.profiler import ProfilerActivity, profile
+    from torch.profiler import ProfilerActivity
 
     count, card = 5, machine.kind == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if card else [])]
@@ -315,7 +315,7 @@ def profile(config, corpus, machine, out):
     for name, kind in LOOPS.items():
         loop = kind(config, corpus, machine)
         steps(loop, 3)()
-        with profile(activities=activities) as profiler:
+        with torch.profiler.profile(activities=activities) as profiler:
             clock(steps(loop, count), machine)
         record["profile"][name] = operations(profiler.key_averages(), count, card)
     write_json(out / "profile.json", record)

@@ -108,12 +108,10 @@ def linear(x, layer, gelu=False):
     """layer(x), and GELU of that where asked (tanh's approximation).
 
     Without gradients, on a CPU in float32, oneDNN computes both in one pass: PyTorch prefers MKL there, which
-    leaves AVX-512 unused on AMD's processors, and to one row threads. For few rows and a small matrix its
-    calls cost more than they save.
+    leaves AVX-512 unused on AMD's processors. For a few rows its calls cost more than they save.
     """
-    large = x.numel() >= 64 * x.shape[-1] or layer.weight.numel() >= 1 << 17
-    narrow = x.device.type != "cpu" or x.dtype != torch.float32
-    if large and not (narrow or torch.is_grad_enabled()) and torch.backends.mkldnn.is_available():
+    many = x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() >= 64 * x.shape[-1]
+    if many and not torch.is_grad_enabled() and torch.backends.mkldnn.is_available():
         what = ("gelu", [], "tanh") if gelu else ("none", [], "")
         return torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, *what)
     x = layer(x)
