@@ -339,11 +339,14 @@ class MatchedWarmup:
         self.sigma, self.beta2 = sigma, beta2
         self.state = torch.zeros(2, device=device)
 
-    def factor(self, step, mean_square):
-        """The factor of iteration `step`, a 0-dim tensor; mean_square: of the clean gradient's elements."""
+    def factor(self, step, mean_square, applies):
+        """The factor of iteration `step`, a 0-dim tensor; mean_square: of the clean gradient's elements.
+
+        applies: a 0-dim bool tensor; where it is false (a step that the scaler will skip), nothing is taken in.
+        """
         now = torch.stack((mean_square.float(), torch.full_like(mean_square, self.sigma(step) ** 2)))
-        now = torch.where(now.isfinite(), now, self.state)  # a step that the scaler will skip
-        self.state.mul_(self.beta2).add_(now, alpha=1 - self.beta2)
+        then = self.state.mul(self.beta2).add(now, alpha=1 - self.beta2)
+        self.state.copy_(torch.where(applies, then, self.state))
         v, s = self.state
         return torch.sqrt(v / (v + s).clamp(min=1e-38))
 

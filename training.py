@@ -198,6 +198,7 @@ def train_step(t):
     for group in t.optimizer.param_groups:
         group["lr"] = learning_rate(t.step, config)
     own_noise = own_noise_norm(t) if diagnosed(t) else None
+    reset_when_due(t)
     loss = accumulate(t)
     t.ranks.average_([loss, *(parameter.grad for parameter in t.model.parameters())])
     t.scaler.unscale_(t.optimizer)  # also without clipping, or the scaler would divide the noise too
@@ -245,17 +246,18 @@ def own_noise_norm(t):
     return norm / t.scaler.scale(torch.ones_like(norm)) / math.sqrt(config.gradient_accumulation_steps)
 
 
-def add_noise(t, grad_norm):
-    """The noise of this iteration, to where noise_point says; returns its norm. The controls are noise.py's."""
-    config = t.config
-    if (
-        config.reset_below_sigma
-        and t.step
-        and t.noise.sigma(t.step) < config.reset_below_sigma <= t.noise.sigma(t.step - 1)
-    ):
+def reset_when_due(t):
+    """Forget the moments, and the diagnosis' own, before the first step whose sigma is under the threshold."""
+    threshold = t.config.reset_below_sigma
+    if threshold and t.step and t.noise.sigma(t.step) < threshold <= t.noise.sigma(t.step - 1):
         reset_moments(t.optimizer)
         if t.diagnosis:
             t.diagnosis.reset()
+
+
+def add_noise(t, grad_norm):
+    """The noise of this iteration, to where noise_point says; returns its norm. The controls are noise.py's."""
+    config = t.config
     if config.noise_point == "gradient":
         return t.noise.add_(t.step)
     if config.noise_point in MOMENTS:
@@ -266,7 +268,8 @@ def add_noise(t, grad_norm):
 def matched_warmup(t, grad_norm):
     """Multiply the learning rate, but not the weight decay, by noise.py's factor; returns the factor."""
     config = t.config
-    factor = t.warmup.factor(t.step, clipped_norm(grad_norm, config).square() / t.model.parameter_count())
+    mean_square = clipped_norm(grad_norm, config).square() / t.model.parameter_count()
+    factor = t.warmup.factor(t.step, mean_square, grad_norm.isfinite())
     rate = learning_rate(t.step, config)
     for group in t.optimizer.param_groups:
         group["lr"] = rate * factor
