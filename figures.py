@@ -3,6 +3,8 @@
 Each is None where there is nothing to draw.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from matplotlib import rc_context
 
@@ -318,14 +320,14 @@ def mechanism_figure(settings):
 
 def mechanism_panels(setting):
     named = setting.study.get("decisive", []) if setting.study else []
-    arms = [arm for name in named if (arm := setting.arm(name))]
+    arms = [after_the_first(arm) for name in named if (arm := setting.arm(name))]
     if not any(run.measured for arm in arms for run in arm.runs):
         return []
     end = setting.knobs["max_iters"]
     caption = (
         f"{described(setting)}. {seeds_line(arms)} Signal: RMS of the part of AdamW's update that is of clean"
         " gradients, in learning rates, the noise in the second moment with it. Share: of the update's mean"
-        " square that is signal."
+        " square that is signal; all of it where none of the noise is in the first moment."
     )
 
     def losses(axes):
@@ -346,6 +348,12 @@ def mechanism_panels(setting):
         Panel(signal, height=1, xlabel=None),
         Panel(share, caption=wrap(caption), height=1),
     ]
+
+
+def after_the_first(arm):
+    """The arm without its first measurement, of a single gradient over its own noise, whose tails are so heavy
+    that their mean tells nothing."""
+    return replace(arm, runs=[replace(run, measured=run.measured[1:]) for run in arm.runs])
 
 
 # Distance from the pretrained weights.

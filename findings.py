@@ -9,9 +9,9 @@ import math
 import numpy as np
 
 from arms import by, read_settings
-from compare import interval, share
+from compare import compare, interval, share
 from config import identity
-from tables import DASH, LOSSES, comparisons, verdict, with_interval
+from tables import DASH, LOSSES, PAPER, comparisons, verdict, with_interval
 
 BEST, FINAL = "best_val_loss", "final_val_loss"
 ENOUGH = 4  # pairs; with fewer, under Holm's correction, next to nothing could be resolved
@@ -23,8 +23,9 @@ Written by `python report.py results` from the records beside it. Differences ar
 reference, means over n pairs of the same seed, with 95 % t intervals (unadjusted); "better", "worse" and "not
 resolved" are verdicts of the paired t-test, Holm-adjusted over the study's comparisons of the same loss. "Not
 resolved" means that these seeds cannot tell, not that there is no difference; "resolvable" is what they would
-find four times in five, at the spread that was seen. Every study here says at which size it was run; what holds
-at a reduced size need not hold at the paper's.
+find four times in five, at the spread that was seen and the adjustment's strictest level, so that a smaller
+difference may be resolved too. Every study here says at which size it was run; what holds at a reduced size
+need not hold at the paper's.
 """
 
 DERIVATION = r"""## What annealed noise does in the second moment
@@ -47,7 +48,7 @@ $$ t_{1/2} \approx \frac{1}{-\ln \beta_2}
 
 While $s_t \gg v_t$ every element is divided by about the same number: AdamW is then momentum SGD with a small
 step, and becomes AdamW again as v forgets. If that is all that the noise does, and what it leaves in m, a
-random displacement of a few learning rates, does no harm, then the sum above in v without any randomness
+random displacement of a few learning rates, does nothing, then the sum above in v without any randomness
 (`second_moment_mean`) has the same effect as the noise. A learning rate multiplied by $\sqrt{v/(v+s)}$, with
 one v for all elements (`matched_warmup`), has the smaller step without the lost preconditioner; but while v
 forgets its mean step is the larger one, so that a difference between the two may be of either."""
@@ -145,7 +146,8 @@ def paper(studies):
     found, open_questions = named(studies, "table1_shakespeare", "table1_enwik8", "table1_text8", "sensitivity")
     said = tally(row for study in found for row in study.rows().values())
     text = ["## Does the paper's noise help?"]
-    text += [f"Of these comparisons with the baseline, {ENOUGH} pairs or more: {said}."] if found else []
+    if found:
+        text += [f"Of these comparisons with the baseline, {ENOUGH} pairs or more, each below: {said}."]
     return text + [part for study in found for part in section(study)] + open_questions
 
 
@@ -158,30 +160,32 @@ def forgetting(studies):
     table = [
         "Predicted, with v from the run's own clipped gradients, and measured (`diagnose.py`): the iteration"
         " from which the mean over elements of sqrt(clean v / actual v), both of the run itself, is a half or"
-        " more. Its elements' v are not equal, as the prediction has them. Intervals are over seeds.",
+        " more. Its elements' v are not equal, as the prediction has them; a matched warm-up has one v for all"
+        " too, and what is measured of it is the factor of its learning rate. Intervals are over seeds.",
         "",
         "| study | arm | t_1/2, predicted | t_1/2, measured | noise over the batch's own, t = 0 | under 1 at |",
         "|---|---|---:|---:|---:|---:|",
         *rows,
         "",
         "The last two columns: the norm of the injected noise over that of the mini-batch gradient's own, from"
-        " two half-batches (McCandlish et al., arXiv:1812.06162).",
+        " two half-batches (McCandlish et al., arXiv:1812.06162), means over the same seeds, at the iterations"
+        " that were measured.",
         *(f"\n    {study.command}" for study in found),
     ]
     return ["\n".join(table)]
 
 
-INTO_V = ("gradient", "second_moment", "second_moment_mean")
+INTO_V = ("gradient", "second_moment", "second_moment_mean", "learning_rate")
 
 
 def half_times(study):
-    """A row for each arm of the derivation's noise, absolute and into v, whose updates were measured."""
+    """A row for each arm of the derivation's noise, absolute and into v, or into a learning rate instead."""
     for setting in study.settings:
         for arm in setting.arms:
             config = arm.runs[0].config
             plain = (config.noise_schedule, config.noise_scale) == ("exponential", "absolute")
             into_v = config.noise_point in INTO_V and not config.reset_below_sigma
-            halves = [at for run in arm.ended if (at := measured_half(run)) is not None]
+            halves = [at for run in arm.ended if (at := measured_half(run, setting.baseline)) is not None]
             if not (arm.noisy and plain and into_v and halves):
                 continue
             mean, half = interval(halves)
@@ -216,13 +220,18 @@ def predicted_half(arm):
     return config.max_iters
 
 
-def measured_half(run):
+def measured_half(run, baseline):
     """The iteration from which the mean over elements of sqrt(clean v / actual v) stays at a half or more,
-    linear between measurements; None where it never was below, or was so at the last one.
+    linear between measurements; None where it never was below, or was so at the last one. Of a matched warm-up:
+    of its learning rate over the baseline's.
 
     The first measurement, of |g| / |g + noise|, has tails so heavy that its mean tells nothing.
     """
     series = list(run.series(run.measured, "preconditioner").items())
+    if run.config.noise_point == "learning_rate":
+        usual = baseline.runs[0].series(baseline.runs[0].steps, "lr")
+        rates = run.series(run.steps, "lr").items()
+        series = [(at, rate / usual[at]) for at, rate in rates if usual.get(at)]
     below = [place for place, (_, value) in enumerate(series) if value < 0.5]
     if not below or below[-1] == len(series) - 1:
         return None
@@ -234,9 +243,38 @@ def mechanism(studies):
     """Through what the noise acts: the arms that put it elsewhere, against the noise itself."""
     found, open_questions = named(studies, "mechanism", "decisive", "optimizers")
     text = ["## Through what does it act?"]
+    if found:
+        text += [
+            "The words by which the answers in short follow from the shares were chosen when most of"
+            " `mechanism` had been seen, and before `decisive` was run."
+        ]
     for study in found:
-        text += [*section(study), *shares(study), *in_short(study)]
+        text += [*section(study), *among(study), *shares(study), *in_short(study)]
+        if study.name == "optimizers":
+            text += ["No learning rate here was tuned under noise; SGD's is the best without it."]
     return text + open_questions
+
+
+AMONG = (  # controls that tell something beside each other: no comparison of the study's
+    ("second_moment", "second_moment_mean"),
+    ("anticorrelated", "second_moment_mean"),
+    ("first_moment_relative", "noise_relative"),
+)
+
+
+def among(study):
+    """Differences between controls; a list."""
+    items = []
+    for setting in study.settings:
+        for one, other in ([setting.arm(name) for name in pair] for pair in AMONG):
+            if one and other and not one.missing(study.seeds) + other.missing(study.seeds):
+                c = compare(one.losses(BEST), other.losses(BEST))
+                items += [
+                    f"- `{one.name}` minus `{other.name}`: {with_interval(c.mean, c.half, '+')} (n = {c.n})."
+                ]
+    if items:
+        head = "Between controls, outside the family of the verdicts, with 95 % t intervals:"
+        yield "\n".join([head, "", *items, "", f"    {study.command}"])
 
 
 def found_shares(study):
@@ -253,10 +291,15 @@ def found_shares(study):
     return found
 
 
-def share_in_words(noise, found):
+def short_share(found):
     """A share and its interval."""
-    middle, low, high = found
-    return f"{middle:.0%} ({low:.0%} to {high:.0%}) of the effect of `{noise}`"
+    if found is None:
+        return DASH
+    return "{:.0%} ({:.0%} to {:.0%})".format(*(round(part, 2) + 0.0 for part in found))
+
+
+def share_in_words(noise, found):
+    return f"{short_share(found)} of the effect of `{noise}`"
 
 
 def shares(study):
@@ -270,33 +313,73 @@ def shares(study):
         items.append(f"- `{name}`: {said} (n = {n}).")
     if items:
         head = (
-            "As a share of the noise's own difference to the baseline, with Fieller's 95 % interval; an arm"
-            f" accounts for that effect where the interval lies within {1 - MARGIN:.0%} to {1 + MARGIN:.0%}:"
+            "As a share of the noise's own difference to the baseline, with Fieller's 95 % interval, each by"
+            " itself and unadjusted; an arm accounts for that effect where the interval lies within"
+            f" {1 - MARGIN:.0%} to {1 + MARGIN:.0%}:"
         )
         yield "\n".join([head, "", *items, "", f"    {study.command}"])
 
+        yield from on_the_way(study)
+
+
+ON_THE_WAY = (1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)  # of a run
+
+
+def shares_at(study, name):
+    """{iteration: the share that an arm has of the noise's effect on the val loss then, or None}."""
+    setting, arm, noise, _ = study.rows()[name]
+    curves = [a.curve("evals", "val_loss") for a in (arm, noise, setting.baseline)]
+    times = [round(part * setting.knobs["max_iters"]) for part in ON_THE_WAY]
+    return {at: share(*(curve[at] for curve in curves)) for at in times if all(at in curve for curve in curves)}
+
+
+def on_the_way(study):
+    """The same shares at evaluations before the end, as a table; a list."""
+    found = {name: shares_at(study, name) for name in found_shares(study)}
+    times = sorted(set().union(*found.values()))
+    rows = [
+        f"| `{name}` | {' | '.join(short_share(shares.get(at)) for at in times)} |"
+        for name, shares in found.items()
+    ]
+    if len(times) > 1:
+        head = "The same at evaluations on the way, when what acts at once and what acts later differ:"
+        columns = f"| share of the noise's effect at iteration | {' | '.join(f'{at:,}' for at in times)} |"
+        yield "\n".join([head, "", columns, "|---|" + "---:|" * len(times), *rows, "", f"    {study.command}"])
+
 
 def in_short(study):
-    """The answer to the section's question, by the arm without randomness and the one with a smaller step
-    alone; a list."""
-    found = found_shares(study)
-    mean, matched = (found.get(name, (None, None))[:2] for name in ("second_moment_mean", "matched_warmup"))
-    if not mean[1]:
+    """The answer to the section's question: by the arm without randomness, by the one whose noise does not add
+    up, and by the one with a smaller step alone; a list."""
+    found = {name: row for name, row in found_shares(study).items() if row[1]}
+    if "second_moment_mean" not in found:
         return
-    (_, low, high), share_of = mean[1], share_in_words(*mean)
+    noise, (_, low, high), n = found["second_moment_mean"]
+    effect = study.rows()[noise][-1].mean
+    words = {name: share_in_words(*row[:2]) for name, row in found.items()}
+    what = "harm" if effect > 0 else "gain"
+    mean, alone = "the mean that the noise has in AdamW's second moment", words["second_moment_mean"]
     if low >= 1 - MARGIN:
-        said = "it acts through AdamW's second moment: its mean there, without any randomness, has " + share_of
-        if low > 1:
-            said += ", so that what is random in it takes some of that away"
+        more = " and does more" if low > 1 else ""
+        said = f"{mean}, without any randomness, is enough for its {what}{more}: alone it has {alone}"
     elif low > 0 and high < 1 - MARGIN:
-        said = f"it acts through AdamW's second moment in part: its mean there, not random, has {share_of}"
+        said = f"{mean}, without any randomness, is enough for a part of its {what}: alone it has {alone}"
     elif low <= 0 and high < 1 - MARGIN:
-        said = f"not through AdamW's second moment: its mean there has {share_of}"
+        said = f"{mean} is not what does its {what}: alone it has {alone}"
     else:
-        said = f"these seeds cannot tell: its mean in AdamW's second moment has {share_of}"
-    if matched[1] and matched[1][2] < low:
-        said += f". A smaller step alone (`matched_warmup`) has less, {share_in_words(*matched)}"
-    yield f"**In short,** over {study.settings[0].knobs['max_iters']:,} iterations: {said}."
+        said = f"these seeds cannot tell whether {mean} is enough for its {what}: alone it has {alone}"
+    if low > 1 and "anticorrelated" in found and found["anticorrelated"][1][1] > 1:
+        said += (
+            ". Anti-correlated noise, as random but with nothing that adds up in the weights, has"
+            f" {words['anticorrelated']}: what adds up takes some of the {what} away"
+        )
+    if "matched_warmup" in found and found["matched_warmup"][1][2] < low:
+        said += f". A smaller step alone (`matched_warmup`) has less in the end, {words['matched_warmup']}"
+        at, then = next(iter(shares_at(study, "matched_warmup").items()))
+        said += f"; at iteration {at:,}, {short_share(then)}"
+    first = study.rows().get("first_moment")
+    if first and len(first[1].diverged) == len(first[1].runs):
+        said += f". What as much noise does in the first moment alone is not known: all {n} runs diverged"
+    yield f"**In short,** over {study.settings[0].knobs['max_iters']:,} iterations (n = {n}): {said}."
 
 
 def judged(low, high):
@@ -361,7 +444,7 @@ def left_alone(studies):
                 rows[key] = row
     return (
         f"Noise added to an otherwise equal run, the learning rate left alone, {ENOUGH} pairs or more, each"
-        f" experiment counted once: {tally(rows.values())}."
+        f" experiment (above, and in README.md) counted once: {tally(rows.values())}."
     )
 
 
@@ -394,7 +477,30 @@ def retuned(studies):
         items = map(item, [*rows, *ordinary])
         where = f"At one size, batch and length: {study.where}; nothing but the learning rate was tuned:"
         texts.append("\n".join([f"**{said}** {where}", "", *items, "", f"    {study.command}"]))
-    return "\n\n".join(texts)
+        texts += too_small(rows)
+    return "\n\n".join([*texts, *worth_of_tuning(studies)])
+
+
+def too_small(rows):
+    """Whether the paper's own difference is one that these seeds could have seen; a list."""
+    if not rows or any(row[-1].resolvable is None for row in rows):
+        return
+    paper, least = PAPER.get(rows[0][0].knobs["dataset"]), min(row[-1].resolvable for row in rows)
+    claimed = paper["noise"][1] - paper["baseline"][1] if paper else 0.0
+    if claimed < 0 and least > -claimed:
+        yield (
+            f"A gain as small as the paper's own, {claimed:+.4f} in its Table 1 (one seed each, at its own"
+            f" size), these seeds would have missed more often than not: {least:.4f} they find four times in"
+            " five."
+        )
+
+
+def worth_of_tuning(studies):
+    """What the better learning rate is worth without any noise; a list."""
+    for study in named(studies, "mechanism")[0]:
+        if "tuned" in study.rows():
+            row = study.rows()["tuned"]
+            yield f"What the better learning rate is worth without noise:\n\n{item(row)}\n\n    {study.command}"
 
 
 def perturbed(studies):
