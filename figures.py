@@ -64,12 +64,15 @@ def draw_arms(axes, arms, kind, name, positive=False):
 
 
 def show_after_the_start(axes, arms, name):
-    """Limit the vertical axis to the means from a tenth of the way on: the fall before would flatten them."""
+    """Limit the vertical axis to the means from a tenth of the way on, of arms that ended below their start.
+
+    The fall before, and the arms that ended above it, would flatten them.
+    """
     means = [
         np.mean(list(values.values()))
         for arm in arms
         for at, values in arm.curve("evals", name).items()
-        if at >= arm.runs[0].config.max_iters / 10
+        if at >= arm.runs[0].config.max_iters / 10 and not arm.exploded
     ]
     if means and max(means) > min(means):
         room = 0.05 * (max(means) - min(means))
@@ -129,6 +132,8 @@ def seeds_line(arms):
 
 def panel_notes(arms):
     for arm in arms:
+        if arm.exploded:
+            yield f"{arm.name} ended above its start, and may be beyond the scale."
         for run in arm.runs:
             for note in notes([run]):
                 yield f"{arm.name}, seed {run.seed}{note.removeprefix(str(run.path))}."
@@ -220,6 +225,7 @@ def cost_panels(setting, arms):
     machines = sorted({run.about.get("machine", {}).get("name", "unknown") for arm in arms for run in arm.runs})
     n = seeds_line(arms).split(";")[0].rstrip(".")
     caption = f"{described(setting)}. {n}; mean, no bands."
+    caption += "".join(f" {note}" for note in panel_notes(arms))
     by_tokens = Panel(
         of_cost(arms, "tokens", 1e-6), setting.title, (), names(arms), 1.3, xlabel=f"million {setting.unit}s"
     )
@@ -266,10 +272,17 @@ def forest_panel(rows, name):
     labels = [against(*row[:3]) + (f", {row[0].knobs['dataset']}" if several else "") for row in rows]
     labels = [label if len(label) < 34 else label.replace(" against ", "\nagainst ") for label in labels]
     said = [verdict(*row) for row in rows]
+    ends = [c.mean + sign * c.half for _, arm, _, c in rows if not arm.exploded for sign in (-1, 1)]
+    low, high = min([0.0, *ends]), max([0.0, *ends])
 
     def draw(axes):
-        for place, (*_, c) in enumerate(rows):
+        for place, (_, arm, _, c) in enumerate(rows):
             colour = COLOUR_OF.get(said[place].partition(",")[0], "#000000")
+            if ends and arm.exploded and c.mean > high:
+                text = f"{with_interval(c.mean, c.half, '+')} \N{RIGHTWARDS ARROW}"
+                axes.annotate(text, (1, -place), xycoords=("axes fraction", "data"), size=6, color=colour,
+                              ha="right", va="center")  # fmt: skip
+                continue
             axes.errorbar(
                 c.mean, -place, xerr=c.half, color=colour, marker="o", markersize=3,
                 markerfacecolor="white" if colour == "#000000" else colour, capsize=2, linewidth=0.9,
@@ -280,6 +293,8 @@ def forest_panel(rows, name):
             label.set_parse_math(False)
         axes.set_ylim(-len(rows) + 0.4, 0.6)
         axes.locator_params(axis="x", nbins=5)
+        if low < high:
+            axes.set_xlim(low - 0.05 * (high - low), high + 0.05 * (high - low))
 
     sizes = {f"{setting.title}, {setting.size}" for setting, *_ in rows}
     baselines = sorted({setting.baseline.name for setting, *_ in rows if setting.baseline})
@@ -289,6 +304,8 @@ def forest_panel(rows, name):
         f" {'the comparisons of its study' if several else f'{len(rows)} comparisons'} at {LEVEL:g},"
         " left of 0 better."
     )
+    if ends and any(arm.exploded for _, arm, *_ in rows):
+        caption += " In figures, beyond the scale: an arm that ended above its start."
     if any(word.startswith("interim") for word in said):
         caption += " Interim: planned seeds are missing, and there is no verdict."
     longest = max(len(line) for label in labels for line in label.splitlines())

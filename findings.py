@@ -153,7 +153,7 @@ def paper(studies):
 
 def forgetting(studies):
     """The derivation's t_1/2 beside what the diagnosis measured."""
-    found, _ = named(studies, "mechanism", "decisive")
+    found, _ = named(studies, "mechanism", "decisive", "optimizers")
     rows = [row for study in found for row in half_times(study)]
     if not rows:
         return []
@@ -179,19 +179,22 @@ INTO_V = ("gradient", "second_moment", "second_moment_mean", "learning_rate")
 
 
 def half_times(study):
-    """A row for each arm of the derivation's noise, absolute and into v, or into a learning rate instead."""
+    """A row for each arm of the derivation's noise, absolute and into v, or into a learning rate instead; its
+    half time predicted, and measured where it was."""
     for setting in study.settings:
         for arm in setting.arms:
             config = arm.runs[0].config
             plain = (config.noise_schedule, config.noise_scale) == ("exponential", "absolute")
-            into_v = config.noise_point in INTO_V and not config.reset_below_sigma
-            halves = [at for run in arm.ended if (at := measured_half(run, setting.baseline)) is not None]
-            if not (arm.noisy and plain and into_v and halves):
+            plain &= not config.reset_below_sigma and not config.noise_before_clip
+            into_v = config.noise_point in INTO_V and config.optimizer != "sgd"
+            if not (arm.noisy and plain and into_v and arm.ended):
                 continue
-            mean, half = interval(halves)
+            halves = [at for run in arm.ended if (at := measured_half(run, setting.baseline)) is not None]
+            mean, half = interval(halves) if halves else (None, None)
             around = f" ± {half:,.0f}" if half is not None else ""
-            cells = [f"{config.max_iters:,} iterations", f"`{arm.name}`", f"{predicted_half(arm):,}"]
-            cells += [f"{mean:,.0f}{around} (n = {len(halves)})", *noise_cells(arm)]
+            measured = f"{mean:,.0f}{around} (n = {len(halves)})" if halves else DASH
+            cells = [f"`{study.name}`, {config.max_iters:,} iterations", f"`{arm.name}`"]
+            cells += [f"{predicted_half(arm):,}", measured, *noise_cells(arm)]
             yield f"| {' | '.join(cells)} |"
 
 

@@ -299,8 +299,8 @@ def test_the_prediction_stands_beside_what_was_measured(mechanism, tmp_path):
     matched = setting.arm("matched_warmup").runs[0]
     assert measured_half(matched, setting.baseline) == pytest.approx(301), "its rate's, not its moments'"
     under = next(at for at in range(0, 1000, 20) if 300 * 0.99**at < 1)
-    row = f"| 1,000 iterations | `noise` | {predicted_half(noise):,.0f} | 400 ± 0 (n = 4) | 300 | {under} |"
-    assert row in findings.findings(tmp_path)
+    row = f"`noise` | {predicted_half(noise):,.0f} | 400 ± 0 (n = 4) | 300 | {under} |"
+    assert f"| `mechanism`, 1,000 iterations | {row}" in findings.findings(tmp_path)
 
 
 def test_what_is_predicted_for_after_the_end_is_the_length_of_the_run(tmp_path):

@@ -10,6 +10,7 @@ import plot
 import tables
 from arms import read_settings
 from config import UserError
+from files import read_json, write_json
 
 
 def test_figures_are_written_and_say_n_and_differences(two_arms):
@@ -280,3 +281,27 @@ def test_reduced_size_is_said(tmp_path):
         fake_run(tmp_path / name / "seed1", until=0, **{"max_iters": 1000, **knobs})
     said = {setting.arms[0].name: "reduced size" in setting.size for setting in read_settings([tmp_path])}
     assert said == {"short": True, "small": True, "full": False}
+
+
+def test_an_arm_that_ended_above_its_start_does_not_flatten_the_others(tmp_path):
+    arms_ = {"baseline": {}, "noise": {"noise_sigma": 0.1}, "exploded": {"noise_sigma": 0.2}}
+    folder = make_study(tmp_path, arms_)
+    for path in (folder / "exploded").rglob("result.json"):
+        losses = {key: 50.0 for key in read_json(path) if key != "status"}
+        write_json(path, {"status": "finished", **losses})
+        log = path.parent / "log.jsonl"
+        log.write_text(log.read_text().replace('"val_loss": 2.', '"val_loss": 22.'))
+    settings = read_settings([folder])
+    said = "exploded ended above its start, and may be beyond the scale."
+    for figure in (figures.loss_figure(settings, "val_loss", "loss"), figures.cost_figure(settings)):
+        assert all(axes.get_ylim()[1] < 5 for axes in figure.axes)
+        assert said in drawn_text(figure)
+    forest = figures.forest_figure(settings)
+    for axes in forest.axes:
+        assert axes.get_xlim()[1] < 5
+        (text,) = [text.get_text() for text in axes.texts]
+        assert text.startswith("+4")
+    assert "beyond the scale: an arm that ended above its start" in drawn_text(forest)
+    alone = read_settings([folder / "exploded"])
+    (axes,) = figures.loss_figure(alone, "val_loss", "loss").axes
+    assert axes.get_ylim()[1] > 20, "where there are no others"
