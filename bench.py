@@ -5,10 +5,10 @@
 
 Everything is measured in turns within one process, warmed up and synchronised, so that what else the machine
 does meets all alike: a step of the plain loop (loops.py says what it is) and of train.py as the configuration
-has it; that step and an evaluation with each choice that makes them fast undone; a step with and without each
-kind of noise, dropout, augmentation, clipping, logging and diagnosis; evaluations, checkpoints and samples. In
-processes of their own: peak memory, and compilation with an empty cache and with the one that it left. The
-tables are printed, and DIR (out/bench) gets bench.json, the seconds of every turn, which plot.py draws.
+has it; that step, an evaluation and a sample with each choice that makes them fast undone; a step with and
+without each kind of noise, dropout, augmentation, clipping, logging and diagnosis; evaluations, checkpoints and
+samples. In processes of their own: peak memory, and compilation with an empty cache and with the one that it
+left. The tables are printed, and DIR (out/bench) gets bench.json, the seconds of every turn, for plot.py.
 
     --losses       instead: whether the two loops train alike, max_iters iterations with each of three seeds
     --profile      instead: the operations of both loops' steps that take longest, DIR/profile.json, and a trace
@@ -34,19 +34,29 @@ import torch
 
 import train
 import training
-from choices import evaluation_choices, replaced, step_choices
+from choices import evaluation_choices, replaced, sampling_choices, step_choices
 from config import UserError, load, run_script, settle
 from costs import NAMES, jobs_table, plain_text, profile_tables, read_bench, tables_of
 from evaluate import mean_loss
 from files import write_json
-from loops import EVAL_BATCHES, LOOPS, TURNS, OurLoop, clock, in_turns, sample_plainly, steps, steps_in_turns
+from loops import (
+    EVAL_BATCHES,
+    LONG_TURNS,
+    LOOPS,
+    TURNS,
+    OurLoop,
+    clock,
+    in_turns,
+    sample_plainly,
+    steps,
+    steps_in_turns,
+)
 from machine import Machine, versions
 from model import GPT
 from processes import runs_at_once, started
 from runs import RunFolder, corpus_title
 from tables import Table
 
-LONG_TURNS = 3  # of what takes long: evaluations, samples
 SEEDS = 3  # that --losses trains
 TOP = 12  # operations that --profile prints
 
@@ -171,6 +181,13 @@ def measure_choices(loop, corpus):
     for name, others in evaluation_choices(loop.machine).items():
         works = {"done": lambda: training.val_loss(t), "undone": lambda others=others: undone(others)}
         yield {"name": name, "of": "evaluation"} | in_turns(works, LONG_TURNS, loop.machine)
+    weights = loop.model.weights()
+    for name, others in sampling_choices(loop.machine).items():
+        with replaced(others):
+            model = GPT.from_weights(weights).for_sampling(loop.machine.device)
+        models = {"done": GPT.from_weights(weights).for_sampling(loop.machine.device), "undone": model}
+        works = {side: sampling(model, GPT.generate, 1) for side, model in models.items()}
+        yield {"name": name, "of": "sample"} | in_turns(works, TURNS, loop.machine)
 
 
 # What each ingredient adds.
@@ -192,12 +209,21 @@ def without_noise(config, **knobs):
 NOISE = {"noise_sigma": 1e-4, "noise_gamma": 0.9999}
 
 
-def ingredients(config):
+def small_batch(config, kind):
+    """The knobs of the step in which is measured what a CPU does once a parameter, whatever the batch.
+
+    In a long step it would be lost among the differences from turn to turn. A card, which is given work ahead,
+    has the configuration's own.
+    """
+    return {"batch_size": min(2, config.batch_size), "gradient_accumulation_steps": 1} if kind == "cpu" else {}
+
+
+def ingredients(config, kind):
     """[(name, the knobs of a step with it, those of the step without it, every how many steps it comes)].
 
-    The knobs are beside those of QUIET and of the configuration.
+    The knobs are beside those of QUIET and of the configuration. kind: of device.
     """
-    rate = config.dropout or 0.2
+    rate, small = config.dropout or 0.2, small_batch(config, kind)
     noises = {
         "noise: gaussian, exponential": {},
         "noise: gaussian, inverse": {"noise_schedule": "inverse", "noise_sigma": 0.0, "noise_eta": 1e-8},
@@ -212,12 +238,12 @@ def ingredients(config):
     }
     log, look, rare = config.log_interval, config.diagnose_interval or 100, 10**9  # rare: none that is timed
     return [
-        *((name, NOISE | knobs, {}, 1) for name, knobs in noises.items()),
+        *((name, NOISE | knobs | small, small, 1) for name, knobs in noises.items()),
         (f"dropout {rate:g}", {"dropout": rate}, {"dropout": 0.0}, 1),
         ("augmentation", {"input_noise": 0.1}, {}, 1),
-        ("clipping", {"grad_clip": config.grad_clip or 1.0}, {"grad_clip": 0.0}, 1),
-        (f"logging, every {log} steps", {"log_interval": 1}, {}, log),
-        ("diagnosis: its moments", {"diagnose_interval": rare}, {}, 1),
+        ("clipping", {"grad_clip": config.grad_clip or 1.0} | small, {"grad_clip": 0.0} | small, 1),
+        (f"logging, every {log} steps", {"log_interval": 1} | small, small, log),
+        ("diagnosis: its moments", {"diagnose_interval": rare} | small, small, 1),
         (f"diagnosis: measured, every {look} steps", {"diagnose_interval": 1}, {}, look),
     ]
 
@@ -228,14 +254,15 @@ def measure_ingredients(config, corpus, machine, out):
     def loop(knobs, folder=None):
         return OurLoop(without_noise(config, **knobs), corpus, machine, folder)
 
-    plain = loop({})
+    usual = small_batch(config, machine.kind)
+    plain = loop(usual)
     with run_folder(out) as folder:
-        for name, knobs, others, every in ingredients(config):
+        for name, knobs, others, every in ingredients(config, machine.kind):
             try:
                 measured = loop(knobs, folder if "log_interval" in knobs else None)
             except UserError:  # SGD has no second moment, a batch of one no halves
                 continue
-            pair = {"with": measured, "without": loop(others) if others else plain}
+            pair = {"with": measured, "without": plain if others == usual else loop(others)}
             if any(one.model.compiled != machine.compile for one in pair.values()):
                 continue  # compilation failed, which has been said
             row = {"name": name, "knobs": knobs, "others": others, "every": every}
@@ -288,17 +315,25 @@ def measure_checkpoint(loop, out):
 
 
 def measure_sampling(loop, machine):
-    """One text, from one token to a full context, in float32."""
-    model = GPT.from_weights(loop.model.weights(), machine.device).eval()
-    size = model.config.block_size
+    """As many tokens as the context has: from one on, and after a full context."""
+    weights = loop.model.weights()
+    draws = {
+        "cached": (GPT.from_weights(weights).for_sampling(machine.device), GPT.generate),
+        "plain": (GPT.from_weights(weights, machine.device).eval(), sample_plainly),
+    }
+    size = loop.model.config.block_size
+    record = {"tokens": size}
+    for part, start in (("begun", 1), ("full", size)):
+        works = {name: sampling(*draw, start) for name, draw in draws.items()}
+        seconds = in_turns(works, LONG_TURNS, machine)
+        record |= {f"{part}_{name}_seconds": seconds[name] for name in works}
+    return record
 
-    def sample(draw):
-        idx = torch.zeros((1, 1), dtype=torch.int64, device=machine.device)
-        draw(model, idx, size, [torch.Generator().manual_seed(0)])
 
-    works = {"cached": lambda: sample(GPT.generate), "plain": lambda: sample(sample_plainly)}
-    seconds = in_turns(works, LONG_TURNS, machine)
-    return {"tokens": size} | {f"{name}_seconds": seconds[name] for name in works}
+def sampling(model, draw, start):
+    """A function that samples one text in float32, after `start` tokens."""
+    idx = torch.zeros((1, start), dtype=torch.int64, device=model.wte.weight.device)
+    return lambda: draw(model, idx, model.config.block_size, [torch.Generator().manual_seed(0)])
 
 
 # In place of the tables.

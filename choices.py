@@ -1,7 +1,7 @@
 """What makes train.py fast, undone one choice at a time.
 
-With a choice undone, a step or an evaluation computes the same in PyTorch's own way, or as people write it:
-equal but for rounding, and for which numbers dropout, batches and noise draw.
+With a choice undone, a step, an evaluation or a sample computes the same in PyTorch's own way, or as people
+write it: equal but for rounding, and for which numbers dropout, batches and noise draw.
 """
 
 import contextlib
@@ -76,6 +76,15 @@ def evaluation_choices(machine):
             (torch.backends.mkldnn, "is_available"): lambda: False
         }
     return found
+
+
+def sampling_choices(machine):
+    """{a choice: the functions that undo it}, of those that are taken here."""
+    if machine.kind != "cpu":
+        return {}
+    return {
+        "matrices column by column": {(model.GPT, "for_sampling"): lambda gpt, device: gpt.to(device).eval()}
+    }
 
 
 def in_float32(config, corpus, machine):

@@ -66,9 +66,14 @@ def added(row):
     return [difference / row["every"] for difference in differences]
 
 
-def shares(row):
-    """The same in per cent of the step without it."""
-    return [100 * more / before for more, before in zip(added(row), row["without"], strict=True)]
+def quiet_step(bench):
+    """Seconds of train.py's step as configured, without noise."""
+    return median(bench["loops"].get("quiet", bench["loops"]["ours"])["seconds"])
+
+
+def shares(row, step):
+    """What it adds in per cent of a step of so many seconds, turn by turn."""
+    return [100 * more / step for more in added(row)]
 
 
 def cells(values, form=".1f", scale=1.0):
@@ -169,7 +174,7 @@ def loops_table(bench):
 
 
 def choices_table(bench):
-    """A row a choice of train.py's: a step or an evaluation with it undone, against that with it."""
+    """A row a choice of train.py's: a step, an evaluation or a sample with it undone, against that with it."""
     columns = ["", "of", "ms with it", "ms with it undone", "ratio", "turns"]
     rows, records = [], []
     for row in bench["choices"]:
@@ -185,7 +190,8 @@ def choices_table(bench):
         })  # fmt: skip
     note = (
         "Each choice of train.py's undone by itself, in turns with all of them; an evaluation is one of the val"
-        " loss. Medians over turns; the ratio, turn by turn, is what the choice is worth beside the others."
+        " loss, a sample a text as long as the context. Medians over turns; the ratio, turn by turn, is what"
+        " the choice is worth beside the others."
     )
     return Table(f"What its choices are worth: {described(bench)}", columns, rows, records, (note,))
 
@@ -193,17 +199,19 @@ def choices_table(bench):
 def ingredients_table(bench):
     """A row an ingredient: what it adds to our own step without it."""
     columns = ["", "ms added", "turns", "% of a step", "turns"]
-    rows, records = [], []
+    rows, records, step = [], [], quiet_step(bench)
     for row in bench["ingredients"]:
-        rows.append([row["name"], *cells(added(row), "+.2f", 1e3), *cells(shares(row), "+.1f")])
-        (middle, low, high), (share, least, most) = spread(added(row)), spread(shares(row))
+        parts = shares(row, step)
+        rows.append([row["name"], *cells(added(row), "+.2f", 1e3), *cells(parts, "+.1f")])
+        (middle, low, high), (share, least, most) = spread(added(row)), spread(parts)
         records.append({
             **{"table": "ingredients", "name": row["name"], "seconds": middle, "lowest": low, "highest": high},
             **{"percent": share, "percent_lowest": least, "percent_highest": most},
         })  # fmt: skip
     note = (
         "Each measured in turns with train.py's step of the same configuration without it, and without noise;"
-        f" medians over {len(bench['ingredients'][0]['with'])} turns, the lowest and the highest."
+        " medians over turns, the lowest and the highest. On a CPU, what is done once a parameter is measured"
+        f" in steps of a small batch; the per cent are of the whole batch's step, {1e3 * step:.1f} ms."
     )
     return Table(f"What each adds to a step: {described(bench)}", columns, rows, records, (note,))
 
@@ -235,9 +243,11 @@ def now_and_then_table(bench):
         add(f"checkpoint, {kept['bytes'] / 1e6:.1f} MB", kept["seconds"])
         add(f"best weights, {kept['best_bytes'] / 1e6:.1f} MB", kept["best_seconds"])
     if text := bench.get("sampling"):
-        length, cache = f"sample of {text['tokens']} tokens, float32", "keys and values kept"
-        add(f"{length}, {cache}", text["cached_seconds"])
-        add(f"{length}, all computed anew each time", text["plain_seconds"], cache, text["cached_seconds"])
+        for part, what in (("begun", "the first"), ("full", "further")):
+            cached, plain = (text[f"{part}_{name}_seconds"] for name in ("cached", "plain"))
+            tokens, cache = f"{what} {text['tokens']} tokens of a sample, float32", "keys and values kept"
+            add(f"{tokens}, {cache}", cached)
+            add(f"{tokens}, all computed anew each time", plain, cache, cached)
     columns = ["", "seconds", "turns", "against", "ratio", "turns"]
     note = f"{wanted} random batches are scaled from {look['random_batches']}; ratios are turn by turn."
     return Table(f"Now and then: {described(bench)}", columns, rows, records, (note,))
@@ -370,9 +380,9 @@ def bench_figure(folders):
 
 
 def bench_panel(bench):
-    rows = bench["ingredients"]
+    rows, step = bench["ingredients"], quiet_step(bench)
     values = [spread([1e3 * second for second in added(row)]) for row in rows]
-    parts = [f"{median(shares(row)):+.1f} %" for row in rows]
+    parts = [f"{median(shares(row, step)):+.1f} %" for row in rows]
 
     def draw(axes):
         places = [-place for place in range(len(rows))]
@@ -391,11 +401,9 @@ def bench_panel(bench):
         axes.set_ylim(-len(rows) + 0.4, 0.6)
         axes.locator_params(axis="x", nbins=5)
 
-    step = median(rows[0]["without"])
     caption = (
         f"{described(bench)}. What each adds to train.py's step, which without noise takes {1e3 * step:.1f} ms:"
-        f" median of {len(rows[0]['with'])} turns, the lowest and the highest, and the median in per cent of"
-        " the step without it."
+        " median of turns, the lowest and the highest, and the median in per cent of that step."
     )
     longest = max(len(row["name"]) for row in rows)
     return Panel(

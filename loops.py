@@ -21,6 +21,7 @@ from model import GPT, choose
 from noise import stream_seed
 
 TURNS = 7  # of steps, after one that warms up
+LONG_TURNS = 3  # of what takes long: steps of a second and more, evaluations, samples
 TURN = 0.15  # seconds that a turn of steps is to take
 MOST_STEPS = 50  # a turn
 LENGTH = 100_000  # iterations, more than are measured of any run
@@ -97,9 +98,10 @@ def batch_by_rows(config, folder, split, generator, machine):
 
 @torch.no_grad()
 def sample_plainly(model, idx, length, generators):
-    """`GPT.generate`, but without a cache and no further than a full context."""
+    """`GPT.generate`, but without a cache: a full context slides, as nanoGPT's does."""
     for _ in range(length):
-        token = choose(model(idx)[0][:, -1], generators, 1.0, None)
+        logits, _ = model(idx[:, -model.config.block_size :])
+        token = choose(logits[:, -1], generators, 1.0, None)
         idx = torch.cat((idx, token.to(idx.device)), dim=1)
     return idx
 
@@ -162,13 +164,14 @@ def in_turns(works, turns, machine):
 def steps_in_turns(loops, machine):
     """{name: the seconds a step of each turn} of loops; each takes as many steps a turn as fill TURN seconds,
     MOST_STEPS and a twentieth of its run at most."""
-    counts = {}
+    counts, turns = {}, TURNS
     for name, loop in loops.items():
         loop.train_step()
         second = clock(loop.train_step, machine)
         counts[name] = max(1, min(int(TURN / second), MOST_STEPS, loop.config.max_iters // 20))
+        turns = LONG_TURNS if second > 1 else turns
     works = {name: steps(loop, counts[name]) for name, loop in loops.items()}
-    seconds = in_turns(works, TURNS, machine)
+    seconds = in_turns(works, turns, machine)
     return {name: [second / counts[name] for second in seconds[name]] for name in loops}
 
 

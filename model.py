@@ -241,6 +241,16 @@ class GPT(nn.Module):
         """A KeyValueCache a block."""
         return [KeyValueCache(self.config, batch_size, self.wte.weight) for _ in self.blocks]
 
+    def for_sampling(self, device):
+        """This model on a device, without dropout; on a CPU, matrices of more outputs than inputs are stored
+        column by column, which takes a single row through them in half to three quarters of the time."""
+        self.to(device).eval()
+        layers = [self.wte, *(layer for block in self.blocks for layer in (block.attn.qkv, block.mlp.fc))]
+        for weight in (layer.weight for layer in layers):
+            if weight.device.type == "cpu" and weight.shape[0] > weight.shape[1]:
+                weight.data = weight.data.t().contiguous().t()
+        return self
+
     @torch.no_grad()
     def generate(self, idx, length, generators, temperature=1.0, top_k=None):
         """Continue idx (B, T) by `length` tokens drawn from the model; returns (B, T + length).

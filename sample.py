@@ -68,7 +68,7 @@ def read_model(folder, meta, device):
         model = model_in(checkpoint, meta, path)
     last = ", since there is no best.pt" if path.name == "last.pt" else ""
     print(f"weights: {path}{last}", file=sys.stderr)
-    return model.to(device).eval()
+    return model.for_sampling(device)
 
 
 def read_prompt(text):

@@ -92,6 +92,17 @@ def training(command):
 
 
 @pytest.fixture
+def parts(command):
+    """parts(key=value, ...): (config, corpus, machine)."""
+
+    def build(**knobs):
+        config = load(command(**knobs))
+        return config, train.open_corpus(config, machine := Machine.choose(config)), machine
+
+    return build
+
+
+@pytest.fixture
 def start_python():
     """start_python(words, NAME=value, ...) is a started Python; what still runs when the test ends is ended."""
     started = []

@@ -10,25 +10,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import tokens_of
-from made_up import make_study
 
 import bench
-import choices
 import costs
 import gpu
-import model
 import plot
 import processes
-import report
-import train
 import training
-from config import ROOT, UserError, load, settle
+from config import ROOT, UserError, settle
 from evaluate import mean_loss
 from files import read_json, write_json
-from loops import LOOPS, TURNS, OurLoop, PlainLoop, in_turns, sample_plainly
-from machine import Machine
+from loops import LONG_TURNS, LOOPS, TURNS, OurLoop, PlainLoop, in_turns, sample_plainly, steps_in_turns
 from model import GPT
-from tables import comma_separated, markdown
 
 SMALL = """
 block_size = 16
@@ -46,17 +39,6 @@ log_interval = 5
 device = "cpu"
 threads = 1
 """
-
-
-@pytest.fixture
-def parts(command):
-    """parts(key=value, ...): (config, corpus, machine)."""
-
-    def build(**knobs):
-        config = load(command(**knobs))
-        return config, train.open_corpus(config, machine := Machine.choose(config)), machine
-
-    return build
 
 
 @pytest.fixture
@@ -133,138 +115,30 @@ def test_samples_with_and_without_the_cache_are_the_same(parts):
         for draw in (GPT.generate, sample_plainly)
     ]
     assert torch.equal(*texts)
-
-
-# Choices.
-
-STEP_CHOICES = [
-    *("bfloat16", "attention by plain products", "its scale and mask within a product"),
-    *("four dropout masks a draw", "AdamW fused", "a batch by one index", "noise by one draw"),
-]
-
-
-@pytest.fixture
-def chosen(parts):
-    """chosen(name, key=value, ...): (train.py's loop, the same without the choice of that name)."""
-
-    def build(name, **knobs):
-        setting = parts(**{"dtype": "bfloat16", "noise_sigma": 0.1, "dropout": 0.1} | knobs)
-        return OurLoop(*setting), choices.step_choices(*setting)[name]()
-
-    return build
-
-
-def test_choices_are_those_that_are_taken(parts):
-    def taken(**knobs):
-        return list(choices.step_choices(*parts(**knobs)))
-
-    assert taken(dtype="bfloat16", noise_sigma=0.1, dropout=0.1) == STEP_CHOICES
-    assert taken(dtype="float32", noise_sigma=0.0, dropout=0.0, input_noise=0.1) == ["AdamW fused"]
-    assert taken(dtype="float32", noise_sigma=0.1, noise_scale="global", optimizer="sgd", dropout=0.1) == [
-        *STEP_CHOICES[1:4], "a batch by one index"
-    ]  # fmt: skip
-    machine = SimpleNamespace(kind="cuda", dtype="bfloat16", compile=True)
-    config, corpus, _ = parts(noise_sigma=0.1)
-    assert list(choices.step_choices(config, corpus, machine)) == [
-        *("bfloat16", "blocks compiled", "attention fused"), *STEP_CHOICES[4:]
-    ]  # fmt: skip
-    assert not choices.evaluation_choices(machine)
-
-
-@pytest.mark.parametrize("name", STEP_CHOICES)
-def test_a_step_without_a_choice_is_the_same_step(chosen, name):
-    """But for rounding, and for what a batch, dropout or noise draws."""
-    loops = chosen(name, dropout=0.1 if "dropout" in name else 0.0, gradient_accumulation_steps=1)
-    for loop in loops:
-        for _ in range(3):
-            loop.train_step()
-    losses, noises = ([loop.training.trace[:3, column] for loop in loops] for column in (0, 2))
-    drawn = "dropout" in name or "batch" in name
-    assert torch.allclose(*losses, rtol=0.2 if drawn else 0.01)
-    assert torch.equal(*noises) != ("noise" in name), "its norm is part of train.py's"
-
-
-@pytest.mark.parametrize(
-    ("name", "module", "function", "other"),
-    [
-        (STEP_CHOICES[1], model, "plain_attention", "fused_attention"),
-        (STEP_CHOICES[2], model, "plain_attention", "attention_in_parts"),
-        (STEP_CHOICES[5], training, "batch", "batch_by_rows"),
-        (STEP_CHOICES[6], training, "add_noise", "noise_by_tensors"),
-    ],
-)
-def test_without_a_choice_the_other_is_called_and_the_choice_comes_back(
-    chosen, monkeypatch, name, module, function, other
-):
-    called, inner, before = [], getattr(choices, other), getattr(module, function)
-    monkeypatch.setattr(choices, other, lambda *given: called.append(other) or inner(*given))
-    ours, undone = chosen(name)
-    ours.train_step()
-    assert not called
-    undone.train_step()
-    assert called
-    assert getattr(module, function) is before
-
-
-def test_other_precision_and_optimizer_without_the_choice(chosen):
-    ours, undone = chosen("bfloat16")
-    assert (ours.machine.dtype, undone.machine.dtype, undone.training.machine.dtype) == (
-        "bfloat16",
-        *["float32"] * 2,
-    )
-    ours, undone = chosen("AdamW fused")
-    assert [loop.training.optimizer.defaults["fused"] for loop in (ours, undone)] == [True, None]
-
-
-def test_attentions_written_otherwise_are_the_same():
-    q, k, v = torch.randn((3, 2, 3, 8, 4), generator=torch.Generator().manual_seed(1))
-    wanted = model.plain_attention(q, k, v, 0.0)
-    for other in (choices.fused_attention, choices.attention_in_parts):
-        torch.testing.assert_close(other(q, k, v, 0.0), wanted)
-
-
-def test_evaluations_without_a_choice_are_the_same(parts):
-    config, corpus, machine = parts(block_size=64, batch_size=2, eval_tokens=8192)
-    t = OurLoop(config, corpus, machine).training
-    wanted = training.val_loss(t)
-    for name, others in choices.evaluation_choices(machine).items():
-        with choices.replaced(others):
-            assert training.val_loss(t) == pytest.approx(wanted, rel=1e-5), name
-
-    def refuse(*_, **__):
-        raise RuntimeError("called")
-
-    for others in choices.evaluation_choices(machine).values():
-        with choices.replaced(dict.fromkeys(others, refuse)), pytest.raises(RuntimeError, match="called"):
-            training.val_loss(t)
-
-
-@torch.no_grad()
-def test_noise_drawn_by_tensors_has_the_same_sd(parts):
-    t = OurLoop(*parts(noise_sigma=0.1)).training
-    t.step = 3
-    for parameter in t.model.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    assert choices.noise_by_tensors(t, torch.ones(())) == 0
-    noise = torch.cat([parameter.grad.flatten() - 1 for parameter in t.model.parameters()])
-    assert noise.std().item() == pytest.approx(t.noise.sigma(3), rel=0.05)
+    longer = sample_plainly(model, texts[0], 3, [torch.Generator().manual_seed(3)])
+    starts = longer, longer[:, 3:]
+    ends = [sample_plainly(model, idx, 1, [torch.Generator().manual_seed(4)])[0, -1] for idx in starts]
+    assert (longer.shape, ends[0]) == ((1, 19), ends[1]), "a full context slides"
 
 
 # Ingredients.
 
 
-def test_every_ingredient_differs_from_its_absence_by_what_it_says(parts):
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_every_ingredient_differs_from_its_absence_by_what_it_says(parts, kind):
     config, _, _ = parts(
         noise_sigma=0.3, noise_draw="laplace", input_noise=0.2, diagnose_interval=3, log_interval=10
     )
     knobs_of = vars(config) | bench.QUIET
-    rows = bench.ingredients(config)
+    rows = bench.ingredients(config, kind)
     assert len({name for name, *_ in rows}) == len(rows) == 19
     quiet = settle(knobs_of)
     assert not quiet.noisy
     assert (quiet.input_noise, quiet.diagnose_interval, quiet.noise_draw) == (0.0, 0, "gaussian")
     for name, knobs, others, every in rows:
         with_it, without = (vars(settle(knobs_of | own)) for own in (knobs, others))
+        of_the_batch = kind == "cuda" or name.startswith(("dropout", "augmentation", "diagnosis: measured"))
+        assert [side["batch_size"] for side in (with_it, without)] == [4 if of_the_batch else 2] * 2
         changed = {knob for knob in with_it if with_it[knob] != without[knob]}
         noise = {"noise_gamma"} | ({"noise_eta"} if "inverse" in name else {"noise_sigma"})
         for word, knob in {
@@ -282,7 +156,7 @@ def test_every_ingredient_differs_from_its_absence_by_what_it_says(parts):
 @pytest.mark.parametrize("name", ["gaussian, exponential", "gaussian, inverse", "under its floor", "weights"])
 def test_noise_is_drawn_where_it_is_measured(parts, name):
     config, corpus, machine = parts()
-    ((_, knobs, _, _),) = [row for row in bench.ingredients(config) if row[0].endswith(name)]
+    ((_, knobs, _, _),) = [row for row in bench.ingredients(config, "cpu") if row[0].endswith(name)]
     loop = OurLoop(settle(vars(config) | bench.QUIET | knobs), corpus, machine)
     for _ in range(20):  # more than the run's own length
         loop.train_step()
@@ -325,6 +199,16 @@ def test_turns_are_taken_in_both_orders_and_the_first_does_not_count(parts):
     assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
 
 
+def test_long_steps_take_fewer_turns(parts, monkeypatch):
+    _, _, machine = parts()
+    loop = SimpleNamespace(train_step=lambda: None, config=SimpleNamespace(max_iters=100))
+    loops = {"a": loop, "b": loop}
+    for seconds, turns in ((0.9, TURNS), (1.1, LONG_TURNS)):
+        monkeypatch.setattr("loops.clock", lambda work, machine, seconds=seconds: work() or seconds)
+        taken = steps_in_turns(loops, machine)
+        assert taken == {name: [seconds] * turns for name in "ab"}
+
+
 # The whole, and what is made of it.
 
 
@@ -362,16 +246,19 @@ def test_a_measurement_is_whole(rehearsed):
         assert found["started"][loop]["peak_memory_bytes"] > 1e7
         assert found["started"][loop]["compile_cold_seconds"] is None, "nothing is compiled on a CPU"
     names = [row["name"] for row in found["choices"]]
-    assert {"AdamW fused", "windows as many as the cache holds"} <= set(names)
+    assert {"AdamW fused", "windows as many as the cache holds", "matrices column by column"} <= set(names)
     assert all(
         len(row["done"]) == len(row["undone"]) == TURNS for row in found["choices"] if row["of"] == "step"
     )
-    wanted = [row[0] for row in bench.ingredients(settle(found["config"]))]
+    wanted = [row[0] for row in bench.ingredients(settle(found["config"]), "cpu")]
     assert [row["name"] for row in found["ingredients"]] == wanted
     assert all(len(row[side]) == TURNS for row in found["ingredients"] for side in ("with", "without"))
     look = found["evaluation"]
     assert (look["exact_tokens"], look["random_batches"], look["wanted_batches"]) == (512, 8, 200)
-    assert found["sampling"]["tokens"] == 16
+    text = found["sampling"]
+    assert text.pop("tokens") == 16
+    names = {f"{part}_{how}_seconds" for part in ("begun", "full") for how in ("cached", "plain")}
+    assert {name: len(seconds) for name, seconds in text.items()} == dict.fromkeys(names, LONG_TURNS)
     assert found["checkpoint"]["bytes"] > 2 * found["checkpoint"]["best_bytes"] > 0
 
 
@@ -440,21 +327,6 @@ def test_it_is_drawn_from_its_file_alone_and_in_the_same_bytes(rehearsed, tmp_pa
     assert figure.get_size_inches()[0] == pytest.approx(3.3)
 
 
-def test_the_report_shows_what_was_measured(tmp_path):
-    make_study(tmp_path / "study" / "cpu", {"baseline": {}}, name="tiny")
-    for path in tmp_path.rglob("run.json"):
-        about = {"machine": {"name": "A machine", "dtype": "bfloat16", "threads": 1}}
-        write_json(path, read_json(path) | about | {"versions": {"torch": "2.13.0", "revision": "0123"}})
-    for path in tmp_path.rglob("result.json"):
-        write_json(path, read_json(path) | {"seconds": 1.0})
-    write_json(tmp_path / "speed" / "cpu" / "bench.json", made_up())
-    assert report.main([str(tmp_path)]) == 0
-    text = (tmp_path / "README.md").read_text()
-    assert "## What a step costs: `speed/cpu`" in text
-    assert "| ratio |  | 4.00 | 3.00 to 5.00 |" in text
-    assert "bench.png" not in text, "it is not drawn yet"
-
-
 def test_no_text_of_the_figure_leaves_the_page(rehearsed):
     figure = costs.bench_figure([rehearsed])
     figure.canvas.draw()
@@ -464,126 +336,6 @@ def test_no_text_of_the_figure_leaves_the_page(rehearsed):
         assert figure.bbox.x0 <= box.x0, text
         assert box.x1 <= figure.bbox.x1, text
         assert figure.bbox.y0 <= box.y0, text
-
-
-def made_up(**more):
-    """What bench.json would hold, in round numbers."""
-    machine = {"device": "cuda:0", "name": "NVIDIA H200", "dtype": "bfloat16", "threads": 8, "compile": True}
-    knobs = {"max_iters": 1000, "eval_interval": 250, "checkpoint_interval": 500}
-    config = {**knobs, "batch_size": 64, "block_size": 256, "gradient_accumulation_steps": 1}
-    return {
-        **{"machine": machine, "config": config, "corpus": "shakespeare_char", "parameters": 10_750_000},
-        **{"versions": {"torch": "2.13.0"}, "began": "2026-01-02T03:04:05+00:00"},
-        **{"tokens_per_step": 16_384, "flops_per_token": 70e6},
-        "loops": {
-            "plain": {"dtype": "bfloat16", "seconds": [0.020, 0.030, 0.024]},
-            "ours": {"dtype": "bfloat16", "seconds": [0.005, 0.006, 0.008]},
-        },
-        "started": {
-            "plain": {"peak_memory_bytes": 4e9},
-            "ours": {
-                **{"peak_memory_bytes": 3e9, "compile_cold_seconds": 9.0, "compile_kept_seconds": 2.0},
-            },
-        },
-        "evaluation": {
-            **{"exact_tokens": 1000, "val_tokens": 4000, "exact_seconds": [0.2, 0.1, 0.2]},
-            **{"train_seconds": [0.1, 0.1, 0.1], "random_batches": 10, "wanted_batches": 200},
-            **{"random_seconds": [1.0, 1.0, 1.0], "plain_seconds": [0.5, 0.5, 0.4]},
-        },
-        "checkpoint": {"seconds": [0.4], "best_seconds": [0.2], "bytes": 2, "best_bytes": 1},
-        "choices": [{"name": "fused", "of": "step", "done": [0.1, 0.2, 0.1], "undone": [0.2, 0.2, 0.4]}],
-        "ingredients": [
-            {"name": "logging, every 10 steps", "every": 10, "with": [0.015, 0.02], "without": [0.005, 0.004]},
-            {"name": "noise", "every": 1, "with": [0.011, 0.012, 0.019], "without": [0.01, 0.01, 0.02]},
-        ],
-        **more,
-    }
-
-
-def test_ratios_are_turn_by_turn_and_costs_are_differences():
-    found = made_up()
-    logging, noise = found["ingredients"]
-    assert costs.added(noise) == pytest.approx([0.001, 0.002, -0.001])
-    assert costs.shares(noise) == pytest.approx([10, 20, -5])
-    assert costs.added(logging) == pytest.approx([0.001, 0.0016])
-    times = costs.ratios(*(found["loops"][name]["seconds"] for name in ("plain", "ours")))
-    assert times == pytest.approx([4, 5, 3])
-    text = markdown([costs.loops_table(found), costs.choices_table(found), costs.ingredients_table(found)])
-    assert "| fused | step | 100.0 | 200.0 | 2.00 | 1.00 to 4.00 |" in text
-    assert "| ratio |  | 4.00 | 3.00 to 5.00 |" in text
-    assert "| noise | +1.00 | -1.00 to +2.00 | +10.0 | -5.0 to +20.0 |" in text
-    assert "| train.py | bfloat16, compiled | 6.0 | 5.0 to 8.0 | 2,730,667 |" in text
-    assert "| 3.00 GB | 9.0 s | 2.0 s |" in text
-    assert costs.mfu(found, "ours") == pytest.approx(16_384 * 70e6 / 0.006 / 989e12)
-    record = comma_separated([costs.loops_table(found)]).splitlines()[1]
-    assert record.startswith("loops,plain,0.024,0.02,0.03,")
-
-
-def test_the_plain_loop_has_no_noise_and_is_set_beside_ours_without_it():
-    found = made_up()
-    assert "without noise" not in markdown([costs.loops_table(found)])
-    found["loops"]["quiet"] = {"dtype": "bfloat16", "seconds": [0.004, 0.005, 0.008]}
-    text = markdown([costs.loops_table(found)])
-    assert "| train.py without noise | bfloat16, compiled | 5.0 | 4.0 to 8.0 |" in text
-    assert "| ratio |  | 4.00 | 3.00 to 5.00 |" in text
-    assert "| ratio without noise |  | 5.00 | 3.00 to 6.00 |" in text
-
-
-def test_what_is_done_now_and_then_is_scaled_and_set_side_by_side():
-    text = {"tokens": 256, "cached_seconds": [0.1, 0.2, 0.1], "plain_seconds": [0.5, 0.6, 0.8]}
-    table = costs.now_and_then_table(made_up(sampling=text))
-    rows = {row[0]: row[1:] for row in table.rows}
-    assert rows["val loss, exact, 1,000 tokens, float32"][0] == "0.200"
-    whole = rows["val loss, exact, the whole split, float32"]
-    assert whole == ["0.800", "0.400 to 0.800", "200 random batches, float32", "0.040", "0.020 to 0.040"]
-    assert rows["200 random batches as the plain loop has them"][0] == "10.000"
-    assert rows["sample of 256 tokens, float32, all computed anew each time"][-2:] == [
-        "5.000",
-        "3.000 to 8.000",
-    ]
-
-
-def test_a_whole_run_is_the_sum_of_its_parts():
-    runs = costs.whole_run(made_up())
-    assert runs["plain"] == pytest.approx({"steps": 24.0, "evaluations": 2 * 200 * 0.05 * 5})
-    assert runs["ours"] == pytest.approx(
-        {
-            "steps": 1000 * (0.006 + 0.0013),
-            "evaluations": 5 * 0.3 + 0.2 * 4 + 0.1,
-            "checkpoints": 2 * 0.4 + 5 * 0.2,
-            "compilation": 9.0,
-        }
-    )
-    table = costs.run_table(made_up())
-    assert table.rows[-1][-1] == f"{124 / sum(runs['ours'].values()):.2f}"
-
-
-@pytest.mark.parametrize(
-    ("card", "dtype", "peak"),
-    [
-        ("NVIDIA H200", "bfloat16", 989e12),
-        ("NVIDIA H100 80GB HBM3", "bfloat16", 989e12),
-        ("NVIDIA H100 PCIe", "float16", 756e12),
-        ("NVIDIA A100-SXM4-80GB", "bfloat16", 312e12),
-        ("NVIDIA L4", "bfloat16", 121e12),
-        ("NVIDIA L40S", "bfloat16", 362e12),
-        ("Tesla T4", "float16", 65e12),
-        ("NVIDIA GeForce RTX 4090", "bfloat16", 165.2e12),
-        ("NVIDIA GeForce RTX 4090 Laptop GPU", "bfloat16", None),
-        ("NVIDIA H200", "float32", None),
-        ("AMD EPYC", "bfloat16", None),
-    ],
-)
-def test_a_peak_is_known_or_it_is_not(card, dtype, peak):
-    assert costs.peak_flops(card, dtype) == peak
-
-
-def test_what_was_cut_short_is_shown_as_far_as_it_goes(tmp_path):
-    whole = made_up()
-    for cut, count in (("evaluation", 1), ("ingredients", 4)):
-        keys = list(whole)[: list(whole).index(cut)] if cut == "evaluation" else [k for k in whole if k != cut]
-        write_json(tmp_path / "bench.json", {key: whole[key] for key in keys})
-        assert len(costs.tables_of(tmp_path)) == count
 
 
 def test_steps_a_second_are_those_of_the_log(run, parts):
@@ -616,16 +368,6 @@ def test_a_profile_has_both_loops_and_a_trace(small, capsys, tmp_path):
     assert sorted(path.name for path in (tmp_path / "here" / "figures").iterdir()) == [
         *("bench.csv", "bench.md", "bench.tex")
     ]
-
-
-def test_a_profile_as_a_table():
-    rows = [{"name": "aten::mm", "seconds": 0.003, "calls": 12.0}]
-    record = made_up(profile={"plain": {"seconds": 0.012, "operations": rows}})
-    (table,) = costs.profile_tables(record)
-    assert table.rows == [["aten::mm", "3.000", "12.0", "25.0"]]
-    assert table.title.startswith(
-        "The kernels on the card that take longest in a step of the plain loop, 12.0 ms"
-    )
 
 
 def test_losses_of_both_loops_are_set_side_by_side(small, capsys):
