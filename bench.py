@@ -130,7 +130,7 @@ def measure(config, words, corpus, machine, out):
     loops = {name: kind(config, corpus, machine) for name, kind in LOOPS.items()}
     quiet = OurLoop(without_noise(config), corpus, machine) if config.noisy else None
     parts = {
-        "loops": lambda: measure_loops(loops, machine, quiet),
+        "loops": lambda: measure_loops(loops, machine, quiet, out),
         "evaluation": lambda: measure_evaluation(loops, machine),
         "checkpoint": lambda: measure_checkpoint(loops["ours"], out),
         "sampling": lambda: measure_sampling(loops["ours"], machine),
@@ -141,10 +141,10 @@ def measure(config, words, corpus, machine, out):
         record[name] = part()
         write_json(out / "bench.json", record)
         print(f"{name}: measured in {time.perf_counter() - began:.0f} s", flush=True)
-    choices = measure_choices(loops["ours"], corpus)
-    write_part_by_part(out / "bench.json", record, "choices", choices)
     rows = measure_ingredients(config, corpus, machine, out)
     write_part_by_part(out / "bench.json", record, "ingredients", rows)
+    choices = measure_choices(loops["ours"], corpus)
+    write_part_by_part(out / "bench.json", record, "choices", choices)
     print()
     for table in tables_of(out):
         print(plain_text(table))
@@ -158,10 +158,19 @@ def write_part_by_part(path, record, name, rows):
         write_json(path, record)
 
 
-def measure_loops(loops, machine, quiet):
-    """A step of each loop, and where ours has noise of it without, which is what the plain loop has."""
+def measure_loops(loops, machine, quiet, out):
+    """A step of each loop, and where ours has noise of it without, which is what the plain loop has.
+
+    Ours logs meanwhile, since the plain loop fetches its loss as often.
+    """
     loops = loops | ({"quiet": quiet} if quiet else {})
-    seconds = steps_in_turns(loops, machine)
+    ours = [loop for name, loop in loops.items() if name != "plain"]
+    with run_folder(out) as folder:
+        for loop in ours:
+            loop.folder = folder
+        seconds = steps_in_turns(loops, machine, TURNS)
+    for loop in ours:
+        loop.folder = None
     return {name: {"dtype": loop.machine.dtype, "seconds": seconds[name]} for name, loop in loops.items()}
 
 
@@ -227,7 +236,9 @@ def ingredients(config, kind):
     noises = {
         "noise: gaussian, exponential": {},
         "noise: gaussian, inverse": {"noise_schedule": "inverse", "noise_sigma": 0.0, "noise_eta": 1e-8},
+        **{f"noise: gaussian, {name}": {"noise_schedule": name} for name in ("linear", "cosine", "constant")},
         "noise: gaussian, under its floor": {"noise_gamma": 0.0},
+        "noise: gaussian, before clipping": {"noise_before_clip": True},
         **{f"noise: {draw}": {"noise_draw": draw} for draw in ("uniform", "laplace")},
         **{f"noise: scale {scale}": {"noise_scale": scale} for scale in ("global", "tensor")},
         "noise: anticorrelated": {"noise_anticorrelated": True},
@@ -241,7 +252,12 @@ def ingredients(config, kind):
         *((name, NOISE | knobs | small, small, 1) for name, knobs in noises.items()),
         (f"dropout {rate:g}", {"dropout": rate}, {"dropout": 0.0}, 1),
         ("augmentation", {"input_noise": 0.1}, {}, 1),
-        ("clipping", {"grad_clip": config.grad_clip or 1.0} | small, {"grad_clip": 0.0} | small, 1),
+        (
+            "clipping, beside the norm",
+            {"grad_clip": config.grad_clip or 1.0} | small,
+            {"grad_clip": 0.0} | small,
+            1,
+        ),
         (f"logging, every {log} steps", {"log_interval": 1} | small, small, log),
         ("diagnosis: its moments", {"diagnose_interval": rare} | small, small, 1),
         (f"diagnosis: measured, every {look} steps", {"diagnose_interval": 1}, {}, look),
@@ -298,6 +314,7 @@ def measure_evaluation(loops, machine):
         works["plain"] = lambda: plain.evaluate("val", batches)
     seconds = in_turns(works, LONG_TURNS, machine)
     sizes = {"exact_tokens": tokens, "val_tokens": len(t.corpus.tokens["val"]) - 1}
+    sizes["final_tokens"] = sum(len(part) - 1 for split, part in t.corpus.tokens.items() if split != "train")
     numbers = {"random_batches": batches, "wanted_batches": EVAL_BATCHES}
     return sizes | numbers | {f"{name}_seconds": seconds[name] for name in works}
 
@@ -315,7 +332,7 @@ def measure_checkpoint(loop, out):
 
 
 def measure_sampling(loop, machine):
-    """As many tokens as the context has: from one on, and after a full context."""
+    """As many tokens as the context has: from one on, and after a full context, which both cut to its half."""
     weights = loop.model.weights()
     draws = {
         "cached": (GPT.from_weights(weights).for_sampling(machine.device), GPT.generate),

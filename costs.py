@@ -66,9 +66,9 @@ def added(row):
     return [difference / row["every"] for difference in differences]
 
 
-def quiet_step(bench):
-    """Seconds of train.py's step as configured, without noise."""
-    return median(bench["loops"].get("quiet", bench["loops"]["ours"])["seconds"])
+def quiet_steps(bench):
+    """Seconds of train.py's step as configured, without noise, turn by turn."""
+    return bench["loops"].get("quiet", bench["loops"]["ours"])["seconds"]
 
 
 def shares(row, step):
@@ -190,8 +190,9 @@ def choices_table(bench):
         })  # fmt: skip
     note = (
         "Each choice of train.py's undone by itself, in turns with all of them; an evaluation is one of the val"
-        " loss, a sample a text as long as the context. Medians over turns; the ratio, turn by turn, is what"
-        " the choice is worth beside the others."
+        " loss, a sample a text as long as the context. Medians over turns, of steps"
+        f" {len(bench['choices'][0]['done'])}; the ratio, turn by turn, is what the choice is worth beside the"
+        " others."
     )
     return Table(f"What its choices are worth: {described(bench)}", columns, rows, records, (note,))
 
@@ -199,9 +200,11 @@ def choices_table(bench):
 def ingredients_table(bench):
     """A row an ingredient: what it adds to our own step without it."""
     columns = ["", "ms added", "turns", "% of a step", "turns"]
-    rows, records, step = [], [], quiet_step(bench)
+    rows, records, steps = [], [], quiet_steps(bench)
+    step, low, high = spread(steps)
+    of = f"{1e3 * step:.1f} ms ({1e3 * low:.1f} to {1e3 * high:.1f})"
     for row in bench["ingredients"]:
-        parts = shares(row, step)
+        parts = shares(row, median(steps))
         rows.append([row["name"], *cells(added(row), "+.2f", 1e3), *cells(parts, "+.1f")])
         (middle, low, high), (share, least, most) = spread(added(row)), spread(parts)
         records.append({
@@ -211,7 +214,8 @@ def ingredients_table(bench):
     note = (
         "Each measured in turns with train.py's step of the same configuration without it, and without noise;"
         " medians over turns, the lowest and the highest. On a CPU, what is done once a parameter is measured"
-        f" in steps of a small batch; the per cent are of the whole batch's step, {1e3 * step:.1f} ms."
+        " in steps of a small batch. The per cent are of the median step of the whole batch without noise,"
+        f" {of}."
     )
     return Table(f"What each adds to a step: {described(bench)}", columns, rows, records, (note,))
 
@@ -249,7 +253,11 @@ def now_and_then_table(bench):
             add(f"{tokens}, {cache}", cached)
             add(f"{tokens}, all computed anew each time", plain, cache, cached)
     columns = ["", "seconds", "turns", "against", "ratio", "turns"]
-    note = f"{wanted} random batches are scaled from {look['random_batches']}; ratios are turn by turn."
+    note = (
+        f"{wanted} random batches are scaled from {look['random_batches']}; ratios are turn by turn. Samples:"
+        " the same text with the keys and values of what was before kept, and without; further is after a full"
+        " context, which both cut to its half."
+    )
     return Table(f"Now and then: {described(bench)}", columns, rows, records, (note,))
 
 
@@ -261,14 +269,14 @@ def whole_run(bench):
     """{loop: {part: seconds of a whole run of this configuration}}, from the medians.
 
     The plain loop's has its steps and its evaluations, of the train and of the val split, and nothing else.
-    Ours has all that train.py does: every evaluation writes the best weights, and the whole val split and the
-    train windows are evaluated at the end.
+    Ours has all that train.py does: every evaluation writes the best weights, and at the end the train windows,
+    and every other split whole, are evaluated, the splits with the best weights too, as if they were others.
     """
     config, look, kept = bench["config"], bench["evaluation"], bench["checkpoint"]
     steps, looks = config["max_iters"], config["max_iters"] // config["eval_interval"] + 1
     random = median(look.get("plain_seconds", look["random_seconds"])) / look["random_batches"]
     exact, windows = median(look["exact_seconds"]), median(look["train_seconds"])
-    at_the_end = exact * look["val_tokens"] / look["exact_tokens"] + windows
+    at_the_end = 2 * exact * look["final_tokens"] / look["exact_tokens"] + windows
     logging = [median(added(row)) for row in bench.get("ingredients", []) if row["name"].startswith("logging")]
     started = bench.get("started", {}).get("ours", {})
     return {
@@ -380,7 +388,7 @@ def bench_figure(folders):
 
 
 def bench_panel(bench):
-    rows, step = bench["ingredients"], quiet_step(bench)
+    rows, step = bench["ingredients"], median(quiet_steps(bench))
     values = [spread([1e3 * second for second in added(row)]) for row in rows]
     parts = [f"{median(shares(row, step)):+.1f} %" for row in rows]
 

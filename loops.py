@@ -98,9 +98,13 @@ def batch_by_rows(config, folder, split, generator, machine):
 
 @torch.no_grad()
 def sample_plainly(model, idx, length, generators):
-    """`GPT.generate`, but without a cache: a full context slides, as nanoGPT's does."""
+    """`GPT.generate`, but without a cache: the same texts, everything before computed anew for each token."""
+    size = model.config.block_size
+    first = max(0, idx.shape[1] - size)
     for _ in range(length):
-        logits, _ = model(idx[:, -model.config.block_size :])
+        if idx.shape[1] - first > size:
+            first = idx.shape[1] - max(1, size // 2)
+        logits, _ = model(idx[:, first:])
         token = choose(logits[:, -1], generators, 1.0, None)
         idx = torch.cat((idx, token.to(idx.device)), dim=1)
     return idx
@@ -161,15 +165,15 @@ def in_turns(works, turns, machine):
     return seconds
 
 
-def steps_in_turns(loops, machine):
+def steps_in_turns(loops, machine, long_turns=LONG_TURNS):
     """{name: the seconds a step of each turn} of loops; each takes as many steps a turn as fill TURN seconds,
-    MOST_STEPS and a twentieth of its run at most."""
+    MOST_STEPS and a twentieth of its run at most. long_turns: where a step takes more than a second."""
     counts, turns = {}, TURNS
     for name, loop in loops.items():
         loop.train_step()
         second = clock(loop.train_step, machine)
         counts[name] = max(1, min(int(TURN / second), MOST_STEPS, loop.config.max_iters // 20))
-        turns = LONG_TURNS if second > 1 else turns
+        turns = long_turns if second > 1 else turns
     works = {name: steps(loop, counts[name]) for name, loop in loops.items()}
     seconds = in_turns(works, turns, machine)
     return {name: [second / counts[name] for second in seconds[name]] for name in loops}

@@ -102,7 +102,8 @@ def uniform(out, generator):
 def laplace(out, generator):
     """Laplace(0, 1 / sqrt 2): the difference of two unit exponentials -ln(1 - u), over sqrt 2.
 
-    u is in [0, 1). PyTorch's own exponential_ takes its logarithms one at a time on a CPU.
+    u is in [0, 1). It takes a second tensor meanwhile. PyTorch's own exponential_ takes its logarithms one at a
+    time on a CPU.
     """
     other = torch.empty_like(out).uniform_(generator=generator).neg_().log1p_()
     return out.uniform_(generator=generator).neg_().log1p_().sub_(other).div_(math.sqrt(2))

@@ -29,7 +29,12 @@ def made_up(**more):
             },
         },
         "evaluation": {
-            **{"exact_tokens": 1000, "val_tokens": 4000, "exact_seconds": [0.2, 0.1, 0.2]},
+            **{
+                "exact_tokens": 1000,
+                "val_tokens": 4000,
+                "final_tokens": 7000,
+                "exact_seconds": [0.2, 0.1, 0.2],
+            },
             **{"train_seconds": [0.1, 0.1, 0.1], "random_batches": 10, "wanted_batches": 200},
             **{"random_seconds": [1.0, 1.0, 1.0], "plain_seconds": [0.5, 0.5, 0.4]},
         },
@@ -47,7 +52,7 @@ def test_ratios_are_turn_by_turn_and_costs_are_differences():
     found = made_up()
     logging, noise = found["ingredients"]
     assert costs.added(noise) == pytest.approx([0.001, 0.002, -0.001])
-    assert costs.shares(noise, costs.quiet_step(found)) == pytest.approx([100 / 6, 200 / 6, -100 / 6])
+    assert costs.shares(noise, 0.006) == pytest.approx([100 / 6, 200 / 6, -100 / 6])
     assert costs.added(logging) == pytest.approx([0.001, 0.0016])
     times = costs.ratios(*(found["loops"][name]["seconds"] for name in ("plain", "ours")))
     assert times == pytest.approx([4, 5, 3])
@@ -70,7 +75,8 @@ def test_the_plain_loop_has_no_noise_and_is_set_beside_ours_without_it():
     assert "| train.py without noise | bfloat16, compiled | 5.0 | 4.0 to 8.0 |" in text
     assert "| ratio |  | 4.00 | 3.00 to 5.00 |" in text
     assert "| ratio without noise |  | 5.00 | 3.00 to 6.00 |" in text
-    assert "| noise | +1.00 | -1.00 to +2.00 | +20.0 |" in markdown([costs.ingredients_table(found)])
+    assert "| noise | +1.00 | -1.00 to +2.00 | +20.0 |" in (table := markdown([costs.ingredients_table(found)]))
+    assert "without noise, 5.0 ms (4.0 to 8.0)." in table
 
 
 def test_what_is_done_now_and_then_is_scaled_and_set_side_by_side():
@@ -93,7 +99,7 @@ def test_a_whole_run_is_the_sum_of_its_parts():
     assert runs["ours"] == pytest.approx(
         {
             "steps": 1000 * (0.006 + 0.0013),
-            "evaluations": 5 * 0.3 + 0.2 * 4 + 0.1,
+            "evaluations": 5 * 0.3 + 2 * 0.2 * 7 + 0.1,
             "checkpoints": 2 * 0.4 + 5 * 0.2,
             "compilation": 9.0,
         }

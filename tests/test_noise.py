@@ -264,3 +264,18 @@ def test_it_needs_torch_alone(tmp_path):
     assert imported - sys.stdlib_module_names == {"torch"}
     (tmp_path / "noise.py").write_text((ROOT / "noise.py").read_text())
     subprocess.run([sys.executable, "-c", "import noise; noise.schedule"], cwd=tmp_path, check=True)
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+def test_noise_takes_one_buffer_of_the_gradients_size_and_keeps_it(draw):
+    model = with_gradients(nn.Sequential(*(nn.Linear(300, 300) for _ in range(4))))
+    size = sum(parameter.grad.nbytes for parameter in model.parameters())
+    noise, taken = GradientNoise(model.named_parameters(), constant(0.1), seed=1, draw=draw), []
+    for step in range(2):
+        with torch.profiler.profile(
+            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+        ) as profiler:
+            noise.add_(step)
+        taken.append(sum(max(0, event.self_cpu_memory_usage) for event in profiler.events()) / size)
+    more = 1 if draw == "laplace" else 0  # another one while it draws
+    assert taken == [pytest.approx(1 + more, abs=0.01), pytest.approx(more, abs=0.01)]
