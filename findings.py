@@ -329,11 +329,14 @@ ON_THE_WAY = (1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)  # of a run
 
 
 def shares_at(study, name):
-    """{iteration: the share that an arm has of the noise's effect on the val loss then, or None}."""
+    """{iteration: the share that an arm has of the noise's effect on the val loss then, or None}, at the
+    evaluations that are the nearest to ON_THE_WAY."""
     setting, arm, noise, _ = study.rows()[name]
     curves = [a.curve("evals", "val_loss") for a in (arm, noise, setting.baseline)]
-    times = [round(part * setting.knobs["max_iters"]) for part in ON_THE_WAY]
-    return {at: share(*(curve[at] for curve in curves)) for at in times if all(at in curve for curve in curves)}
+    reached = sorted(set(curves[0]).intersection(*curves) - {0})
+    wanted = [part * setting.knobs["max_iters"] for part in ON_THE_WAY]
+    times = sorted({min(reached, key=lambda at: abs(at - time)) for time in wanted}) if reached else []
+    return {at: share(*(curve[at] for curve in curves)) for at in times}
 
 
 def on_the_way(study):
@@ -362,8 +365,8 @@ def in_short(study):
     what = "harm" if effect > 0 else "gain"
     mean, alone = "the mean that the noise has in AdamW's second moment", words["second_moment_mean"]
     if low >= 1 - MARGIN:
-        more = " and does more" if low > 1 else ""
-        said = f"{mean}, without any randomness, is enough for its {what}{more}: alone it has {alone}"
+        said = f"{mean}, without any randomness, is enough for its {what}: alone it has {alone}"
+        said += ", so that what else the noise does takes some of that away" if low > 1 else ""
     elif low > 0 and high < 1 - MARGIN:
         said = f"{mean}, without any randomness, is enough for a part of its {what}: alone it has {alone}"
     elif low <= 0 and high < 1 - MARGIN:
@@ -373,10 +376,11 @@ def in_short(study):
     if low > 1 and "anticorrelated" in found and found["anticorrelated"][1][1] > 1:
         said += (
             ". Anti-correlated noise, as random but with nothing that adds up in the weights, has"
-            f" {words['anticorrelated']}: what adds up takes some of the {what} away"
+            f" {words['anticorrelated']}: it is what adds up that does"
         )
     if "matched_warmup" in found and found["matched_warmup"][1][2] < low:
-        said += f". A smaller step alone (`matched_warmup`) has less in the end, {words['matched_warmup']}"
+        said += ". A smaller step alone (`matched_warmup`) has less than that in the end,"
+        said += f" {words['matched_warmup']}"
         at, then = next(iter(shares_at(study, "matched_warmup").items()))
         said += f"; at iteration {at:,}, {short_share(then)}"
     first = study.rows().get("first_moment")

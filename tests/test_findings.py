@@ -202,7 +202,7 @@ def test_the_words_for_a_share(low, high, said):
     ("by", "said"),
     [
         (0.0, f"{MEAN}, without any randomness, is enough for its harm: alone it has 100%"),
-        (0.1, f"{MEAN}, without any randomness, is enough for its harm and does more: alone it has 1"),
+        (0.1, "of the effect of `noise`, so that what else the noise does takes some of that away"),
         (-0.1, f"{MEAN}, without any randomness, is enough for a part of its harm: alone it has"),
         (-0.4, f"{MEAN} is not what does its harm: alone it has"),
         (None, f"these seeds cannot tell whether {MEAN} is enough for its harm: alone it has"),
@@ -219,9 +219,12 @@ def test_the_answer_in_short_follows_from_the_shares(mechanism, tmp_path, by, sa
     head = "**In short,** over 1,000 iterations (n = 4): "
     (line,) = [line for line in text.splitlines() if line.startswith(head)]
     assert said in line
-    assert ("A smaller step alone (`matched_warmup`) has less in the end, 5" in line) == (by in (0.0, 0.1))
+    assert ("so that what else" in line) == (by == 0.1)
+    assert ("A smaller step alone (`matched_warmup`) has less than that in the end, 5" in line) == (
+        by in (0.0, 0.1)
+    )
     assert ("at iteration 250, 100% (100% to 100%)" in line) == (by in (0.0, 0.1)), "the curves are alike"
-    assert "takes some of the harm away" not in line, "what does not add up has no more than the noise"
+    assert "Anti-correlated" not in line, "it has no more than the noise here"
     write_json(mechanism / "study.json", read_json(mechanism / "study.json") | {"seeds": [1, 2, 3, 4, 5]})
     assert "**In short" not in findings.findings(tmp_path), "while planned seeds are missing"
 
@@ -231,7 +234,7 @@ def test_what_adds_up_is_said_to_help_where_noise_that_does_not_does_more_harm(m
     shift(mechanism, "anticorrelated", 0.1)
     text = findings.findings(tmp_path)
     assert "Anti-correlated noise, as random but with nothing that adds up in the weights, has 1" in text
-    assert "of the effect of `noise`: what adds up takes some of the harm away" in text
+    assert "of the effect of `noise`: it is what adds up that does" in text
     assert "- `anticorrelated` minus `second_moment_mean`: +0.0000 ± 0.0000 (n = 4)." in text
 
 

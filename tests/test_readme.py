@@ -157,6 +157,14 @@ def test_the_measured_differences_are_those_in_the_results():
         middle, low, high = (f"{100 * part:.0f} %" for part in found)
         assert f"has {middle} ({low} to {high}) of" in text
         assert (noise, n) == ("noise", 6)
+    decisive = Study(ROOT / "results" / "decisive" / "cpu")
+    harm, (_, found, n) = decisive.rows()["noise"][-1], found_shares(decisive)["second_moment_mean"]
+    middle, low, high = (f"{100 * part:.0f} %" for part in found)
+    assert (
+        f"down to {harm.mean:+.4f} ± {harm.half:.4f}, and the mean alone has {middle} ({low} to {high})" in text
+    )
+    assert (harm.n, n) == (6, 6)
+    assert found[1] > 1, "what else the noise does is a gain"
 
 
 def test_every_file_and_knob_that_the_readme_names_is_there():
@@ -195,14 +203,38 @@ SPEED = (ROOT / "results" / "SPEED.md").read_text(encoding="utf-8")
 def benches():
     """{size: (bench.json, the ratio of every choice, and of the whole)} of what is quoted."""
     found = {}
-    for size, name in (("paper", "paper_batch16"), ("cpu", "cpu")):
-        bench = costs.read_bench(ROOT / "results" / "speed" / name)["bench"]
+    for size in ("paper", "cpu"):
+        bench = costs.read_bench(ROOT / "results" / "speed" / size)["bench"]
         worth = {row["name"]: median(costs.ratios(row["undone"], row["done"])) for row in bench["choices"]}
         loops = {name: loop["seconds"] for name, loop in bench["loops"].items()}
         worth["all of `train.py` without noise, over the plain loop"] = median(
             costs.ratios(loops["plain"], loops["quiet"])
         )
         found[size] = (bench, worth)
+    return found
+
+
+@pytest.fixture(scope="module")
+def measured(benches):
+    """{size: the numbers that are quoted of its bench.json}"""
+    found = {}
+    for size, (bench, _) in benches.items():
+        look, text, noise = bench["evaluation"], bench["sampling"], bench["ingredients"][0]
+        steps = {name: median(loop["seconds"]) for name, loop in bench["loops"].items()}
+        whole = look["val_tokens"] / look["exact_tokens"] * look["random_batches"] / look["wanted_batches"]
+        found[size] = {
+            **{"steps": steps, "noise": median(costs.added(noise))},
+            "share": median(costs.shares(noise, steps["quiet"])),
+            "exact": whole * median(costs.ratios(look["exact_seconds"], look["random_seconds"])),
+            "memory": [bench["started"][name]["peak_memory_bytes"] / 1e9 for name in ("plain", "ours")],
+            "sampled": {
+                part: [
+                    *(text["tokens"] / median(text[f"{part}_{how}_seconds"]) for how in ("cached", "plain")),
+                    median(costs.ratios(text[f"{part}_plain_seconds"], text[f"{part}_cached_seconds"])),
+                ]
+                for part in ("begun", "full")
+            },
+        }
     return found
 
 
@@ -216,33 +248,42 @@ def test_speed_is_as_it_was_measured(benches):
         assert set(worth) <= set(said)
 
 
-def test_the_cost_of_the_noise_is_as_it_was_measured(benches):
-    (at_paper, _), (at_cpu, share_at_cpu) = (
-        (median(costs.added(row)), median(costs.shares(row)))
-        for row in (benches[size][0]["ingredients"][0] for size in ("paper", "cpu"))
-    )
-    profile = costs.read_bench(ROOT / "results" / "speed" / "paper")["profile"]["profile"]
-    plain, ours = (profile[name]["seconds"] for name in ("plain", "ours"))
-    (draw,) = [row["seconds"] for row in profile["ours"]["operations"] if row["name"] == "aten::normal_"]
-    text = " ".join(SPEED.split())
+def test_what_it_costs_is_as_it_was_measured(benches, measured):
+    text, (paper, cpu) = " ".join(SPEED.split()), measured.values()
+    steps = [f"{paper['steps'][name]:.1f} s" for name in ("plain", "quiet")]
+    short = [f"{1e3 * cpu['steps'][name]:.1f}" for name in ("plain", "quiet")]
+    begun, full = paper["sampled"]["begun"], paper["sampled"]["full"]
+    loops = benches["cpu"][0]["loops"]
+    with_noise = median(costs.ratios(loops["plain"]["seconds"], loops["ours"]["seconds"]))
+    (column,) = [row for row in benches["paper"][0]["choices"] if row["of"] == "sample"]
+    rates = [256 / median(column[side]) for side in ("undone", "done")]
     for words in (
-        f"and {1e3 * at_paper:.1f} ms measured; of a step at batch 64, {ours:.1f} s under the profiler,",
-        f"that is {100 * at_paper / ours:.1f} %, and the draw itself there takes {1e3 * draw:.1f} ms,",
-        f"{100 * draw / ours:.1f} %. At `cpu.py`'s size 4 ms were predicted,",
-        f"and {1e3 * at_cpu:.1f} ms measured, {share_at_cpu:.1f} % of a step",
-        f"plain loop takes {plain:.1f} s and one of `train.py` {ours:.1f} s, {plain / ours:.1f} times less",
+        f"records before this one, in which it is {with_noise:.2f}:",
+        f"Steps take {steps[0]} in the plain loop and {steps[1]} in `train.py` without noise at the paper's size,",
+        f"{short[0]} and {short[1]} ms at `cpu.py`'s.",
+        "held {:.1f} and {:.1f} GB in their first steps".format(*paper["memory"]),
+        f"and {1e3 * paper['noise']:.1f} ms measured, {paper['share']:.1f} % of a step at batch 64.",
+        f"and {1e3 * cpu['noise']:.1f} ms measured, {cpu['share']:.1f} % of a step",
+        f"costs {100 * paper['exact']:.1f} % of 200 random batches at the paper's size",
+        f"the split has {benches['cpu'][0]['evaluation']['val_tokens']:,}, {100 * cpu['exact']:.0f} %.",
+        "come at {:.0f} a second, against {:.0f} computed anew each time, {:.1f} times as many".format(*begun),
+        "after a full context at {:.0f} against {:.0f}, {:.1f} times".format(*full),
+        "{:.0f} tokens/s | {:.0f} tokens/s |".format(*rates),
     ):
         assert words in text, words
-    assert f"{1e3 * at_cpu:.1f} ms of that step" in README
-    assert f"and {1e3 * at_paper:.0f} ms at the paper's" in README
 
 
-def test_the_readme_has_the_same_speeds(benches):
-    for bench, worth in benches.values():
-        ms = {name: 1e3 * median(loop["seconds"]) for name, loop in bench["loops"].items()}
-        form = ".0f" if ms["plain"] > 1000 else ".1f"
-        cells = [f"{ms[name]:{form}} ms" for name in ("plain", "ours", "quiet")]
+def test_the_readme_has_the_same_speeds(benches, measured):
+    for (bench, worth), numbers in zip(benches.values(), measured.values(), strict=True):
+        form = ".0f" if numbers["steps"]["plain"] > 1 else ".1f"
+        cells = [f"{1e3 * numbers['steps'][name]:{form}} ms" for name in ("plain", "ours", "quiet")]
+        plain, ours = (bench["loops"][name]["seconds"] for name in ("plain", "ours"))
         ratio = worth["all of `train.py` without noise, over the plain loop"]
-        assert re.search(rf"{cells[0]}( a step)? \| {cells[1]} \| {cells[2]} \| {ratio:.2f} \|", README), cells
-    text = benches["paper"][0]["sampling"]
-    assert f"sampled {median(costs.ratios(text['plain_seconds'], text['cached_seconds'])):.0f} times" in README
+        cells += [f"{median(costs.ratios(plain, ours)):.2f}", f"{ratio:.2f}"]
+        assert f"| {' | '.join(cells)} |" in README.replace(" ms a step", " ms"), cells
+    text, (paper, cpu) = " ".join(README.split()), measured.values()
+    assert f"{1e3 * cpu['noise']:.1f} ms of that step" in text
+    assert f"and {1e3 * paper['noise']:.0f} ms at the paper's, {paper['share']:.1f} % of a step" in text
+    sampled = [paper["sampled"][part][2] for part in ("begun", "full")]
+    assert "sampled {:.1f} times as fast".format(*sampled) in text
+    assert f"and {sampled[1]:.1f} times after a full context" in text
