@@ -259,7 +259,7 @@ def test_what_it_costs_is_as_it_was_measured(benches, measured):
     rates = [256 / median(column[side]) for side in ("undone", "done")]
     for words in (
         f"records before this one, in which it is {with_noise:.2f}:",
-        f"Steps take {steps[0]} in the plain loop and {steps[1]} in `train.py` without noise at the paper's size,",
+        f"Steps take {steps[0]} in the plain loop and {steps[1]} in `train.py` without noise at the paper's",
         f"{short[0]} and {short[1]} ms at `cpu.py`'s.",
         "held {:.1f} and {:.1f} GB in their first steps".format(*paper["memory"]),
         f"and {1e3 * paper['noise']:.1f} ms measured, {paper['share']:.1f} % of a step at batch 64.",
