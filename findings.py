@@ -248,8 +248,8 @@ def mechanism(studies):
     text = ["## Through what does it act?"]
     if found:
         text += [
-            "The words by which the answers in short follow from the shares were chosen when most of"
-            " `mechanism` had been seen, and before `decisive` was run."
+            "The thresholds by which the answers in short follow from the shares were chosen when most of"
+            " `mechanism` had been seen, and before `decisive` was; their wording was changed once more after it."
         ]
     for study in found:
         text += [*section(study), *among(study), *shares(study), *in_short(study)]
