@@ -249,7 +249,7 @@ def mechanism(studies):
     if found:
         text += [
             "The thresholds by which the answers in short follow from the shares were chosen when most of"
-            " `mechanism` had been seen, and before `decisive` was; their wording was changed once more after it."
+            " `mechanism` had been seen, and before `decisive` was; their wording was changed after it."
         ]
     for study in found:
         text += [*section(study), *among(study), *shares(study), *in_short(study)]
