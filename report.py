@@ -13,8 +13,9 @@ from arms import by, read_settings
 from config import UserError, run_script
 from costs import find_benches, tables_of
 from files import read_json
-from findings import command, findings
+from findings import findings
 from panels import save_text
+from sentences import command
 from tables import (
     COMPARED,
     LOSSES,

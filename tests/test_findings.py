@@ -7,9 +7,11 @@ import math
 import pytest
 from made_up import make_study
 
+import controls
 import findings
+from controls import measured_half, predicted_half
 from files import read_json, write_json
-from findings import Study, measured_half, predicted_half
+from sentences import Study
 
 NOISE = {"noise_sigma": 0.1, "noise_gamma": 0.99}
 MEAN = "the mean that the noise has in AdamW's second moment"
@@ -195,7 +197,7 @@ def test_a_control_has_its_share_of_the_noises_effect(mechanism, tmp_path):
     ],
 )
 def test_the_words_for_a_share(low, high, said):
-    assert findings.judged(low, high) == said
+    assert controls.judged(low, high) == said
 
 
 @pytest.mark.parametrize(
@@ -268,8 +270,8 @@ def test_shares_on_the_way(mechanism, tmp_path):
 
 
 def test_a_share_near_zero_has_no_sign():
-    assert findings.short_share((-0.001, -0.004, 0.02)) == "0% (0% to 2%)"
-    assert findings.short_share(None) == "–"
+    assert controls.short_share((-0.001, -0.004, 0.02)) == "0% (0% to 2%)"
+    assert controls.short_share(None) == "–"
 
 
 def test_a_baseline_at_another_rate_has_no_effect_to_share(mechanism, tmp_path):

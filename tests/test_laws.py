@@ -307,12 +307,13 @@ ORDER = (  # upstream to downstream; a room imports only what stands before it
     *("config", "files", "data.building", "data.download", "data.zipped", "data.subword", "data.corpus"),
     *("model", "gpt2", "noise", "diagnose", "machine", "progress", "ranks", "runs", "evaluate"),
     *("sample", "export", "start", "training", "train", "loops", "study", "sweep"),
-    *("compare", "arms", "collect", "tables", "panels", "figures", "costs", "plot", "findings", "report"),
+    *("compare", "arms", "collect", "tables", "panels", "figures", "costs", "plot", "sentences"),
+    *("controls", "findings", "report"),
 )
 MEASURING = ("choices", "processes", "bench", "gpu")  # after all, of every room, and no room's
 WITHOUT_TORCH = (
     *("config", "files", "data.building", "data.download", "data.zipped", "data.subword"),
-    *("progress", "runs", "study", "sweep", "collect", "costs", "findings", "report"),
+    *("progress", "runs", "study", "sweep", "collect", "costs", "sentences", "controls", "findings", "report"),
 )
 
 

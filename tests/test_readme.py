@@ -14,10 +14,11 @@ import costs
 import noise
 from arms import read_settings
 from config import ROOT, Config, load
+from controls import found_shares
 from data.corpus import Corpus
-from findings import Study, found_shares
 from model import GPT, GPTConfig
 from sample import read_options
+from sentences import Study
 from tables import comparisons
 
 SAMPLE_OPTIONS = vars(read_options(["a run"]))

@@ -1,0 +1,289 @@
+"""What the controls say of how the noise acts: the derivation, half times, each control's share of the effect.
+
+The words follow from the shares, and these from the records. No torch.
+"""
+
+import math
+
+import numpy as np
+
+from compare import compare, interval, share
+from sentences import BEST, named, section
+from tables import DASH, with_interval
+
+MARGIN = 0.1  # a control whose share of the noise's effect lies within 1 ± this accounts for it
+
+DERIVATION = r"""## What annealed noise does in the second moment
+
+AdamW divides by the square root of v, an average of squared gradients with decay $\beta_2$. With noise of
+variance $\sigma_t^2 = \sigma_0^2 \gamma^{2t}$ on a clean gradient g, the average is $v_t + s_t$ in expectation,
+
+$$ s_t = (1-\beta_2) \sum_{k=0}^{t} \beta_2^{t-k} \sigma_k^2
+       = \sigma_0^2 (1-\beta_2) \frac{\beta_2^{t+1} - \gamma^{2(t+1)}}{\beta_2 - \gamma^2}, $$
+
+with no randomness in it. Where $\gamma^2 < \beta_2$, in all of the paper's grid, $s_t$ comes to decay like
+$\beta_2^t$, more slowly than the noise itself like $\gamma^{2t}$. The clean part of an update is
+
+$$ \eta \frac{m_t}{\sqrt{v_t + s_t}} . $$
+
+With a gradient of constant size, $v_t = v (1 - \beta_2^{t+1})$, it has half of its size where $s_t = 3 v_t$, at
+
+$$ t_{1/2} \approx \frac{1}{-\ln \beta_2}
+   \ln \left( 1 + \frac{\sigma_0^2 (1-\beta_2) \beta_2}{3 v (\beta_2 - \gamma^2)} \right) . $$
+
+While $s_t \gg v_t$ every element is divided by about the same number: AdamW is then momentum SGD with a small
+step, and becomes AdamW again as v forgets. If that is all that the noise does, and what it leaves in m, a
+random displacement of a few learning rates, does nothing, then the sum above in v without any randomness
+(`second_moment_mean`) has the same effect as the noise. A learning rate multiplied by $\sqrt{v/(v+s)}$, with
+one v for all elements (`matched_warmup`), has the smaller step without the lost preconditioner; but while v
+forgets its mean step is the larger one, so that a difference between the two may be of either."""
+
+
+def forgetting(studies):
+    """The derivation's t_1/2 beside what the diagnosis measured."""
+    found, _ = named(studies, "mechanism", "decisive", "optimizers")
+    rows = [row for study in found for row in half_times(study)]
+    if not rows:
+        return []
+    table = [
+        "Predicted, with v from the run's own clipped gradients, and measured (`diagnose.py`): the iteration"
+        " from which the mean over elements of sqrt(clean v / actual v), both of the run itself, is a half or"
+        " more. Its elements' v are not equal, as the prediction has them; a matched warm-up has one v for all"
+        " too, and what is measured of it is the factor of its learning rate. Intervals are over seeds.",
+        "",
+        "| study | arm | t_1/2, predicted | t_1/2, measured | noise over the batch's own, t = 0 | under 1 at |",
+        "|---|---|---:|---:|---:|---:|",
+        *rows,
+        "",
+        "The last two columns: the norm of the injected noise over that of the mini-batch gradient's own, from"
+        " two half-batches (McCandlish et al., arXiv:1812.06162), means over the same seeds, at the iterations"
+        " that were measured.",
+        *(f"\n    {study.command}" for study in found),
+    ]
+    return ["\n".join(table)]
+
+
+INTO_V = ("gradient", "second_moment", "second_moment_mean", "learning_rate")
+
+
+def half_times(study):
+    """A row for each arm of the derivation's noise, absolute and into v, or into a learning rate instead; its
+    half time predicted, and measured where it was."""
+    for setting in study.settings:
+        for arm in setting.arms:
+            config = arm.runs[0].config
+            plain = (config.noise_schedule, config.noise_scale) == ("exponential", "absolute")
+            plain &= not config.reset_below_sigma and not config.noise_before_clip
+            into_v = config.noise_point in INTO_V and config.optimizer != "sgd"
+            if not (arm.noisy and plain and into_v and arm.ended):
+                continue
+            halves = [at for run in arm.ended if (at := measured_half(run, setting.baseline)) is not None]
+            mean, half = interval(halves) if halves else (None, None)
+            around = f" ± {half:,.0f}" if half is not None else ""
+            measured = f"{mean:,.0f}{around} (n = {len(halves)})" if halves else DASH
+            cells = [f"`{study.name}`, {config.max_iters:,} iterations", f"`{arm.name}`"]
+            cells += [f"{predicted_half(arm):,}", measured, *noise_cells(arm)]
+            yield f"| {' | '.join(cells)} |"
+
+
+def noise_cells(arm):
+    """The norm of the injected noise over that of the mini-batch's own at t = 0, and where it falls under 1."""
+    curve = arm.curve("measured", "noise_ratio").items()
+    ratio = {at: float(np.mean(list(values.values()))) for at, values in curve}
+    if arm.runs[0].config.noise_point != "gradient" or not ratio:
+        return [DASH, DASH]
+    under = next((at for at, value in ratio.items() if value < 1), None)
+    return [f"{next(iter(ratio.values())):,.0f}", DASH if under is None else f"{under:,}"]
+
+
+def predicted_half(arm):
+    """t_1/2 by the sums of the derivation, step by step, v the mean square of an element of the clipped
+    gradient over the run; the run's length where it comes later."""
+    config, n = arm.runs[0].config, arm.runs[0].about["parameters"]
+    norms = [e["grad_norm"] for run in arm.runs for e in run.steps if e["grad_norm"] is not None]
+    square = float(np.mean(np.minimum(norms, config.grad_clip or math.inf) ** 2)) / n
+    v = s = 0.0
+    for t in range(config.max_iters):
+        s = config.beta2 * s + (1 - config.beta2) * (config.noise_sigma * config.noise_gamma**t) ** 2
+        v = config.beta2 * v + (1 - config.beta2) * square
+        if s <= 3 * v:
+            return t
+    return config.max_iters
+
+
+def measured_half(run, baseline):
+    """The iteration from which the mean over elements of sqrt(clean v / actual v) stays at a half or more,
+    linear between measurements; None where it never was below, or was so at the last one. Of a matched warm-up:
+    of its learning rate over the baseline's.
+
+    The first measurement, of |g| / |g + noise|, has tails so heavy that its mean tells nothing.
+    """
+    series = list(run.series(run.measured, "preconditioner").items())
+    if run.config.noise_point == "learning_rate":
+        usual = baseline.runs[0].series(baseline.runs[0].steps, "lr")
+        rates = run.series(run.steps, "lr").items()
+        series = [(at, rate / usual[at]) for at, rate in rates if usual.get(at)]
+    below = [place for place, (_, value) in enumerate(series) if value < 0.5]
+    if not below or below[-1] == len(series) - 1:
+        return None
+    (at, value), (later, higher) = series[below[-1] : below[-1] + 2]
+    return at + (later - at) * (0.5 - value) / (higher - value)
+
+
+def mechanism(studies):
+    """Through what the noise acts: the arms that put it elsewhere, against the noise itself."""
+    found, open_questions = named(studies, "mechanism", "decisive", "optimizers")
+    text = ["## Through what does it act?"]
+    if found:
+        text += [
+            "The thresholds by which the answers in short follow from the shares were chosen when most of"
+            " `mechanism` had been seen, and before `decisive` was; their wording was changed after it."
+        ]
+    for study in found:
+        text += [*section(study), *among(study), *shares(study), *in_short(study)]
+        if study.name == "optimizers":
+            text += ["No learning rate here was tuned under noise; SGD's is the best without it."]
+    return text + open_questions
+
+
+AMONG = (  # controls that tell something beside each other: no comparison of the study's
+    ("second_moment", "second_moment_mean"),
+    ("anticorrelated", "second_moment_mean"),
+    ("first_moment_relative", "noise_relative"),
+)
+
+
+def among(study):
+    """Differences between controls; a list."""
+    items = []
+    for setting in study.settings:
+        for one, other in ([setting.arm(name) for name in pair] for pair in AMONG):
+            if one and other and not one.missing(study.seeds) + other.missing(study.seeds):
+                c = compare(one.losses(BEST), other.losses(BEST))
+                items += [
+                    f"- `{one.name}` minus `{other.name}`: {with_interval(c.mean, c.half, '+')} (n = {c.n})."
+                ]
+    if items:
+        head = "Between controls, outside the family of the verdicts, with 95 % t intervals:"
+        yield "\n".join([head, "", *items, "", f"    {study.command}"])
+
+
+def found_shares(study):
+    """{arm: (the noise that it is compared with, its share of that noise's effect or None, n)}, of the arms
+    whose planned seeds have all ended and below their start."""
+    found = {}
+    for name, (setting, arm, noise, c) in study.rows().items():
+        if noise is setting.baseline or c.mean is None or any(a.missing(study.seeds) for a in (arm, noise)):
+            continue
+        if noise.name not in study.rows() or not noise.noisy or arm.exploded:
+            continue
+        losses = [a.losses(BEST) for a in (arm, noise, setting.baseline)]
+        found[name] = (noise.name, share(*losses), c.n)
+    return found
+
+
+def short_share(found):
+    """A share and its interval."""
+    if found is None:
+        return DASH
+    return "{:.0%} ({:.0%} to {:.0%})".format(*(round(part, 2) + 0.0 for part in found))
+
+
+def share_in_words(noise, found):
+    return f"{short_share(found)} of the effect of `{noise}`"
+
+
+def shares(study):
+    """How much of the noise's own effect the arms compared with it have, and what that says, as a list."""
+    items = []
+    for name, (noise, found, n) in found_shares(study).items():
+        if found is None:
+            said = f"the effect of `{noise}` is too small to be shared out"
+        else:
+            said = f"{share_in_words(noise, found)}: {judged(*found[1:])}"
+        items.append(f"- `{name}`: {said} (n = {n}).")
+    if items:
+        head = (
+            "As a share of the noise's own difference to the baseline, with Fieller's 95 % interval, each by"
+            " itself and unadjusted; an arm accounts for that effect where the interval lies within"
+            f" {1 - MARGIN:.0%} to {1 + MARGIN:.0%}:"
+        )
+        yield "\n".join([head, "", *items, "", f"    {study.command}"])
+
+        yield from on_the_way(study)
+
+
+ON_THE_WAY = (1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)  # of a run
+
+
+def shares_at(study, name):
+    """{iteration: the share that an arm has of the noise's effect on the val loss then, or None}, at the
+    evaluations that are the nearest to ON_THE_WAY."""
+    setting, arm, noise, _ = study.rows()[name]
+    curves = [a.curve("evals", "val_loss") for a in (arm, noise, setting.baseline)]
+    reached = sorted(set(curves[0]).intersection(*curves) - {0})
+    wanted = [part * setting.knobs["max_iters"] for part in ON_THE_WAY]
+    times = sorted({min(reached, key=lambda at: abs(at - time)) for time in wanted}) if reached else []
+    return {at: share(*(curve[at] for curve in curves)) for at in times}
+
+
+def on_the_way(study):
+    """The same shares at evaluations before the end, as a table; a list."""
+    found = {name: shares_at(study, name) for name in found_shares(study)}
+    times = sorted(set().union(*found.values()))
+    rows = [
+        f"| `{name}` | {' | '.join(short_share(shares.get(at)) for at in times)} |"
+        for name, shares in found.items()
+    ]
+    if len(times) > 1:
+        head = "The same at evaluations on the way, when what acts at once and what acts later differ:"
+        columns = f"| share of the noise's effect at iteration | {' | '.join(f'{at:,}' for at in times)} |"
+        yield "\n".join([head, "", columns, "|---|" + "---:|" * len(times), *rows, "", f"    {study.command}"])
+
+
+def in_short(study):
+    """The answer to the section's question: by the arm without randomness, by the one whose noise does not add
+    up, and by the one with a smaller step alone; a list."""
+    found = {name: row for name, row in found_shares(study).items() if row[1]}
+    if "second_moment_mean" not in found:
+        return
+    noise, (_, low, high), n = found["second_moment_mean"]
+    effect = study.rows()[noise][-1].mean
+    words = {name: share_in_words(*row[:2]) for name, row in found.items()}
+    what = "harm" if effect > 0 else "gain"
+    mean, alone = "the mean that the noise has in AdamW's second moment", words["second_moment_mean"]
+    if low >= 1 - MARGIN:
+        said = f"{mean}, without any randomness, is enough for its {what}: alone it has {alone}"
+        said += ", so that what else the noise does takes some of that away" if low > 1 else ""
+    elif low > 0 and high < 1 - MARGIN:
+        said = f"{mean}, without any randomness, is enough for a part of its {what}: alone it has {alone}"
+    elif low <= 0 and high < 1 - MARGIN:
+        said = f"{mean} is not what does its {what}: alone it has {alone}"
+    else:
+        said = f"these seeds cannot tell whether {mean} is enough for its {what}: alone it has {alone}"
+    if low > 1 and "anticorrelated" in found and found["anticorrelated"][1][1] > 1:
+        said += (
+            ". Anti-correlated noise, as random but with nothing that adds up in the weights, has"
+            f" {words['anticorrelated']}: it is what adds up that does"
+        )
+    if "matched_warmup" in found and found["matched_warmup"][1][2] < low:
+        said += ". A smaller step alone (`matched_warmup`) has less than that in the end,"
+        said += f" {words['matched_warmup']}"
+        at, then = next(iter(shares_at(study, "matched_warmup").items()))
+        said += f"; at iteration {at:,}, {short_share(then)}"
+    first = study.rows().get("first_moment")
+    if first and len(first[1].diverged) == len(first[1].runs):
+        said += f". What as much noise does in the first moment alone is not known: all {n} runs diverged"
+    yield f"**In short,** over {study.settings[0].knobs['max_iters']:,} iterations (n = {n}): {said}."
+
+
+def judged(low, high):
+    if low >= 1 - MARGIN and high <= 1 + MARGIN:
+        return "it accounts for it"
+    if low <= 1 <= high:
+        return "it may account for it, and these seeds cannot say"
+    if low > 1:
+        return "it has more than that effect"
+    if high < 0:
+        return "it has the opposite effect"
+    return "it has a part of it" if low > 0 else "it has none of it that is resolved"

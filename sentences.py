@@ -1,0 +1,84 @@
+"""What one study says, in sentences: its comparisons, their verdicts, the command that makes it. No torch."""
+
+from arms import by, read_settings
+from tables import LOSSES, comparisons, verdict, with_interval
+
+BEST, FINAL = "best_val_loss", "final_val_loss"
+ENOUGH = 4  # pairs; with fewer, under Holm's correction, next to nothing could be resolved
+
+
+class Study:
+    """One study at one size: what its comparisons say of one loss, by arm."""
+
+    def __init__(self, folder):
+        self.folder, self.settings = folder, read_settings([folder])
+        self.record = self.settings[0].study
+        self.name, self.size = self.record["name"], self.record["size"]
+
+    def rows(self, loss=BEST):
+        """{arm: (setting, arm, reference, Comparison)}, in the study's order."""
+        return {row[1].name: row for row in comparisons(self.settings, loss)}
+
+    @property
+    def seeds(self):
+        return self.record.get("seeds", [])
+
+    @property
+    def where(self):
+        sizes = list(dict.fromkeys(f"{setting.title}, {setting.size}" for setting in self.settings))
+        others = len(sizes) - 1
+        return sizes[0] + (f", and {others} other size{'s' * (others > 1)}" if others else "")
+
+    @property
+    def command(self):
+        return command(self.record, self.settings)
+
+
+def command(record, settings):
+    """What trains a study's runs again, where the corpus is prepared as its title says."""
+    parts = record["size"].split("+")
+    overlays = [f"config/{part}.py" for part in parts if "=" not in part and part != "full"]
+    options = [f"--{part}" for part in parts if "=" in part]
+    there = {arm.name for setting in settings for arm in setting.arms}
+    if len(there) < len(record["arms"]):
+        options.append("--arms=" + ",".join(arm for arm in record["arms"] if arm in there))
+    return " ".join(["python sweep.py", f"config/study/{record['name']}.py", *overlays, *options])
+
+
+def named(studies, *names):
+    """The studies of these names, in this order, and a line for each name that has not been run."""
+    found = [study for name in names for study in studies if study.name == name]
+    missing = [name for name in names if name not in {study.name for study in found}]
+    return found, [f"Open: `config/study/{name}.py` has not been run." for name in missing]
+
+
+# Sentences.
+
+
+def difference(row):
+    """What a comparison found: the difference, its interval, n, the verdict."""
+    c = row[-1]
+    if c.mean is None:
+        return verdict(*row)
+    resolvable = f", resolvable {c.resolvable:.4f}" if c.resolvable is not None else ""
+    return f"{with_interval(c.mean, c.half, '+')} (n = {c.n}{resolvable}): {verdict(*row)}"
+
+
+def item(row):
+    """A comparison as an item of a list."""
+    return f"- `{row[1].name}` minus `{row[2].name}`: {difference(row)}."
+
+
+def section(study, loss=BEST, head=None):
+    """What a study says, with the command that makes it; a list. head: in place of the study's title."""
+    rows = study.rows(loss).values()
+    if not rows:
+        return []
+    head = f"**{head or study.record['title']}.** `{study.name}/{study.size}`: {study.where}; {LOSSES[loss]}."
+    return ["\n".join([head, "", *map(item, rows), "", f"    {study.command}"])]
+
+
+def tally(rows):
+    """How many comparisons of ENOUGH pairs came out how, in words: "3 worse, 1 not resolved"."""
+    counts = by([row for row in rows if row[-1].n >= ENOUGH], lambda row: verdict(*row))
+    return ", ".join(f"{len(same)} {word}" for word, same in sorted(counts.items())) or "none"
