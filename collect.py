@@ -1,4 +1,4 @@
-"""Copy what is worth keeping of finished runs from out/ to results/, to be committed.
+"""Copy what is worth keeping of the finished runs of studies from out/ to results/, to be committed.
 
     python collect.py out/table1_shakespeare [more folders] [--to=results]
 

@@ -4,8 +4,8 @@
 
 Every run folder at or below the folders is read; out/<arm>/seed<n> is a run of that arm. Runs that share
 corpus, model size, batch and length are one setting, and one panel. A folder with studies in it (sweep.py) has
-each of them drawn into its own figures folder, and those of the paper's Table 1 of one size together beside
-them.
+each of them drawn into its own figures folder, those of the paper's Table 1 of one size together beside them,
+and all runs of no study together there too (a single folder of them within itself).
 
 For whatever there is it writes, figures as PNG and PDF of column width (3.3 inches), tables as Markdown, LaTeX
 (booktabs) and CSV:
@@ -79,13 +79,18 @@ def drawings(folders, out):
     paper = [path for path in studies if path.parent.name.startswith("table1")]
     paper = by(paper, lambda path: (path.parent.parent, path.name))  # results/gpu has its own
     joint = [(same, place / "figures" / size) for (place, size), same in paper.items() if len(same) > 1]
-    loose = [child for folder in folders for child in sorted(folder.iterdir()) if holds_loose_runs(child)]
-    return [*joint, *(([folder], folder / "figures") for folder in sorted(studies + loose))]
+    loose = [(found, folder) for folder in folders if (found := loose_runs(folder))]
+    loose = [(found, (folder if len(found) > 1 else found[0]) / "figures") for found, folder in loose]
+    return [*joint, *loose, *(([study], study / "figures") for study in sorted(studies))]
 
 
-def holds_loose_runs(folder):
-    """Whether there are runs below, and none of them a study's."""
-    return any(folder.glob("**/run.json")) and not any(folder.glob("**/study.json"))
+def loose_runs(folder):
+    """The folders within a folder that hold runs, and none of a study."""
+    return [
+        child
+        for child in sorted(folder.iterdir())
+        if any(child.glob("**/run.json")) and not any(child.glob("**/study.json"))
+    ]
 
 
 def draw(settings, out):

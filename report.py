@@ -32,8 +32,8 @@ HEAD = """# Results
 
 Written by `python report.py results` from the records beside it; the figures by `python plot.py results`. A
 record is a run folder with its log thinned and its checkpoints left out; `python collect.py out` adds those of
-finished runs. Losses are in nats per symbol. Differences are means over seeds, paired, arm minus reference:
-below 0 is better. Intervals are 95 % t intervals, unadjusted; verdicts follow the paired t-test, Holm-adjusted
+studies' finished runs. Losses are in nats per symbol. Differences are means over seeds, paired, arm minus
+reference: below 0 is better. Intervals are 95 % t intervals, unadjusted; verdicts follow the paired t-test, Holm-adjusted
 over each table. "Not resolved" says that these seeds cannot tell, not that there is no difference.
 """
 

@@ -7,7 +7,7 @@ in it), resumes there when it was stopped, and is drawn by plot.py from there.
 
     torchrun --nproc_per_node=2 train.py config/shakespeare_noise.py
 
-trains the same run in two processes, each with its share of every batch's rows.
+trains it in two processes, each with its share of every batch's rows (and dropout masks of its own).
 
 Exit status: 0 finished, 2 a mistake in the command, 3 diverged, 128 + n stopped by signal n.
 """
@@ -216,11 +216,9 @@ def rehearse(t):
     seconds = (time.perf_counter() - began) * (t.config.max_iters - t.step)
     t.optimizer.zero_grad(set_to_none=True)
     if seconds > LONG:
-        print(
-            f"this run will take about {seconds / 3600:.1f} hours on {t.machine.name}, evaluations not counted;"
-            " config/cpu.py after the other config files makes it a run of two minutes",
-            flush=True,
-        )
+        shorter = "" if t.config.init_from else "; config/cpu.py after the other files makes it a short one"
+        hours = f"{seconds / 3600:.1f} hours on {t.machine.name}"
+        print(f"this run will take about {hours}, evaluations not counted{shorter}", flush=True)
 
 
 def train(t, folder, signals):

@@ -87,7 +87,7 @@ class Config:
     noise_before_clip: bool = False  # True: added before clipping, not after
     noise_where: str = "all"  # all, embeddings, attention, mlp, first_block or last_block
     noise_anticorrelated: bool = False  # True: (xi_t - xi_(t-1)) / sqrt 2 in place of xi_t
-    noise_point: str = "gradient"  # where the noise goes: gradient, or a control of noise.py's POINTS
+    noise_point: str = "gradient"  # gradient, first_moment, second_moment(_mean), weights or learning_rate
     reset_below_sigma: float = 0.0  # forget AdamW's moments when sigma first is under this; 0: never
     diagnose_interval: int = 0  # iterations between measurements of what noise does to an update; 0: none
 

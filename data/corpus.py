@@ -117,9 +117,6 @@ class Corpus:
         if not capped and (rest := targets - whole * block_size):
             yield inputs_and_targets(tokens, torch.tensor([targets - rest], device=tokens.device), rest)
 
-    def decode(self, tokens):
-        return decode(tokens, self.meta)
-
 
 def decode(tokens, meta):
     """The text of a list of tokens; bytes that are no UTF-8 are shown as replacement characters."""

@@ -5,14 +5,14 @@ import json
 
 import train
 from config import ROOT
-from data.corpus import Corpus
+from data.corpus import Corpus, decode
 
 
 def test_tinyshakespeare_has_its_published_counts():
     corpus = Corpus("shakespeare_char")
     assert corpus.meta["vocab_size"] == 65
     assert {name: len(tokens) for name, tokens in corpus.tokens.items()} == {"train": 1_003_854, "val": 111_540}
-    assert corpus.decode(corpus.tokens["train"][:14].tolist()) == "First Citizen:"
+    assert decode(corpus.tokens["train"][:14].tolist(), corpus.meta) == "First Citizen:"
 
 
 def test_a_short_training_learns(tmp_path):

@@ -17,7 +17,7 @@ from conftest import TEXT, tokens_of, write_corpus
 
 from config import ROOT, UserError
 from data import building
-from data.corpus import Corpus, batch_tokens
+from data.corpus import Corpus, batch_tokens, decode
 from data.enwik8 import prepare as enwik8
 from data.pydoc_char import prepare as pydoc_char
 from data.shakespeare_char import prepare as shakespeare_char
@@ -65,7 +65,7 @@ def test_several_texts_are_one_corpus(tmp_path):
     text_char.main([str(tmp_path / "a.txt"), str(tmp_path / "b.txt")], tmp_path)
     corpus = Corpus(str(tmp_path))
     assert corpus.meta["vocabulary"] == list("abcxyz")
-    assert corpus.decode(corpus.tokens["train"][:6].tolist()) == "abcabc"
+    assert decode(corpus.tokens["train"][:6].tolist(), corpus.meta) == "abcabc"
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_the_embedded_corpus_needs_nothing(tmp_path):
     corpus = Corpus(str(tmp_path))
     assert sum(map(len, corpus.tokens.values())) > 300_000
     assert "Python" in corpus.meta["source"]["from"]
-    text = corpus.decode(corpus.tokens["train"].tolist()) + corpus.decode(corpus.tokens["val"].tolist())
+    text = "".join(decode(tokens.tolist(), corpus.meta) for tokens in corpus.tokens.values())
     assert hashlib.sha256(text.encode()).hexdigest() == corpus.meta["source"]["sha256"]
 
 
@@ -362,7 +362,7 @@ def test_bytes_are_decoded_as_bytes(tmp_path):
         tmp_path, lambda: iter([np.frombuffer(text, np.uint8)]), {"from": "-", "sha256": "-"}, unit="byte"
     )
     data = Corpus(str(tmp_path))
-    assert data.decode(data.tokens["train"][:10].tolist()).startswith("é and ")
+    assert decode(data.tokens["train"][:10].tolist(), data.meta).startswith("é and ")
 
 
 def test_three_splits_are_90_5_5():

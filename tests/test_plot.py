@@ -199,12 +199,25 @@ def test_studies_are_drawn_each_for_itself_and_table_1_together(tmp_path, monkey
         make_study(tmp_path / name / "cpu", two, name=name)
     fake_run(tmp_path / "loose" / "seed1")
     plot.main([str(tmp_path)])
-    wanted = [(2, "figures/cpu"), (1, "loose/figures"), (1, "other/cpu/figures")]
-    wanted += [(1, "table1_a/cpu/figures"), (1, "table1_b/cpu/figures")]
+    studies = [f"{name}/cpu/figures" for name in ("other", "table1_a", "table1_b")]
+    wanted = [(2, "figures/cpu"), (1, "loose/figures"), *((1, place) for place in studies)]
     assert drawn == [(count, str(tmp_path / place)) for count, place in wanted]
     drawn.clear()
     plot.main([str(tmp_path), f"--out={tmp_path / 'all'}"])
     assert drawn == [(4, str(tmp_path / "all"))]
+
+
+def test_runs_of_no_study_are_drawn_together_beside_studies_too(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        plot, "draw", lambda settings, out: drawn.append(([a.name for a in settings[0].arms], out))
+    )
+    make_study(tmp_path / "other" / "cpu", {"baseline": {}, "noise": {"noise_sigma": 0.1}}, name="other")
+    fake_run(tmp_path / "mine" / "seed1")
+    fake_run(tmp_path / "mine_noise" / "seed1", noise_sigma=0.1)
+    plot.main([str(tmp_path)])
+    assert drawn[0] == (["mine", "mine_noise"], tmp_path / "figures")
+    assert drawn[1][1] == tmp_path / "other" / "cpu" / "figures"
 
 
 def test_the_map_is_drawn_where_the_arms_are_a_grid_and_says_each_cell(tmp_path):

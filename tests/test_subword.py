@@ -136,7 +136,7 @@ def test_a_text_is_cut_by_characters_and_each_part_encoded(prepared, capsys):
 
 def test_decoding_gives_the_text_back(prepared):
     data = Corpus(str(prepared()))
-    train, val = (data.decode(tokens.tolist()) for tokens in data.tokens.values())
+    train, val = (decode(tokens.tolist(), data.meta) for tokens in data.tokens.values())
     assert train + val == TALE
     for text in ("ROMEO:\nnaïve — 日本語 🙂, 12's", "<|endoftext|>", "\n", " \t "):
         assert decode(encode(text, data.meta), data.meta) == text
@@ -145,9 +145,9 @@ def test_decoding_gives_the_text_back(prepared):
     assert 336 not in encode("end", plain)
     assert encode("Ada saw one", data.meta) == tokens_by_hand("Ada saw one")
     assert len(encode("Ada saw one", data.meta)) < 11
-    assert data.decode([336]) == "<|endoftext|>"
-    assert data.decode(encode("語", data.meta)[:1]) == "\ufffd"
-    assert data.decode(encode("a\udce9", data.meta)) == "a\ufffd", "a byte of a prompt that was no UTF-8"
+    assert decode([336], data.meta) == "<|endoftext|>"
+    assert decode(encode("語", data.meta)[:1], data.meta) == "\ufffd"
+    assert decode(encode("a\udce9", data.meta), data.meta) == "a\ufffd", "a byte of a prompt that was no UTF-8"
 
 
 def test_a_text_is_cut_as_tiktoken_cuts_it_for_gpt2():
@@ -227,7 +227,7 @@ def test_the_largest_vocabulary_fills_a_uint16(prepared):
     most = VOCABULARY + [b"\xff%d" % n for n in range(65_535 - len(VOCABULARY))]
     data = Corpus(str(prepared(TALE, most)))
     assert data.meta["vocab_size"] == 65_536
-    assert data.decode(data.tokens["train"].tolist()) == TALE[: int(len(TALE) * 0.9)]
+    assert decode(data.tokens["train"].tolist(), data.meta) == TALE[: int(len(TALE) * 0.9)]
 
 
 def test_another_vocabulary_wants_force(prepared, capsys):

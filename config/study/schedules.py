@@ -31,9 +31,9 @@ _names = ("exponential", "linear", "cosine", "inverse", "constant", "plateau")
 arms = {
     "baseline": {},
     **{name: _equal(name, 0.1) for name in _names},
-    **{f"inverse_eta{eta:g}": dict(noise_schedule="inverse", noise_eta=eta) for eta in (0.01, 0.3, 1.0)},
     **{f"{name}_global": _equal(name, 1.0, noise_scale="global") for name in _names},
     "exponential_tensor": _equal("exponential", 1.0, noise_scale="tensor"),
+    **{f"inverse_eta{eta:g}": dict(noise_schedule="inverse", noise_eta=eta) for eta in (0.01, 0.3, 1.0)},
 }
 baseline = "baseline"
 seeds = range(1, 5)
