@@ -19,7 +19,8 @@ from runs import corpus_title, find_runs, read_log
 
 SHARED = (  # knobs that runs have in common to stand in one panel
     *("dataset", "train_tokens", "n_layer", "n_head", "n_embd", "block_size"),
-    *("batch_size", "gradient_accumulation_steps", "max_iters", "eval_tokens", "eval_train_tokens"),
+    *("batch_size", "gradient_accumulation_steps", "max_iters"),
+    *("eval_interval", "eval_tokens", "eval_train_tokens"),  # the lowest of ten is not that of a hundred
 )
 
 # The paper's size and lengths; what is under them is called reduced.
@@ -72,9 +73,14 @@ class Run:
     @property
     def setting(self):
         """What runs must share to stand in one panel, as a dict. The train split's hash keeps the first part
-        of a corpus apart from the whole."""
+        of a corpus apart from the whole; runs of one seed on two kinds of device are no pairs."""
         knobs = {name: getattr(self.config, name) for name in SHARED}
-        return {**knobs, "dataset": self.about["corpus"]["name"], "data": self.data}
+        return {**knobs, "dataset": self.about["corpus"]["name"], "data": self.data, "device": self.device}
+
+    @property
+    def device(self):
+        """The kind of device that it ran on, without its number."""
+        return self.about.get("machine", {}).get("device", "").partition(":")[0]
 
     @property
     def study(self):
@@ -124,13 +130,14 @@ class Arm:
 
     @property
     def exploded(self):
-        """The runs that came to their end with a higher val loss than they began with."""
-        began = {run.seed: run.evals[0]["val_loss"] for run in self.ended if run.evals}
-        return [run for run in self.ended if run.result["final_val_loss"] > began.get(run.seed, math.inf)]
+        """The runs that came to their end with a higher train loss than they began with: the val loss may come
+        to that by overfitting alone."""
+        began = {run.seed: run.evals[0]["train_loss"] for run in self.ended if run.evals}
+        return [run for run in self.ended if run.result["final_train_loss"] > began.get(run.seed, math.inf)]
 
     def losses(self, name):
         """{seed: a loss of result.json}, over the runs that were trained to their end and have it."""
-        return {run.seed: run.result[name] for run in self.ended if name in run.result}
+        return {run.seed: run.result[name] for run in self.ended if run.result.get(name) is not None}
 
     def curve(self, kind, name):
         """{iteration: {seed: value}} over the runs, each as far as it goes."""
@@ -262,19 +269,20 @@ def arm_identity(run):
     config = run.config
     source = config.init_from and re.sub(r"[/\\]+seed\d+[/\\]*$", "", config.init_from)
     here = {**identity(config), "eval_interval": config.eval_interval, "init_from": source}
-    device = run.about.get("machine", {}).get("device", "").partition(":")[0]
-    return here | {"data": run.data, "device": device}
+    return here | {"data": run.data, "device": run.device}
+
+
+def changed_knobs(arm, baseline):
+    """{knob: value} in which an arm differs from the baseline, those aside that only look."""
+    here, there = (identity(a.runs[0].config) for a in (arm, baseline))
+    looking = ("seed", "data_seed", "diagnose_interval")
+    return {name: value for name, value in here.items() if value != there[name] and name not in looking}
 
 
 def other_knobs(arm, baseline):
     """{knob: value} in which an arm differs from the baseline beside its noise."""
-    here, there = (identity(a.runs[0].config) for a in (arm, baseline))
-    looking = ("seed", "data_seed", "diagnose_interval")
-    return {
-        name: value
-        for name, value in here.items()
-        if value != there[name] and not name.startswith("noise_") and name not in looking
-    }
+    changed = changed_knobs(arm, baseline)
+    return {name: value for name, value in changed.items() if not name.startswith("noise_")}
 
 
 def notes(runs):

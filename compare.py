@@ -109,15 +109,12 @@ def paired_p(differences):
 
 def welch(a, b):
     """The Comparison of unpaired losses: Welch's test, and the interval that goes with it."""
+    n, mean = min(len(a), len(b)), float(np.mean(a) - np.mean(b))
+    if np.ptp(a) == np.ptp(b) == 0:  # certain, or no difference at all, as among pairs
+        return Comparison(n=n, paired=False, mean=mean, half=0.0, p=0.0 if mean else 1.0)
     test = stats.ttest_ind(a, b, equal_var=False)
     low, high = test.confidence_interval(0.95)
-    return Comparison(
-        n=min(len(a), len(b)),
-        paired=False,
-        mean=float(np.mean(a) - np.mean(b)),
-        half=float(high - low) / 2,
-        p=float(test.pvalue),
-    )
+    return Comparison(n=n, paired=False, mean=mean, half=float(high - low) / 2, p=float(test.pvalue))
 
 
 def share(control, noise, baseline):

@@ -146,15 +146,19 @@ def mechanism(studies):
     return text + open_questions
 
 
-AMONG = (  # controls that tell something beside each other: no comparison of the study's
+SHAPES = ("linear", "cosine", "inverse", "constant", "plateau")  # of schedules, against the paper's own
+AMONG = (  # arms that tell something beside each other: no comparison of the study's
     ("second_moment", "second_moment_mean"),
     ("anticorrelated", "second_moment_mean"),
     ("first_moment_relative", "noise_relative"),
+    *((shape, "exponential") for shape in SHAPES),
+    *((f"{shape}_global", "exponential_global") for shape in SHAPES),
+    ("exponential_tensor", "exponential_global"),
 )
 
 
 def among(study):
-    """Differences between controls; a list."""
+    """Differences between arms neither of which is the other's reference; a list."""
     items = []
     for setting in study.settings:
         for one, other in ([setting.arm(name) for name in pair] for pair in AMONG):
@@ -164,7 +168,7 @@ def among(study):
                     f"- `{one.name}` minus `{other.name}`: {with_interval(c.mean, c.half, '+')} (n = {c.n})."
                 ]
     if items:
-        head = "Between controls, outside the family of the verdicts, with 95 % t intervals:"
+        head = "Between arms, outside the family of the verdicts, with 95 % t intervals (unadjusted):"
         yield "\n".join([head, "", *items, "", f"    {study.command}"])
 
 

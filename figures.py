@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 from matplotlib import rc_context
 
-from arms import differences, mean_band, notes, other_knobs
+from arms import changed_knobs, differences, mean_band, notes, other_knobs
 from compare import LEVEL
 from panels import STYLE, Panel, figure_of, line_style, wrap
-from tables import COMPARED, LOSSES, against, comparisons, verdict, with_interval
+from tables import against, comparisons, lost, outcome, title_of, told_apart, verdict, with_interval
 
 SMALLEST = 1e-12  # the least noise that is drawn: a 1e-8th of what a gradient's element is
 MOST_ARMS = 7  # in a panel; more are spread over several, the baseline in each
@@ -49,16 +49,18 @@ def loss_panel(setting, arms, name, label):
     return Panel(draw, setting.title, loss_caption(setting, arms, name), names(arms))
 
 
-def draw_arms(axes, arms, kind, name, positive=False):
+def draw_arms(axes, arms, kind, name, logarithmic=False):
     """A line and a band for each arm; one without data keeps its colour and its place in the legend.
 
-    positive: leave out what is not above 0, which a logarithmic axis cannot show.
+    logarithmic: of the logarithms, without what is not above 0.
     """
     for arm in arms:
         curve = arm.curve(kind, name)
-        iterations, mean, low, high = mean_band(curve) if curve else ([], [], [], [])
-        if positive:
-            mean = np.where(np.asarray(mean) > 0, mean, np.nan)
+        if logarithmic:
+            logs = {at: {s: np.log(v) for s, v in values.items() if v > 0} for at, values in curve.items()}
+            curve = {at: values for at, values in logs.items() if values}
+        iterations, *band = mean_band(curve) if curve else ([], [], [], [])
+        mean, low, high = map(np.exp, band) if logarithmic else band
         (line,) = axes.plot(iterations, mean, **line_style(arm.number))
         axes.fill_between(iterations, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
 
@@ -100,7 +102,8 @@ def described(setting):
 
 def difference_lines(setting, arms, name):
     baseline = setting.baseline
-    lines = wrap(f"Difference to {baseline.name} by seed (below 0: better), at iteration:")
+    around = ", ± half of its 95 % t interval" if any(len(arm.runs) > 1 for arm in arms) else ""
+    lines = wrap(f"Difference to {baseline.name} by seed{around} (below 0: better), at iteration:")
     stated = stated_iterations([at for at in baseline.curve("evals", name) if at])
     for arm in arms:
         if arm is baseline or not (rows := differences(arm, baseline, name, stated)):
@@ -156,7 +159,10 @@ def noise_figure(settings):
 
 
 def noise_panels(setting, arms):
-    caption = f"{described(setting)}. {seeds_line(arms)} Gradient norm before clipping{noise_remarks(arms)}."
+    caption = (
+        f"{described(setting)}. {seeds_line(arms)} Sigma and noise norm: means of their logarithms."
+        f" Gradient norm before clipping{noise_remarks(arms)}."
+    )
     end = setting.knobs["max_iters"]
     return [
         Panel(of_noise(arms, end, "sigma", "sigma"), setting.title, (), names(arms), 1, xlabel=None),
@@ -181,9 +187,9 @@ def of_noise(arms, end, name, label):
     """A function that draws a logged quantity of the noise, on a logarithmic axis where there is any."""
 
     def draw(axes):
-        draw_arms(axes, arms, "steps", name, positive=True)
+        draw_arms(axes, arms, "steps", name, logarithmic=True)
         axes.set(ylabel=label, xlim=(0, end))
-        if any(np.nansum(line.get_ydata()) > 0 for line in axes.get_lines()):
+        if any(len(line.get_ydata()) for line in axes.get_lines()):
             axes.set_yscale("log")
             axes.set_ylim(bottom=max(axes.get_ylim()[0], SMALLEST))
 
@@ -258,64 +264,107 @@ def of_cost(arms, cost, unit):
 
 
 def forest_figure(settings):
-    """Every arm's difference to its reference with its 95 % t interval, a panel for each loss."""
-    found = {
-        name: [row for row in comparisons(settings, name) if row[-1].half is not None] for name in COMPARED
-    }
+    """Every arm's difference to its reference with its 95 % t interval, a panel for each loss, or for several
+    whose comparisons are alike."""
     with rc_context(STYLE):
-        panels = [forest_panel(rows, name) for name, rows in found.items() if rows]
+        panels = [
+            forest_panel(rows, names)
+            for names, rows in told_apart(settings)
+            if any(row[-1].half is not None for row in rows)
+        ]
         return figure_of(panels) if panels else None
 
 
-def forest_panel(rows, name):
+def forest_panel(rows, losses):
     several = len({setting.title for setting, *_ in rows}) > 1
     labels = [against(*row[:3]) + (f", {row[0].knobs['dataset']}" if several else "") for row in rows]
     labels = [label if len(label) < 34 else label.replace(" against ", "\nagainst ") for label in labels]
-    said = [verdict(*row) for row in rows]
-    ends = [c.mean + sign * c.half for _, arm, _, c in rows if not arm.exploded for sign in (-1, 1)]
-    low, high = min([0.0, *ends]), max([0.0, *ends])
+    why = told_in_figures(rows)
+    drawn = [row[-1] for row, reason in zip(rows, why) if not reason]
+    ends = [0.0, *(c.mean + sign * c.half for c in drawn for sign in (-1, 1))]
+    low, room = min(ends), max(ends) - min(ends)
 
     def draw(axes):
-        for place, (_, arm, _, c) in enumerate(rows):
-            colour = COLOUR_OF.get(said[place].partition(",")[0], "#000000")
-            if ends and arm.exploded and c.mean > high:
-                text = f"{with_interval(c.mean, c.half, '+')} \N{RIGHTWARDS ARROW}"
-                axes.annotate(text, (1, -place), xycoords=("axes fraction", "data"), size=6, color=colour,
-                              ha="right", va="center")  # fmt: skip
-                continue
-            axes.errorbar(
-                c.mean, -place, xerr=c.half, color=colour, marker="o", markersize=3,
-                markerfacecolor="white" if colour == "#000000" else colour, capsize=2, linewidth=0.9,
-            )  # fmt: skip
+        for place, (row, reason) in enumerate(zip(rows, why)):
+            (forest_figures if reason else forest_bar)(axes, -place, row)
         axes.axvline(0, color="#808080", linewidth=0.6)
         axes.set_yticks([-place for place in range(len(rows))], labels)
         for label in axes.get_yticklabels():
             label.set_parse_math(False)
         axes.set_ylim(-len(rows) + 0.4, 0.6)
         axes.locator_params(axis="x", nbins=5)
-        if low < high:
-            axes.set_xlim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+        if room:
+            axes.set_xlim(low - 0.05 * room, low + 1.05 * room)
 
-    sizes = {f"{setting.title}, {setting.size}" for setting, *_ in rows}
-    baselines = sorted({setting.baseline.name for setting, *_ in rows if setting.baseline})
-    caption = (
-        f"{'; '.join(sorted(sizes))}. Difference to {' or '.join(baselines)} unless said, n = {counts(rows)},"
-        " 95 % t intervals (unadjusted); filled: resolved by the paired t-test, Holm-adjusted over"
-        f" {'the comparisons of its study' if several else f'{len(rows)} comparisons'} at {LEVEL:g},"
-        " left of 0 better."
-    )
-    if ends and any(arm.exploded for _, arm, *_ in rows):
-        caption += " In figures, beyond the scale: an arm that ended above its start."
-    if any(word.startswith("interim") for word in said):
-        caption += " Interim: planned seeds are missing, and there is no verdict."
     longest = max(len(line) for label in labels for line in label.splitlines())
     row_height = 0.22 if any("\n" in label for label in labels) else 0.17
+    sizes = {f"{setting.title}, {setting.size}" for setting, *_ in rows}
+    title = title_of(losses) + (f", {len(sizes)} settings" if len(sizes) > 1 else "")
     return Panel(
-        draw, LOSSES[name] if len(sizes) == 1 else f"{LOSSES[name]}, {len(sizes)} settings", wrap(caption),
-        height=row_height * len(rows) + 0.12, xlabel="difference (nats)", left=min(2.2, 0.3 + 0.052 * longest),
+        draw, title, wrap(forest_caption(rows, sizes, why)), height=row_height * len(rows) + 0.12,
+        xlabel="difference (nats)", left=min(2.2, 0.3 + 0.052 * longest),
     )  # fmt: skip
 
 
+def told_in_figures(rows):
+    """For each row why it is told in figures and not drawn, or None: it has no interval, or would leave the
+    others no room."""
+    sizes = [abs(c.mean) for _, arm, _, c in rows if c.half is not None and not arm.exploded]
+    most = FAR * np.median(sizes) if sizes else np.inf
+    why = []
+    for _, arm, _, c in rows:
+        if c.half is None:
+            why.append("no interval")
+        elif sizes and arm.exploded:
+            why.append("an arm that ended above its start")
+        else:
+            why.append(f"more than {FAR} times the median" if abs(c.mean) > most > 0 else None)
+    return why
+
+
+def forest_bar(axes, place, row):
+    c, colour = row[-1], COLOUR_OF.get(outcome(row), "#000000")
+    axes.errorbar(
+        c.mean, place, xerr=c.half, color=colour, marker="o", markersize=3,
+        markerfacecolor="white" if colour == "#000000" else colour, capsize=2, linewidth=0.9,
+    )  # fmt: skip
+
+
+def forest_figures(axes, place, row):
+    """The difference in figures, at the side at which it lies; the verdict where there is none."""
+    c, colour = row[-1], COLOUR_OF.get(outcome(row), "#000000")
+    if c.half is None:
+        said = " ".join(filter(None, (f"{c.mean:+.4f}," if c.mean is not None else "", verdict(*row))))
+        text, side = said.replace("–", "one seed"), "right"
+    elif c.mean > 0:
+        text, side = f"{with_interval(c.mean, c.half, '+')} \N{RIGHTWARDS ARROW}", "right"
+    else:
+        text, side = f"\N{LEFTWARDS ARROW} {with_interval(c.mean, c.half, '+')}", "left"
+    where = (1 if side == "right" else 0, place)
+    axes.annotate(
+        text, where, xycoords=("axes fraction", "data"), size=6, color=colour, ha=side, va="center",
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+    )  # fmt: skip
+
+
+def forest_caption(rows, sizes, why):
+    baselines = sorted({setting.baseline.name for setting, *_ in rows if setting.baseline})
+    several = len({setting.title for setting, *_ in rows}) > 1
+    tested = sum(row[-1].p is not None for row in rows)
+    caption = (
+        f"{'; '.join(sorted(sizes))}. Difference to {' or '.join(baselines)} unless said, n = {counts(rows)},"
+        " 95 % t intervals (unadjusted); filled: resolved by the paired t-test, Holm-adjusted over"
+        f" {'the comparisons of its study' if several else f'{tested} comparisons'} at {LEVEL:g},"
+        " left of 0 better."
+    )
+    if any(why):
+        caption += f" In figures: {', or '.join(dict.fromkeys(filter(None, why)))}."
+    if any(outcome(row) == "interim" for row in rows):
+        caption += " Interim: planned seeds are missing, and there is no verdict."
+    return caption
+
+
+FAR = 10  # times the median difference: beyond the scale
 COLOUR_OF = {"better": "#009E73", "worse": "#D55E00"}  # by verdict; black and hollow for any other
 
 
@@ -424,36 +473,49 @@ def sensitivity_panel(setting):
     sigmas, gammas = ([*sorted({key[i] for key in cells})] for i in (0, 1))
     if len(sigmas) < 3 or len(gammas) < 2 or len(cells) < len(sigmas) * len(gammas):
         return None
-    means = [[cells[sigma, gamma].mean for gamma in gammas] for sigma in reversed(sigmas)]
-    means = np.array(means, dtype=float)  # nan where every run diverged
+    rows = [[cells[sigma, gamma] for gamma in gammas] for sigma in reversed(sigmas)]
+    means = np.array([[mean_of(row) for row in line] for line in rows])  # nan where there is none to show
+    extreme = np.nanmax(np.abs(means)) if np.isfinite(means).any() else 1.0
 
     def draw(axes):
-        extreme = np.nanmax(np.abs(means))
         axes.imshow(means, cmap="RdBu_r", vmin=-extreme, vmax=extreme, aspect="auto")
-        for (row, column), mean in np.ndenumerate(means):
+        for (line, column), mean in np.ndenumerate(means):
             colour = "white" if abs(mean) > 0.6 * extreme else "black"
-            text = "diverged" if np.isnan(mean) else f"{mean:+.4f}"
-            axes.text(column, row, text, ha="center", va="center", size=6, color=colour)
+            axes.text(column, line, cell(rows[line][column]), ha="center", va="center", size=6, color=colour)
         axes.set_xticks(range(len(gammas)), [f"{gamma:g}" for gamma in gammas])
         axes.set_yticks(range(len(sigmas)), [f"{sigma:g}" for sigma in reversed(sigmas)])
         axes.set_ylabel("sigma_0")
 
-    numbers = sorted({comparison.n for comparison in cells.values() if comparison.n})
     caption = (
         f"{described(setting)}; difference of the best val loss to {setting.baseline.name} in nats, mean of"
-        f" {' or '.join(map(str, numbers))} pairs, red worse. The tests are in the table of comparisons."
+        f" {counts([row for row in cells.values() if row[-1].n])} pairs, red worse; in brackets: not resolved."
+        " The tests are in the table of comparisons."
     )
+    if any(outcome(row) == "interim" for row in cells.values()):
+        caption += " Interim: planned seeds are missing, and there is no verdict."
     return Panel(draw, setting.title, wrap(caption), height=0.3 * len(sigmas), xlabel="gamma")
 
 
+def mean_of(row):
+    """The mean difference that colours a cell; nan where none of the arm's runs is left, or some exploded."""
+    return row[-1].mean if row[-1].mean is not None and not row[1].exploded else np.nan
+
+
+def cell(row):
+    """What a cell of the map says: the difference, in brackets where it is not resolved; and what was lost."""
+    said = "" if row[-1].mean is None else f"{row[-1].mean:+.4f}"
+    said = f"({said})" if outcome(row) == "not resolved" else said
+    return "\n".join(filter(None, [said, *lost(row[1])])) or "none yet"
+
+
 def grid(setting):
-    """{(sigma_0, gamma): Comparison} of the arms that differ from the baseline in these alone."""
+    """{(sigma_0, gamma): row of comparisons} of the arms that differ from the baseline in these alone."""
     if not setting.baseline:
         return {}
     cells = {}
-    for _, arm, reference, comparison in comparisons([setting], "best_val_loss"):
-        config = arm.runs[0].config
-        plain = config.noise_schedule == "exponential" and config.noise_scale == "absolute"
-        if plain and arm.noisy and reference is setting.baseline and not other_knobs(arm, reference):
-            cells[config.noise_sigma, config.noise_gamma] = comparison
+    for row in comparisons([setting], "best_val_loss"):
+        _, arm, reference, _ = row
+        alone = changed_knobs(arm, reference).keys() <= {"noise_sigma", "noise_gamma"}
+        if reference is setting.baseline and alone and arm.noisy and not reference.noisy:
+            cells[arm.runs[0].config.noise_sigma, arm.runs[0].config.noise_gamma] = row
     return cells

@@ -9,19 +9,20 @@ import numpy as np
 from arms import by
 from compare import interval
 from config import identity
-from controls import DERIVATION, forgetting, mechanism
+from controls import DERIVATION, among, forgetting, mechanism
 from sentences import BEST, ENOUGH, FINAL, Study, item, named, section, tally
-from tables import PAPER, verdict, with_interval
+from tables import PAPER, outcome, with_interval
 
 HEAD = """# Findings
 
 Written by `python report.py results` from the records beside it. Differences are in nats per symbol, arm minus
 reference, means over n pairs of the same seed, with 95 % t intervals (unadjusted); "better", "worse" and "not
-resolved" are verdicts of the paired t-test, Holm-adjusted over the study's comparisons of the same loss. "Not
-resolved" means that these seeds cannot tell, not that there is no difference; "resolvable" is what they would
-find four times in five, at the spread that was seen and the adjustment's strictest level, so that a smaller
-difference may be resolved too. Every study here says at which size it was run; what holds at a reduced size
-need not hold at the paper's.
+resolved" are verdicts of the paired t-test, Holm-adjusted over the study's comparisons of the same loss;
+nothing is adjusted over several studies, or over the best and the final loss of one. "Not resolved" means that
+these seeds cannot tell, not that there is no difference; "resolvable" is the difference that they would find
+four times in five, at the spread that was seen and the adjustment's strictest level: a smaller one may be
+resolved too. Every study here says at which size it was run; what holds at a reduced size need not hold at the
+paper's.
 """
 
 
@@ -38,10 +39,15 @@ def findings(results):
 def paper(studies):
     """The paper's claim: noise against its own baseline."""
     found, open_questions = named(studies, "table1_shakespeare", "table1_enwik8", "table1_text8", "sensitivity")
-    said = tally(row for study in found for row in study.rows().values())
     text = ["## Does the paper's noise help?"]
-    if found:
-        text += [f"Of these comparisons with the baseline, {ENOUGH} pairs or more, each below: {said}."]
+    wider = [study for study in found if study.name == "sensitivity"]
+    for which, its in (
+        ("the paper's grid", [study for study in found if study not in wider]),
+        ("`sensitivity`, a wider one", wider),
+    ):
+        if its:
+            said = tally(row for study in its for row in study.rows().values())
+            text += [f"Cells of {which}, against the baseline, {ENOUGH} pairs or more, each below: {said}."]
     return text + [part for study in found for part in section(study)] + open_questions
 
 
@@ -51,25 +57,53 @@ def instead(studies):
     found, open_questions = named(studies, *names, "noisytune", "noisytune_tuned", "aa_control")
     text = ["## Against what else one could do"]
     for study in found:
-        text += section(study)
+        text += [*section(study), *among(study)]
+        if study.name in ("limited_data", "regularizers"):
+            text += overfitting(study)
         if study.name == "limited_data":
-            text += [*overfitting(study), *section(study, FINAL, "And at the end")]
+            text += [*section(study, FINAL, "And at the end"), *delaying(study)]
     return text + open_questions
 
 
+OVERFITS = 0.01  # nats that a final val loss must be above the best one: it cannot be below it
+
+
 def overfitting(study):
-    """How far the baseline overfits: its final val loss over its best one."""
+    """How far the baseline overfits: its final val loss over its best one; a list."""
     for setting in study.settings:
         best, final = (setting.baseline.losses(name) for name in (BEST, FINAL))
         mean, half = interval([final[seed] - best[seed] for seed in best])
         at = np.mean([run.result["best_iter"] for run in setting.baseline.ended])
         train = interval(list(setting.baseline.losses("final_train_loss").values()))[0]
-        word = "overfits" if half is not None and mean > half else "does not demonstrably overfit"
+        word = "overfits" if half is not None and mean - half > OVERFITS else "does not demonstrably overfit"
         yield (
-            f"The baseline, `{setting.baseline.name}`, {word}: its best evaluation is at iteration {at:,.0f}"
-            f" (mean), and the final val loss is higher by {with_interval(mean, half)} (n = {len(best)}), at a"
-            f" train loss of {train:.4f}."
+            f"The baseline, `{setting.baseline.name}`, {word if half is not None else 'in one seed'}: its best"
+            f" evaluation is at iteration {at:,.0f} (mean), and the final val loss is higher by"
+            f" {with_interval(mean, half)} (n = {len(best)}), at a train loss of {train:.4f}."
+            f" (Overfitting: higher by more than {OVERFITS} and half of the interval.)"
         )
+
+
+def delaying(study):
+    """Who is better at the best, who only at the end, and what is not told apart; a list."""
+    best, final, knobs = study.rows(), study.rows(FINAL), study.settings[0].knobs
+    if any(outcome(row) == "interim" for row in best.values()):
+        return
+    at_best = [name for name, row in best.items() if outcome(row) == "better"]
+    only_later = [name for name, row in final.items() if outcome(row) == "better" and name not in at_best]
+    said = [
+        f"{words}: {', '.join(f'`{name}`' for name in names) or 'none'}"
+        for words, names in (
+            ("Resolved as better at their best", at_best),
+            ("at the end alone, so that for all that these seeds tell they delay overfitting", only_later),
+        )
+    ]
+    yield (
+        f"{'; '.join(said)}; each against its reference. All is of one text of {knobs['train_tokens']:,}"
+        " symbols and one val split, and the intervals are over seeds. The learning rate falls by one cosine in"
+        " all arms, so that a later best is one at a lower rate; the best is the lowest evaluation, of one in"
+        f" {knobs['eval_interval']:,} iterations."
+    )
 
 
 # What to do.
@@ -111,14 +145,14 @@ def retuned(studies):
     for study in found:
         rows = [row for row in study.rows().values() if row[1].noisy]
         ordinary = [row for row in study.rows().values() if not row[1].noisy]
-        words = [verdict(*row) for row in rows]
-        if any(word.startswith("interim") for word in words):
+        words = [outcome(row) for row in rows]
+        if "interim" in words:
             said = "Interim: planned seeds are missing."
-        elif "better" in words and not any(verdict(*row) == "better" for row in ordinary):
+        elif "better" in words and not any(outcome(row) == "better" for row in ordinary):
             said = "Keep it, with its learning rate tuned: it is resolved as better than the tuned baseline."
         elif "better" in words:
             said = "It helps, and so does an ordinary longer warm-up: try that first, which needs no noise."
-        elif all(word.startswith("worse") for word in words):
+        elif set(words) == {"worse"}:
             said = "Drop it, and tune the learning rate: noise is worse even at the rate that suits it best."
         else:
             said = (
@@ -158,8 +192,8 @@ def perturbed(studies):
     """Whether NoisyTune is worth its line, by the arms that are plain fine-tuning but for it; a list."""
     for study in named(studies, "noisytune", "noisytune_tuned")[0]:
         rows = [row for row in study.rows().values() if perturbs_alone(row)]
-        counts = by(rows, lambda row: verdict(*row))
-        if not rows or any(word.startswith("interim") for word in counts):
+        counts = by(rows, outcome)
+        if not rows or "interim" in counts:
             continue
         if "better" in counts:
             said = "use it, by an arm that is resolved as better than fine-tuning alone"

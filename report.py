@@ -17,13 +17,12 @@ from findings import findings
 from panels import save_text
 from sentences import command
 from tables import (
-    COMPARED,
-    LOSSES,
     against,
     comparison_table,
-    comparisons,
     loss_table,
     markdown,
+    title_of,
+    told_apart,
     verdict,
     with_interval,
 )
@@ -33,9 +32,13 @@ HEAD = """# Results
 Written by `python report.py results` from the records beside it; the figures by `python plot.py results`. A
 record is a run folder with its log thinned and its checkpoints left out; `python collect.py out` adds those of
 studies' finished runs. Losses are in nats per symbol. Differences are means over seeds, paired, arm minus
-reference: below 0 is better. Intervals are 95 % t intervals, unadjusted; verdicts follow the paired t-test, Holm-adjusted
-over each table. "Not resolved" says that these seeds cannot tell, not that there is no difference.
+reference: below 0 is better. Intervals are 95 % t intervals, unadjusted; verdicts follow the paired t-test,
+Holm-adjusted over each table. "Not resolved" says that these seeds cannot tell, not that there is no
+difference. What all of it answers is in [FINDINGS.md](FINDINGS.md).
 """
+
+
+LONG = 8  # comparisons; with more, the sentence names the arms and leaves their differences to the table
 
 
 def main(argv):
@@ -49,10 +52,19 @@ def main(argv):
     if not studies:
         raise UserError(f"no study lies in {results}: python collect.py out copies the finished ones there")
     costs = [cost_section(bench, results) for bench in find_benches([results])]
-    text = "\n".join([HEAD, *(section(study, results) for study in studies), *costs])
+    text = "\n".join([HEAD, *contents(studies), "", *(section(study, results) for study in studies), *costs])
     for name, said in {"README.md": text, "FINDINGS.md": findings(results)}.items():
         print(f"written: {save_text(results / name, said)}", file=sys.stderr)
     return 0
+
+
+def contents(studies):
+    """A line with a link for every section."""
+    return [f"- [{read_json(study / 'study.json')['title']}](#{anchor(study)})" for study in studies]
+
+
+def anchor(study):
+    return f"{study.parent.name}-{study.name}"
 
 
 def section(study, results):
@@ -60,6 +72,8 @@ def section(study, results):
     record, settings = read_json(study / "study.json"), read_settings([study])
     place = study.relative_to(results)
     lines = [
+        f'<a id="{anchor(study)}"></a>',
+        "",
         f"## {record['title']}",
         "",
         f"`{place}`: {provenance(settings)}",
@@ -67,16 +81,18 @@ def section(study, results):
         f"    {command(record, settings)}",
         "",
     ]
-    for name in COMPARED:
-        if said := in_words(settings, name):
-            lines += [said, ""]
-    for figure in ("mechanism", "distance", "sensitivity", "differences", "figure2_validation_loss"):
+    compared = told_apart(settings)
+    for losses, rows in compared:
+        lines += [in_words(losses, rows), ""]
+    schedules = {arm.runs[0].config.noise_schedule for s in settings for arm in s.arms if arm.noisy}
+    drawn = ("figure3_noise",) if len(schedules) > 1 else ()
+    for figure in ("mechanism", "distance", *drawn, "sensitivity", "differences", "figure2_validation_loss"):
         if (study / "figures" / f"{figure}.png").is_file():
             lines.append(
                 f'<img src="{place}/figures/{figure}.png" width="400" alt="{record["title"]}: {figure}">'
             )
-    tables = [comparison_table(settings, name) for name in COMPARED] + [loss_table(s) for s in settings]
-    return "\n".join([*lines, "", markdown([table for table in tables if table])])
+    tables = [comparison_table(settings, *losses) for losses, _ in compared]
+    return "\n".join([*lines, "", markdown([*tables, *map(loss_table, settings)])])
 
 
 def cost_section(bench, results):
@@ -132,20 +148,21 @@ def seeds_of(settings):
     return f"{numbers[0]} seeds" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]} seeds"
 
 
-def in_words(settings, name):
-    """The verdicts of one table as a sentence; None where nothing was compared."""
-    found = comparisons(settings, name)
-    if not found:
-        return None
+def in_words(losses, found):
+    """The verdicts of one table as a sentence; of a long one, without the differences that are in it."""
     parts = []
     for word, rows in by(found, lambda row: verdict(*row)).items():
-        said = "; ".join(
-            against(*row[:3]) + (f" {with_interval(row[-1].mean, row[-1].half, '+')}" if row[-1].n else "")
-            for row in rows
-        )
-        parts.append(f"{'one seed' if word == '–' else word}: {said}")
+        short = len(found) > LONG
+        said = [
+            against(*row[:3]) + ("" if short or not row[-1].n else f" {in_figures(row[-1])}") for row in rows
+        ]
+        parts.append(f"{'one seed' if word == '–' else word}: {(', ' if short else '; ').join(said)}")
     baselines = sorted({setting.baseline.name for setting, *_ in found if setting.baseline})
-    return f"*{LOSSES[name]}*, against {' or '.join(baselines)} unless said: {'. '.join(parts)}."
+    return f"*{title_of(losses)}*, against {' or '.join(baselines)} unless said: {'. '.join(parts)}."
+
+
+def in_figures(comparison):
+    return with_interval(comparison.mean, comparison.half, "+")
 
 
 if __name__ == "__main__":

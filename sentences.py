@@ -1,7 +1,7 @@
 """What one study says, in sentences: its comparisons, their verdicts, the command that makes it. No torch."""
 
 from arms import by, read_settings
-from tables import LOSSES, comparisons, verdict, with_interval
+from tables import comparisons, outcome, title_of, verdict, with_interval
 
 BEST, FINAL = "best_val_loss", "final_val_loss"
 ENOUGH = 4  # pairs; with fewer, under Holm's correction, next to nothing could be resolved
@@ -25,7 +25,8 @@ class Study:
 
     @property
     def where(self):
-        sizes = list(dict.fromkeys(f"{setting.title}, {setting.size}" for setting in self.settings))
+        settings = sorted(self.settings, key=lambda setting: not setting.arm(self.record["baseline"]))
+        sizes = list(dict.fromkeys(f"{setting.title}, {setting.size}" for setting in settings))
         others = len(sizes) - 1
         return sizes[0] + (f", and {others} other size{'s' * (others > 1)}" if others else "")
 
@@ -74,11 +75,20 @@ def section(study, loss=BEST, head=None):
     rows = study.rows(loss).values()
     if not rows:
         return []
-    head = f"**{head or study.record['title']}.** `{study.name}/{study.size}`: {study.where}; {LOSSES[loss]}."
+    head = (
+        f"**{head or study.record['title']}.** `{study.name}/{study.size}`: {study.where}; {title_of([loss])}."
+    )
     return ["\n".join([head, "", *map(item, rows), "", f"    {study.command}"])]
 
 
 def tally(rows):
-    """How many comparisons of ENOUGH pairs came out how, in words: "3 worse, 1 not resolved"."""
-    counts = by([row for row in rows if row[-1].n >= ENOUGH], lambda row: verdict(*row))
+    """How many comparisons of ENOUGH pairs came out how, in words: "3 worse, 1 not resolved". Pairs that
+    divergence has taken count: it is an outcome."""
+    counts = by([row for row in rows if pairs(row) >= ENOUGH], outcome)
     return ", ".join(f"{len(same)} {word}" for word, same in sorted(counts.items())) or "none"
+
+
+def pairs(row):
+    """The pairs of a comparison, with those of which a run diverged."""
+    _, arm, reference, c = row
+    return c.n + len({run.seed for run in arm.diverged + reference.diverged})

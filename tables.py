@@ -45,6 +45,10 @@ class Table:
 
 # Losses.
 
+INTERVAL_NOTE = "Means over n seeds ± half of the 95 % t interval."
+TARGET_NOTE = (
+    "Iterations to the lowest mean val loss of the baseline up to half-way, linear between evaluations."
+)
 BITS_NOTE = (
     "Losses are in nats per token. Bits a character: nats / ln 2 times the tokens of the whole split, over its"
     " characters."
@@ -67,7 +71,9 @@ def loss_table(setting):
         cells = {"minibatch_loss_last100": f"{train:.4f}", "best_val_loss": f"{val:.4f}"}
         rows.append([f"*paper, {name}*", "1", *(cells.get(loss, DASH) for loss in names)])
         rows[-1] += [DASH] * (len(columns) - len(rows[-1]))
-    notes = [paper_note(setting)] if published else []
+    notes = [INTERVAL_NOTE] if any(len(arm.ended) > 1 for arm in setting.arms) else []
+    notes += [TARGET_NOTE] if target else []
+    notes += [paper_note(setting)] if published else []
     notes += [BITS_NOTE] if subwords else []
     return Table(f"{setting.title}: {setting.size}", columns, rows, records, tuple(notes))
 
@@ -109,12 +115,12 @@ def loss_record(setting, arm, names, target):
 
 
 def target_loss(setting):
-    """The stated loss for "iterations to": the baseline's mean val loss half-way through its training."""
+    """The stated loss for "iterations to": the lowest mean val loss of the baseline up to half-way through its
+    training."""
     curve = setting.baseline.curve("evals", "val_loss") if setting.baseline else {}
-    if not curve:
-        return None
-    middle = min(curve, key=lambda at: abs(at - setting.knobs["max_iters"] / 2))
-    return float(np.mean(list(curve[middle].values())))
+    half_way = setting.knobs["max_iters"] / 2
+    means = [float(np.mean(list(values.values()))) for at, values in curve.items() if at <= half_way]
+    return min(means, default=None)
 
 
 def iterations_to(run, target):
@@ -164,15 +170,15 @@ def with_interval(mean, half, sign=""):
 def comparisons(settings, name):
     """[(setting, arm, reference, Comparison)] of one loss: every arm with its reference; a study is a family.
 
-    An arm whose runs all diverged is among them, with nothing to compare.
+    An arm whose runs all diverged is among them, or whose reference's did, with nothing to compare.
     """
     found = [
         (setting, arm, reference)
         for setting in settings
+        if any(arm.losses(name) for arm in setting.arms)
         for arm in setting.arms
         if (reference := setting.reference(arm))
-        and (arm.losses(name) or arm.diverged)
-        and reference.losses(name)
+        and all(one.losses(name) or one.diverged for one in (arm, reference))
     ]
     families = by(found, lambda row: (row[0].study["name"], row[0].study["size"]) if row[0].study else None)
     return [
@@ -186,18 +192,44 @@ def comparisons(settings, name):
 
 def verdict(setting, arm, reference, comparison):
     """The comparison's verdict, qualified: an arm that lost more runs to divergence than its reference is never
-    better; while planned seeds are missing there is none."""
-    lost = f"{len(arm.diverged)} of {len(arm.runs)} diverged" if arm.diverged else ""
-    if arm.exploded:
-        lost = ", ".join(
-            filter(None, (lost, f"{len(arm.exploded)} of {len(arm.runs)} ended above their start"))
-        )
+    better, and one that lost fewer never worse; while planned seeds are missing there is none."""
+    remarks = [*lost(arm), *(f"reference: {words}" for words in lost(reference))]
     planned = setting.study.get("seeds", []) if setting.study else []
+    more, word = len(arm.diverged) - len(reference.diverged), comparison.verdict
     if arm.missing(planned) or reference.missing(planned):
-        return ", ".join(filter(None, (f"interim, {comparison.n} of {len(planned)} seeds", lost)))
-    if lost and comparison.verdict != "worse" and len(arm.diverged) > len(reference.diverged):
-        return lost
-    return ", ".join(filter(None, (comparison.verdict, lost)))
+        word = f"interim, {comparison.n} of {len(planned)} seeds"
+    elif (more > 0 and word != "worse") or (more < 0 and word != "better"):
+        word = ""
+    return ", ".join(filter(None, (word, *remarks)))
+
+
+def lost(arm):
+    """What is to be said of an arm's runs that diverged or exploded, as a list."""
+    parts = {"diverged": arm.diverged, "ended above their start": arm.exploded}
+    return [f"{len(runs)} of {len(arm.runs)} {word}" for word, runs in parts.items() if runs]
+
+
+def outcome(row):
+    """A verdict in a word: better, worse, not resolved, interim, diverged, or the dash of one seed."""
+    word = verdict(*row).partition(",")[0]
+    return "diverged" if word.endswith("diverged") else word
+
+
+def told_apart(settings):
+    """[(losses, their comparisons)]: those of COMPARED that there are, and together those whose tables are the
+    same in every figure, as the best and the final loss are where nothing overfits."""
+    found = {}
+    for name in COMPARED:
+        if rows := comparisons(settings, name):
+            cells = str(comparison_table(settings, name).rows)
+            found[cells] = ((*found[cells][0], name), rows) if cells in found else ((name,), rows)
+    return list(found.values())
+
+
+def title_of(losses):
+    """What some losses are called, and which have the same comparisons as the first."""
+    first, *same = (LOSSES[name] for name in losses)
+    return first + (f" ({'; '.join(same)}: the same)" if same else "")
 
 
 def against(setting, arm, reference):
@@ -205,8 +237,11 @@ def against(setting, arm, reference):
     return arm.name if reference is setting.baseline else f"{arm.name} against {reference.name}"
 
 
-def comparison_table(settings, name):
-    """A row for every arm and its reference; None where there is nothing to compare."""
+def comparison_table(settings, name, *same):
+    """A row for every arm and its reference; None where there is nothing to compare.
+
+    same: other losses of which the title is to say that they are alike.
+    """
     found = comparisons(settings, name)
     if not found:
         return None
@@ -229,7 +264,7 @@ def comparison_table(settings, name):
         names = {"arm": arm.name, "reference": reference.name, "diverged": len(arm.diverged)}
         records.append({**place, **names, **dataclasses.asdict(c), "verdict": said})
     where = "" if several else f"; {found[0][0].title}: {found[0][0].size}"
-    title = f"{LOSSES[name]}: difference to the reference{where}"
+    title = f"{title_of((name, *same))}: difference to the reference{where}"
     return Table(title, columns, rows, records, (legend(found),))
 
 
@@ -240,8 +275,9 @@ def legend(found):
     return (
         "Below 0 is better. Difference: mean over seeds, paired, ± half of its 95 % t interval (unadjusted)."
         f" Verdict: paired t-test, Holm-adjusted over {whole} {' or '.join(map(str, sizes))} comparisons, at"
-        f" {LEVEL:g}. Resolvable: the smallest difference that these seeds find with 80 % power at the"
-        " strictest level of these. r: the correlation of the pairs."
+        f" {LEVEL:g}. Sign flips: the permutation test's p, and in brackets the least that so many seeds can"
+        " give. Resolvable: the smallest difference that these seeds find with 80 % power at the strictest"
+        " level of these. r: the correlation of the pairs."
     )
 
 
@@ -264,17 +300,18 @@ def markdown_lines(table):
 
 
 def latex(tables):
-    """Tabulars for the booktabs package."""
+    """Tabulars for the booktabs package, each with its title and its notes beneath it."""
     return "\n".join(line for table in tables for line in latex_lines(table))
 
 
 def latex_lines(table):
     cells = [" & ".join(map(escaped, row)) + r" \\" for row in [table.columns, *table.rows]]
-    notes = [f"% {note}" for note in (table.title, *table.notes)]
+    notes = escaped(" ".join([f"{table.title}.", *table.notes]))
     columns = "l" + "r" * (len(table.columns) - 1)
     head, *rows = cells
-    return [*notes, rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *rows,
-            r"\bottomrule", r"\end{tabular}", ""]  # fmt: skip
+    return [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *rows,
+            r"\bottomrule", r"\end{tabular}", r"\par\smallskip",
+            rf"\begin{{minipage}}{{\linewidth}}\footnotesize {notes}\end{{minipage}}", ""]  # fmt: skip
 
 
 LATEX = {

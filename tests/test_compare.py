@@ -162,6 +162,32 @@ def test_intervals_cover_at_their_nominal_rate(nothing_to_find):
     assert covered == pytest.approx(0.95, abs=3 * math.sqrt(0.95 * 0.05 / TABLES))
 
 
+def test_some_effects_do_not_raise_the_rate_of_wrong_verdicts_on_the_rest():
+    rng, wrong = np.random.default_rng(9), 0
+    for _ in range(TABLES):
+        losses = rng.normal(1.5, 0.003, SEEDS) + rng.normal(0, 0.003, (ARMS + 1, SEEDS))
+        losses[1:4] += 0.1  # truly worse, as Holm's procedure finds; then the level rises for those left
+        table = compare_all([(seeds(arm), seeds(losses[0])) for arm in losses[1:]])
+        assert {one.verdict for one in table[:3]} == {"worse"}
+        wrong += any(one.verdict in ("better", "worse") for one in table[3:])
+    assert 0.01 < wrong / TABLES <= LEVEL + 3 * math.sqrt(LEVEL * (1 - LEVEL) / TABLES)
+
+
+def test_welchs_intervals_cover_too():
+    rng, covered = np.random.default_rng(10), 0
+    for _ in range(TABLES):
+        one = compare(seeds(rng.normal(1.5, 0.003, 6)), seeds(rng.normal(1.5, 0.009, 4), 100))
+        assert not one.paired
+        covered += abs(one.mean) <= one.half
+    assert covered / TABLES == pytest.approx(0.95, abs=0.02), "approximate, by its degrees of freedom"
+
+
+def test_unpaired_arms_without_any_spread_are_certain():
+    for shift, p in ((0.0, 1.0), (0.5, 0.0)):
+        one = compare({1: 1.0 + shift, 2: 1.0 + shift}, {3: 1.0, 4: 1.0})
+        assert (one.mean, one.half, one.p, one.paired) == (shift, 0.0, p, False)
+
+
 def test_a_share_is_fiellers_interval_of_a_ratio_of_paired_means():
     """Its bounds are the shares at which a t-test of control - share * effect is just significant at 5 %."""
     rng = np.random.default_rng(3)

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import math
+import shutil
 
 import pytest
 from made_up import make_study
 
 import controls
 import findings
+from compare import compare
 from controls import measured_half, predicted_half
 from files import read_json, write_json
 from sentences import Study
@@ -37,7 +39,7 @@ def table1(results, by):
 )
 def test_the_tally_follows_from_the_verdicts(tmp_path, by, tally):
     text = table1(tmp_path, by)
-    assert f"comparisons with the baseline, 4 pairs or more, each below: {tally}" in text
+    assert f"Cells of the paper's grid, against the baseline, 4 pairs or more, each below: {tally}" in text
     assert f"each experiment (above, and in README.md) counted once: {tally}" in text
     assert "Whether it helps once the learning rate is tuned for it is open" in text
 
@@ -327,8 +329,10 @@ def test_a_measurement_between_two_is_interpolated_where_it_is_passed_for_good(m
 
 @pytest.mark.parametrize(("more", "word"), [(0.3, "overfits"), (0.0, "does not demonstrably overfit")])
 def test_whether_the_baseline_overfits_is_said(tmp_path, more, word):
-    folder = make_study(tmp_path / "limited_data" / "cpu", {"none": {}, "noise": NOISE}, baseline="none",
-                        seeds=(1, 2, 3), name="limited_data")  # fmt: skip
+    arms = {"none": {"train_tokens": 5000}, "noise": {"train_tokens": 5000, **NOISE}}
+    folder = make_study(
+        tmp_path / "limited_data" / "cpu", arms, baseline="none", seeds=(1, 2, 3), name="limited_data"
+    )
     for path in folder.rglob("result.json"):
         result = json.loads(path.read_text())
         final = result["final_val_loss"] + more
@@ -337,3 +341,85 @@ def test_whether_the_baseline_overfits_is_said(tmp_path, more, word):
     assert f"The baseline, `none`, {word}: its best evaluation is at iteration 750 (mean)" in text
     assert f"higher by {more:.4f} ± 0.0000 (n = 3)" in text
     assert text.count("val, final, whole split.") == 1, "a method may only delay overfitting"
+
+
+def test_a_wiggle_is_no_overfitting_and_one_seed_shows_none(tmp_path):
+    folder = make_study(tmp_path / "regularizers" / "cpu", {"none": {}}, baseline="none", name="regularizers")
+    for more, seeds, said in ((0.009, 3, "does not demonstrably overfit"), (0.3, 1, "in one seed")):
+        for path in sorted(folder.rglob("result.json")):
+            result = read_json(path)
+            write_json(path, result | {"final_val_loss": result["best_val_loss"] + more})
+            if int(path.parent.name.removeprefix("seed")) > seeds:
+                shutil.rmtree(path.parent)
+        (text,) = findings.overfitting(Study(folder))
+        assert f"The baseline, `none`, {said}: its best" in text
+        assert f"higher by {more:.4f}" in text
+
+
+def test_who_only_delays_overfitting_is_said(tmp_path):
+    common = {"train_tokens": 5000}
+    arms = {"none": common, "better": {**common, "dropout": 0.1}, "delays": {**common, **NOISE}}
+    arms["nothing"] = {**common, "weight_decay": 0.2}
+    folder = make_study(
+        tmp_path / "limited_data" / "cpu", arms, baseline="none", seeds=(1, 2, 3, 4), name="limited_data"
+    )
+    shift(folder, "better", -0.5)
+    for path in (folder / "delays").rglob("result.json"):
+        write_json(path, read_json(path) | {"final_val_loss": 1.0})
+    said = "Resolved as better at their best: `better`; at the end alone, so that for all that these seeds tell"
+    assert f"{said} they delay overfitting: `delays`; each against its reference." in findings.findings(
+        tmp_path
+    )
+    assert "one text of 5,000 symbols" in findings.findings(tmp_path)
+    write_json(folder / "study.json", {**read_json(folder / "study.json"), "seeds": [1, 2, 3, 4, 5]})
+    assert "Resolved as better" not in findings.findings(tmp_path), "while planned seeds are missing"
+
+
+def test_schedules_are_compared_with_each_other(tmp_path):
+    arms = {
+        "baseline": {},
+        "exponential": NOISE,
+        "linear": {**NOISE, "noise_schedule": "linear"},
+        "exponential_global": {**NOISE, "noise_scale": "global"},
+        "exponential_tensor": {**NOISE, "noise_scale": "tensor"},
+    }
+    folder = make_study(tmp_path / "schedules" / "cpu", arms, seeds=(1, 2, 3, 4), name="schedules")
+    shift(folder, "linear", 0.5)
+    text = findings.findings(tmp_path)
+    c = compare(
+        *(Study(folder).settings[0].arm(name).losses("best_val_loss") for name in ("linear", "exponential"))
+    )
+    assert f"- `linear` minus `exponential`: {c.mean:+.4f} ± {c.half:.4f} (n = 4)." in text
+    assert "- `exponential_tensor` minus `exponential_global`: +0.0000 ± 0.0000 (n = 4)." in text
+
+
+def test_runs_that_diverged_count_as_an_outcome(tmp_path):
+    table1(tmp_path, 0.5)
+    folder = tmp_path / "table1_shakespeare" / "cpu"
+    for path in (folder / "cell").rglob("result.json"):
+        write_json(path, {"status": "diverged", "diverged_at": 9})
+    text = findings.findings(tmp_path)
+    assert "Cells of the paper's grid, against the baseline, 4 pairs or more, each below: 1 diverged." in text
+
+
+def test_the_cells_of_the_wider_grid_are_told_apart_from_the_papers(tmp_path):
+    table1(tmp_path, 0.5)
+    wider = {"baseline": {}, "a": {"noise_sigma": 0.2}, "b": {"noise_sigma": 0.3}}
+    make_study(tmp_path / "sensitivity" / "cpu", wider, seeds=(1, 2, 3, 4), name="sensitivity")
+    text = findings.findings(tmp_path)
+    assert "Cells of the paper's grid, against the baseline, 4 pairs or more, each below: 1 worse." in text
+    assert (
+        "Cells of `sensitivity`, a wider one, against the baseline, 4 pairs or more, each below: 2 worse."
+        in text
+    )
+
+
+def test_an_arm_that_is_better_though_some_of_it_exploded_is_better(tmp_path):
+    tuned(tmp_path, -0.3, 0.0)
+    path = tmp_path / "best_against_best" / "cpu" / "noise" / "seed1" / "result.json"
+    write_json(path, read_json(path) | {"final_train_loss": 90.0})
+    text = findings.findings(tmp_path)
+    assert ": better, 1 of 4 ended above their start." in text
+    assert (
+        "**Keep it, with its learning rate tuned: it is resolved as better than the tuned baseline.**" in text
+    )

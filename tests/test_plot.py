@@ -1,14 +1,19 @@
 """Figures from run folders: what is drawn, and what is said of what is missing."""
 
 import json
+import math
+import re
 
+import numpy as np
 import pytest
 from made_up import META, drawn_text, fake_run, losses_text, make_study
+from scipy import stats
 
 import figures
 import plot
 import tables
 from arms import read_settings
+from compare import interval
 from config import UserError
 from files import read_json, write_json
 
@@ -222,15 +227,83 @@ def test_runs_of_no_study_are_drawn_together_beside_studies_too(tmp_path, monkey
 
 def test_the_map_is_drawn_where_the_arms_are_a_grid_and_says_each_cell(tmp_path):
     grid = {f"s{s}_g{g}": {"noise_sigma": s, "noise_gamma": g} for s in (0.01, 0.1, 0.5) for g in (0.9, 0.99)}
-    (setting,) = read_settings([make_study(tmp_path / "whole", {"baseline": {}, **grid})])
+    elsewhere = {"elsewhere": {"noise_sigma": 0.1, "noise_gamma": 0.9, "noise_point": "weights"}}
+    arms_ = {"baseline": {}, **grid, **elsewhere}
+    (setting,) = read_settings([make_study(tmp_path / "whole", arms_, seeds=range(1, 9))])
     figure = figures.sensitivity_figure([setting])
     values = [text.get_text() for text in figure.axes[0].texts]
-    assert values == [f"{s * 1.6:+.4f}" for s in (0.5, 0.1, 0.01) for _ in range(2)]
+    assert values == [f"{s * 2.35:+.4f}" for s in (0.5, 0.1, 0.01) for _ in range(2)]
     del grid["s0.5_g0.9"]
     assert (
         figures.sensitivity_figure(read_settings([make_study(tmp_path / "part", {"baseline": {}, **grid})]))
         is None
     )
+
+
+def test_a_cell_says_what_is_not_resolved_and_what_was_lost(tmp_path):
+    grid = {f"s{s}_g{g}": {"noise_sigma": s, "noise_gamma": g} for s in (0.01, 0.1, 0.5) for g in (0.9, 0.99)}
+    folder = make_study(tmp_path, {"baseline": {}, **grid}, seeds=(1, 2))
+    for seed in (1, 2):
+        fake_run(folder / "s0.5_g0.9" / f"seed{seed}", seed, status="diverged", **grid["s0.5_g0.9"])
+        path = folder / "s0.5_g0.99" / f"seed{seed}" / "result.json"
+        write_json(path, read_json(path) | {"best_val_loss": 40.0, "final_train_loss": 50.0})
+    fake_run(folder / "s0.1_g0.9" / "seed2", 2, status="diverged", **grid["s0.1_g0.9"])
+    axes = figures.sensitivity_figure(read_settings([folder])).axes[0]
+    values = [text.get_text() for text in axes.texts]
+    assert values[0] == "2 of 2 diverged"
+    assert values[1].endswith("\n2 of 2 ended above their start")
+    assert values[2] == "+0.1300\n1 of 2 diverged", "no verdict on one survivor"
+    assert values[3] == "(+0.1450)"
+    assert axes.images[0].get_clim()[1] == pytest.approx(0.145), "what exploded does not set the colours"
+
+
+def test_noise_on_a_logarithmic_axis_has_its_band_in_logarithms(tmp_path):
+    for seed, sigma in ((1, 1.0), (2, 1e-2), (3, 1e-4)):
+        folder = fake_run(tmp_path / "noise" / f"seed{seed}", seed, noise_sigma=0.1)
+        log = (folder / "log.jsonl").read_text()
+        (folder / "log.jsonl").write_text(re.sub(r'"sigma": [^,]*', f'"sigma": {sigma}', log))
+    fake_run(tmp_path / "baseline" / "seed1")
+    (axes, *_) = figures.noise_figure(read_settings([tmp_path])).axes
+    lines = {len(line.get_ydata()): line for line in axes.get_lines()}
+    assert sorted(lines) == [0, 5], "the baseline has no noise to show"
+    assert lines[5].get_ydata() == pytest.approx(1e-2)
+    (low, high) = np.percentile(np.log10(axes.collections[1].get_paths()[0].vertices[:, 1]), (0, 100))
+    half = stats.t.ppf(0.975, 2) * 2 / math.sqrt(3)
+    assert (low, high) == pytest.approx((-2 - half, -2 + half))
+
+
+def test_what_would_leave_the_others_no_room_is_told_in_figures(tmp_path):
+    arms_ = {
+        "baseline": {},
+        **{f"noise{n}": {"noise_sigma": 0.001 * n} for n in (1, 2, 3)},
+        "far": {"noise_sigma": 0.1},
+        "lost": {"noise_sigma": 0.2},
+        "one": {"noise_sigma": 0.3},
+    }
+    folder = make_study(tmp_path, arms_)
+    for arm, seeds in (("lost", (1, 2, 3)), ("one", (2, 3))):
+        for seed in seeds:
+            fake_run(folder / arm / f"seed{seed}", seed, status="diverged", **arms_[arm])
+    figure = figures.forest_figure(read_settings([folder]))
+    (axes,) = figure.axes
+    assert axes.get_xlim()[1] < 0.02
+    assert [text.get_text().rstrip(" \N{RIGHTWARDS ARROW}") for text in axes.texts] == [
+        f"{0.16:+.4f} ± {interval([0.13, 0.16, 0.19])[1]:.4f}",
+        "3 of 3 diverged",
+        "+0.3900, 2 of 3 diverged",
+    ]
+    assert len(axes.get_yticklabels()) == 6
+    words = "In figures: more than 10 times the median, or no interval."
+    assert f"over 4 comparisons at 0.05, left of 0 better. {words}" in drawn_text(figure)
+
+
+def test_losses_whose_comparisons_are_alike_are_one_panel(tmp_path):
+    folder = make_study(tmp_path, {"baseline": {}, "noise": {"noise_sigma": 0.1}})
+    (axes,) = figures.forest_figure(read_settings([folder])).axes
+    for path in (folder / "noise").rglob("result.json"):
+        write_json(path, read_json(path) | {"final_val_loss": 9.0})
+    assert len(figures.forest_figure(read_settings([folder])).axes) == 2
+    assert axes.get_title() == "" or "the same" in axes.get_title()
 
 
 def test_the_forest_has_a_row_an_arm_and_marks_what_is_resolved(tmp_path):
@@ -314,7 +387,7 @@ def test_an_arm_that_ended_above_its_start_does_not_flatten_the_others(tmp_path)
         assert axes.get_xlim()[1] < 5
         (text,) = [text.get_text() for text in axes.texts]
         assert text.startswith("+4")
-    assert "beyond the scale: an arm that ended above its start" in drawn_text(forest)
+    assert "In figures: an arm that ended above its start." in drawn_text(forest)
     alone = read_settings([folder / "exploded"])
     (axes,) = figures.loss_figure(alone, "val_loss", "loss").axes
     assert axes.get_ylim()[1] > 20, "where there are no others"

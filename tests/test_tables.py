@@ -18,6 +18,7 @@ from arms import differences, read_settings
 from compare import compare_all, interval
 from config import UserError
 from files import write_json
+from sentences import tally
 
 # Arms.
 
@@ -154,6 +155,11 @@ def test_the_comparisons_are_compared_and_written_in_three_forms(two_arms):
     latex = tables.latex([table])
     assert f"noise & baseline & 3 & {difference.replace('±', r'$' + chr(92) + 'pm$')} &" in latex
     assert all(rule in latex for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
+    printed = latex.split(r"\end{tabular}")[1]
+    assert "Below 0 is better." in printed
+    assert r"95 \% t interval (unadjusted)" in printed
+    assert "reduced size" in printed
+    assert "%" not in printed.replace(r"\%", ""), "nothing of it is a comment"
     (row,) = csv.DictReader(io.StringIO(tables.comma_separated([table])))
     assert float(row["mean"]) == pytest.approx(wanted.mean, rel=1e-5)
     assert float(row["p_holm"]) == pytest.approx(wanted.p_holm, rel=1e-5)
@@ -212,6 +218,72 @@ def test_an_arm_that_diverged_whole_keeps_its_row_and_no_survivors_are_better(tm
     figures.forest_figure(settings)
 
 
+def test_a_reference_that_lost_runs_is_told_and_gives_no_arm_a_worse(tmp_path):
+    arms_ = {"baseline": {}, "rate": {"learning_rate": 0.01}}
+    arms_["rate_noise"] = {"learning_rate": 0.01, "noise_sigma": 0.1}
+    folder = make_study(tmp_path, arms_, versus={"rate_noise": "rate"}, seeds=(1, 2, 3, 4))
+
+    def said():
+        rows = tables.comparison_table(read_settings([folder]), "best_val_loss").rows
+        return {row[0]: row[-1] for row in rows}
+
+    assert said()["rate_noise"] == "worse"
+    fake_run(folder / "rate" / "seed1", 1, status="diverged", learning_rate=0.01)
+    assert said()["rate_noise"] == "reference: 1 of 4 diverged"
+    for seed in (2, 3, 4):
+        fake_run(folder / "rate" / f"seed{seed}", seed, status="diverged", learning_rate=0.01)
+    assert said() == {"rate": "4 of 4 diverged", "rate_noise": "reference: 4 of 4 diverged"}
+    rows = {row[1].name: row for row in tables.comparisons(read_settings([folder]), "best_val_loss")}
+    assert [tables.outcome(row) for row in rows.values()] == ["diverged", "diverged"]
+    assert tally(rows.values()) == "2 diverged"
+
+
+def test_to_overfit_is_not_to_explode(tmp_path):
+    folder = make_study(tmp_path, {"baseline": {}, "noise": {"noise_sigma": 0.1}})
+    for path in (folder / "noise").rglob("result.json"):
+        write_json(path, {**json.loads(path.read_text()), "final_val_loss": 50.0})
+    (setting,) = read_settings([folder])
+    assert not setting.arm("noise").exploded
+    path = folder / "noise" / "seed2" / "result.json"
+    write_json(path, {**json.loads(path.read_text()), "final_train_loss": 50.0})
+    (setting,) = read_settings([folder])
+    assert [run.seed for run in setting.arm("noise").exploded] == [2]
+    (row,) = tables.comparisons([setting], "best_val_loss")
+    assert tables.verdict(*row) == "worse, 1 of 3 ended above their start"
+    assert tables.outcome(row) == "worse"
+
+
+def test_the_target_is_the_lowest_that_the_baseline_comes_to_by_half_way(two_arms):
+    for path in (two_arms / "baseline").rglob("log.jsonl"):
+        log = path.read_text().splitlines()
+        events = [json.loads(line) for line in log]
+        for event in events:
+            if event["kind"] == "eval" and event["iter"] >= 500:
+                event["val_loss"] += 1.0  # it overfits
+        path.write_text("".join(json.dumps(event) + "\n" for event in events))
+    (setting,) = read_settings([two_arms])
+    assert tables.target_loss(setting) == pytest.approx(np.mean([val_loss(250, s, 0) for s in (1, 2, 3)]))
+
+
+def test_other_cadences_and_devices_are_other_settings(tmp_path):
+    fake_run(tmp_path / "baseline" / "seed1")
+    fake_run(tmp_path / "often" / "seed1", noise_sigma=0.1, eval_interval=10)
+    folder = fake_run(tmp_path / "card" / "seed1", noise_sigma=0.1)
+    about = json.loads((folder / "run.json").read_text())
+    write_json(folder / "run.json", {**about, "machine": {"device": "cuda:0", "name": "x"}})
+    settings = read_settings([tmp_path])
+    assert sorted(arm.name for setting in settings for arm in setting.arms) == ["baseline", "card", "often"]
+    assert len(settings) == 3
+    assert tables.comparisons(settings, "best_val_loss") == []
+
+
+def test_a_loss_that_is_null_is_none(two_arms):
+    path = two_arms / "noise" / "seed2" / "result.json"
+    write_json(path, {**json.loads(path.read_text()), "final_val_loss": None})
+    (setting,) = read_settings([two_arms])
+    assert sorted(setting.arm("noise").losses("final_val_loss")) == [1, 3]
+
+
 def test_there_is_no_verdict_before_the_planned_seeds_are_there(tmp_path):
     arms_ = {"baseline": {}, "noise": {"noise_sigma": 0.1}}
     (setting,) = read_settings([make_study(tmp_path, arms_, seeds=(1, 2, 3))])
@@ -258,3 +330,27 @@ def test_the_report_says_in_words_what_the_tables_say(tmp_path):
     assert "3 of 4 arms" in text
     with pytest.raises(UserError, match="no study lies in"):
         report.main([str(tmp_path / "nowhere")])
+
+
+def test_the_report_of_many_arms_names_them_and_says_once_what_is_the_same_twice(tmp_path):
+    many = {f"noise{n}": {"noise_sigma": 0.1 * n} for n in range(1, 10)}
+    many["other"] = {"noise_schedule": "constant", "noise_sigma": 0.5}
+    folder = make_study(tmp_path / "tiny" / "cpu", {"baseline": {}, **many})
+    settings = read_settings([folder])
+    ((losses, rows),) = tables.told_apart(settings)
+    said = report.in_words(losses, rows)
+    assert said.startswith(
+        "*val, best evaluation (val, final, whole split; test, best weights: the same)*, against"
+    )
+    assert "noise1, noise2, noise3" in said
+    assert "±" not in said
+    assert "noise1 +0" in report.in_words(losses, rows[:3])
+    text = tables.markdown([tables.comparison_table(settings, *losses)])
+    assert text.startswith(
+        "**val, best evaluation (val, final, whole split; test, best weights: the same): diff"
+    )
+    for path in (folder / "noise1").rglob("result.json"):
+        write_json(path, {**json.loads(path.read_text()), "final_val_loss": 9.0})
+    assert [losses for losses, _ in tables.told_apart(read_settings([folder]))] == [
+        ("best_val_loss", "best_weights_test_loss"), ("final_val_loss",)
+    ]  # fmt: skip
