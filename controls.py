@@ -51,7 +51,7 @@ def forgetting(studies):
         " more. Its elements' v are not equal, as the prediction has them; a matched warm-up has one v for all"
         " too, and what is measured of it is the factor of its learning rate. Intervals are over seeds.",
         "",
-        "| study | arm | t_1/2, predicted | t_1/2, measured | noise over the batch's own, t = 0 | under 1 at |",
+        "| study | arm | t_1/2, predicted | t_1/2, measured | noise over the batch's own, t = 0 | less from t |",
         "|---|---|---:|---:|---:|---:|",
         *rows,
         "",
@@ -258,7 +258,7 @@ def in_short(study):
     mean, alone = "the mean that the noise has in AdamW's second moment", words["second_moment_mean"]
     if low >= 1 - MARGIN:
         said = f"{mean}, without any randomness, is enough for its {what}: alone it has {alone}"
-        said += ", so that what else the noise does takes some of that away" if low > 1 else ""
+        said += ", so that the noise's other effects offset some of it" if low > 1 else ""
     elif low > 0 and high < 1 - MARGIN:
         said = f"{mean}, without any randomness, is enough for a part of its {what}: alone it has {alone}"
     elif low <= 0 and high < 1 - MARGIN:
@@ -267,8 +267,8 @@ def in_short(study):
         said = f"these seeds cannot tell whether {mean} is enough for its {what}: alone it has {alone}"
     if low > 1 and "anticorrelated" in found and found["anticorrelated"][1][1] > 1:
         said += (
-            ". Anti-correlated noise, as random but with nothing that adds up in the weights, has"
-            f" {words['anticorrelated']}: it is what adds up that does"
+            ". Anti-correlated noise, as random, but with a sum in the weights that stays small, has"
+            f" {words['anticorrelated']} too: the offset is of noise that adds up there"
         )
     if "matched_warmup" in found and found["matched_warmup"][1][2] < low:
         said += ". A smaller step alone (`matched_warmup`) has less than that in the end,"

@@ -493,7 +493,7 @@ def sensitivity_panel(setting):
     )
     if any(outcome(row) == "interim" for row in cells.values()):
         caption += " Interim: planned seeds are missing, and there is no verdict."
-    return Panel(draw, setting.title, wrap(caption), height=0.3 * len(sigmas), xlabel="gamma")
+    return Panel(draw, setting.title, wrap(caption), height=0.3 * len(sigmas), xlabel="gamma", left=0.6)
 
 
 def mean_of(row):

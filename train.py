@@ -329,7 +329,9 @@ def finish(t, folder):
         "final_train_loss": train_loss(t),
         "minibatch_loss_last100": t.trace[-100:, 0].mean().item(),
     }
-    for split in [split for split in t.corpus.tokens if split != "train"]:
+    splits = [split for split in t.corpus.tokens if split != "train"]
+    print(f"evaluating the whole of {' and '.join(splits)}", flush=True)
+    for split in splits:
         final = mean_loss(t.model, t.corpus.windows(split, t.config.block_size))
         losses[f"final_{split}_loss"] = losses[f"best_weights_{split}_loss"] = final
         if not last_is_best:

@@ -206,7 +206,7 @@ def test_the_words_for_a_share(low, high, said):
     ("by", "said"),
     [
         (0.0, f"{MEAN}, without any randomness, is enough for its harm: alone it has 100%"),
-        (0.1, "of the effect of `noise`, so that what else the noise does takes some of that away"),
+        (0.1, "of the effect of `noise`, so that the noise's other effects offset some of it"),
         (-0.1, f"{MEAN}, without any randomness, is enough for a part of its harm: alone it has"),
         (-0.4, f"{MEAN} is not what does its harm: alone it has"),
         (None, f"these seeds cannot tell whether {MEAN} is enough for its harm: alone it has"),
@@ -223,7 +223,7 @@ def test_the_answer_in_short_follows_from_the_shares(mechanism, tmp_path, by, sa
     head = "**In short,** over 1,000 iterations (n = 4): "
     (line,) = [line for line in text.splitlines() if line.startswith(head)]
     assert said in line
-    assert ("so that what else" in line) == (by == 0.1)
+    assert ("so that the noise's other" in line) == (by == 0.1)
     assert ("A smaller step alone (`matched_warmup`) has less than that in the end, 5" in line) == (
         by in (0.0, 0.1)
     )
@@ -237,8 +237,8 @@ def test_what_adds_up_is_said_to_help_where_noise_that_does_not_does_more_harm(m
     shift(mechanism, "second_moment_mean", 0.1)
     shift(mechanism, "anticorrelated", 0.1)
     text = findings.findings(tmp_path)
-    assert "Anti-correlated noise, as random but with nothing that adds up in the weights, has 1" in text
-    assert "of the effect of `noise`: it is what adds up that does" in text
+    assert "Anti-correlated noise, as random, but with a sum in the weights that stays small, has 1" in text
+    assert "of the effect of `noise` too: the offset is of noise that adds up there" in text
     assert "- `anticorrelated` minus `second_moment_mean`: +0.0000 ± 0.0000 (n = 4)." in text
 
 
