@@ -51,7 +51,7 @@ def forgetting(studies):
         " more. Its elements' v are not equal, as the prediction has them; a matched warm-up has one v for all"
         " too, and what is measured of it is the factor of its learning rate. Intervals are over seeds.",
         "",
-        "| study | arm | t_1/2, predicted | t_1/2, measured | noise over the batch's own, t = 0 | less from t |",
+        "| study | arm | t_1/2, predicted | t_1/2, measured | noise over the batch's own at 0 | less from t |",
         "|---|---|---:|---:|---:|---:|",
         *rows,
         "",

@@ -483,7 +483,7 @@ def sensitivity_panel(setting):
             colour = "white" if abs(mean) > 0.6 * extreme else "black"
             axes.text(column, line, cell(rows[line][column]), ha="center", va="center", size=6, color=colour)
         axes.set_xticks(range(len(gammas)), [f"{gamma:g}" for gamma in gammas])
-        axes.set_yticks(range(len(sigmas)), [f"{sigma:g}" for sigma in reversed(sigmas)])
+        axes.set_yticks(range(len(sigmas)), [short(sigma) for sigma in reversed(sigmas)])
         axes.set_ylabel("sigma_0")
 
     caption = (
@@ -493,7 +493,12 @@ def sensitivity_panel(setting):
     )
     if any(outcome(row) == "interim" for row in cells.values()):
         caption += " Interim: planned seeds are missing, and there is no verdict."
-    return Panel(draw, setting.title, wrap(caption), height=0.3 * len(sigmas), xlabel="gamma", left=0.6)
+    return Panel(draw, setting.title, wrap(caption), height=0.3 * len(sigmas), xlabel="gamma")
+
+
+def short(sigma):
+    """0.05 as it is, and 0.001 as 1e-3."""
+    return f"{sigma:g}" if sigma >= 0.01 else np.format_float_scientific(sigma, trim="-", exp_digits=1)
 
 
 def mean_of(row):
