@@ -1,7 +1,7 @@
 """Run folders as arms that may be compared, and their curves. No torch.
 
 An arm is one config under several seeds: out/<arm>/seed<n>. A setting is what arms must share to be set side
-by side: corpus, model size, batch and length.
+by side: corpus, model size, batch, length, evaluations and kind of device.
 """
 
 import collections
@@ -157,6 +157,7 @@ class Setting:
     corpus: dict  # its meta
     arms: list
     study: dict | None = None  # what its study.json holds
+    apart: str = ""  # what it differs in from another of the same title and size
 
     @property
     def title(self):
@@ -180,7 +181,7 @@ class Setting:
         label = "reduced size, " if self.reduced else ""
         if k["train_tokens"] is not None:
             tokens += f" drawn from {k['train_tokens']:,}"
-        return f"{label}{parameters} parameters, {k['max_iters']:,} iterations of {tokens}"
+        return f"{label}{parameters} parameters, {k['max_iters']:,} iterations of {tokens}{self.apart}"
 
     @property
     def reduced(self):
@@ -230,7 +231,14 @@ def group(runs):
         arms.sort(key=lambda arm: (order.get(arm.name, len(order)), arm.noisy, arm.name))
         arms = [replace(arm, number=order.get(arm.name, place)) for place, arm in enumerate(arms)]
         settings.append(Setting(dict(key[1:]), about["parameters"], about["corpus"], arms, record))
-    return settings
+    alike = by(settings, lambda setting: (str(setting.study), setting.title, setting.size))
+    return [replace(setting, apart=apart(setting, alike[key])) for key in alike for setting in alike[key]]
+
+
+def apart(setting, alike):
+    """In words, what of SHARED and the device sets it apart from settings of the same title and size."""
+    different = [name for name in setting.knobs if len({str(other.knobs[name]) for other in alike}) > 1]
+    return "".join(f", {name} {setting.knobs[name]}" for name in different if name != "data")
 
 
 def by(items, key):

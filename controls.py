@@ -9,7 +9,7 @@ import numpy as np
 
 from compare import compare, interval, share
 from sentences import BEST, named, section
-from tables import DASH, with_interval
+from tables import DASH, lost, with_interval
 
 MARGIN = 0.1  # a control whose share of the noise's effect lies within 1 ± this accounts for it
 
@@ -164,9 +164,9 @@ def among(study):
         for one, other in ([setting.arm(name) for name in pair] for pair in AMONG):
             if one and other and not one.missing(study.seeds) + other.missing(study.seeds):
                 c = compare(one.losses(BEST), other.losses(BEST))
-                items += [
-                    f"- `{one.name}` minus `{other.name}`: {with_interval(c.mean, c.half, '+')} (n = {c.n})."
-                ]
+                found = f"{with_interval(c.mean, c.half, '+')} (n = {c.n})" if c.n else "nothing to compare"
+                remarks = [*lost(one), *(f"`{other.name}`: {words}" for words in lost(other))]
+                items += [f"- `{one.name}` minus `{other.name}`: {', '.join([found, *remarks])}."]
     if items:
         head = "Between arms, outside the family of the verdicts, with 95 % t intervals (unadjusted):"
         yield "\n".join([head, "", *items, "", f"    {study.command}"])

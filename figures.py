@@ -3,6 +3,7 @@
 Each is None where there is nothing to draw.
 """
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,18 @@ from matplotlib import rc_context
 from arms import changed_knobs, differences, mean_band, notes, other_knobs
 from compare import LEVEL
 from panels import STYLE, Panel, figure_of, line_style, wrap
-from tables import against, comparisons, lost, outcome, title_of, told_apart, verdict, with_interval
+from tables import (
+    LOSSES,
+    against,
+    comparisons,
+    families,
+    lost,
+    outcome,
+    told_apart,
+    usual_of,
+    verdict,
+    with_interval,
+)
 
 SMALLEST = 1e-12  # the least noise that is drawn: a 1e-8th of what a gradient's element is
 MOST_ARMS = 7  # in a panel; more are spread over several, the baseline in each
@@ -160,7 +172,7 @@ def noise_figure(settings):
 
 def noise_panels(setting, arms):
     caption = (
-        f"{described(setting)}. {seeds_line(arms)} Sigma and noise norm: means of their logarithms."
+        f"{described(setting)}. {seeds_line(arms)} Sigma and noise norm: geometric means."
         f" Gradient norm before clipping{noise_remarks(arms)}."
     )
     end = setting.knobs["max_iters"]
@@ -299,18 +311,19 @@ def forest_panel(rows, losses):
     longest = max(len(line) for label in labels for line in label.splitlines())
     row_height = 0.22 if any("\n" in label for label in labels) else 0.17
     sizes = {f"{setting.title}, {setting.size}" for setting, *_ in rows}
-    title = title_of(losses) + (f", {len(sizes)} settings" if len(sizes) > 1 else "")
+    title = LOSSES[losses[0]] + (f", {len(sizes)} settings" if len(sizes) > 1 else "")
     return Panel(
-        draw, title, wrap(forest_caption(rows, sizes, why)), height=row_height * len(rows) + 0.12,
+        draw, title, wrap(forest_caption(rows, losses, sizes, why)), height=row_height * len(rows) + 0.12,
         xlabel="difference (nats)", left=min(2.2, 0.3 + 0.052 * longest),
     )  # fmt: skip
 
 
 def told_in_figures(rows):
     """For each row why it is told in figures and not drawn, or None: it has no interval, or would leave the
-    others no room."""
-    sizes = [abs(c.mean) for _, arm, _, c in rows if c.half is not None and not arm.exploded]
-    most = FAR * np.median(sizes) if sizes else np.inf
+    others no room: an exploded arm, and of the larger half what is FAR times all that is smaller."""
+    sizes = sorted(abs(c.mean) for _, arm, _, c in rows if c.half is not None and not arm.exploded)
+    larger_half = itertools.pairwise(sizes[len(sizes) // 2 :])
+    least = next((larger for smaller, larger in larger_half if larger > FAR * smaller), np.inf)
     why = []
     for _, arm, _, c in rows:
         if c.half is None:
@@ -318,7 +331,7 @@ def told_in_figures(rows):
         elif sizes and arm.exploded:
             why.append("an arm that ended above its start")
         else:
-            why.append(f"more than {FAR} times the median" if abs(c.mean) > most > 0 else None)
+            why.append(f"{FAR} times all smaller ones" if abs(c.mean) >= least else None)
     return why
 
 
@@ -347,28 +360,33 @@ def forest_figures(axes, place, row):
     )  # fmt: skip
 
 
-def forest_caption(rows, sizes, why):
-    baselines = sorted({setting.baseline.name for setting, *_ in rows if setting.baseline})
-    several = len({setting.title for setting, *_ in rows}) > 1
+def forest_caption(rows, losses, sizes, why):
     tested = sum(row[-1].p is not None for row in rows)
+    family = f"{tested} comparisons" if len(families(rows)) == 1 else "the comparisons of its study"
+    same = "".join(f" The same for {LOSSES[name]}." for name in losses[1:])
     caption = (
-        f"{'; '.join(sorted(sizes))}. Difference to {' or '.join(baselines)} unless said, n = {counts(rows)},"
+        f"{'; '.join(sorted(sizes))}.{same} Difference to {usual_of(rows)} unless said, n = {counts(rows)},"
         " 95 % t intervals (unadjusted); filled: resolved by the paired t-test, Holm-adjusted over"
-        f" {'the comparisons of its study' if several else f'{tested} comparisons'} at {LEVEL:g},"
-        " left of 0 better."
+        f" {family} at {LEVEL:g}, left of 0 better."
     )
     if any(why):
-        caption += f" In figures: {', or '.join(dict.fromkeys(filter(None, why)))}."
-    if any(outcome(row) == "interim" for row in rows):
-        caption += " Interim: planned seeds are missing, and there is no verdict."
-    return caption
+        caption += f" Written as numbers: {', or '.join(dict.fromkeys(filter(None, why)))}."
+    return caption + no_verdict(rows)
 
 
-FAR = 10  # times the median difference: beyond the scale
+def no_verdict(rows):
+    """What a caption must add where some comparisons have no verdict."""
+    outcomes = {outcome(row) for row in rows}
+    said = " Interim: planned seeds are missing, and there is no verdict." if "interim" in outcomes else ""
+    return said + (" One seed gives no verdict." if "–" in outcomes else "")
+
+
+FAR = 10  # times the next smaller difference: beyond the scale
 COLOUR_OF = {"better": "#009E73", "worse": "#D55E00"}  # by verdict; black and hollow for any other
 
 
 def counts(rows):
+    """The numbers of pairs of some comparisons, in words."""
     numbers = sorted({comparison.n for *_, comparison in rows})
     return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
 
@@ -488,11 +506,10 @@ def sensitivity_panel(setting):
 
     caption = (
         f"{described(setting)}; difference of the best val loss to {setting.baseline.name} in nats, mean of"
-        f" {counts([row for row in cells.values() if row[-1].n])} pairs, red worse; in brackets: not resolved."
-        " The tests are in the table of comparisons."
+        f" n = {counts(cells.values())} pairs, red worse; in brackets: not resolved. The tests are in the table"
+        " of comparisons."
     )
-    if any(outcome(row) == "interim" for row in cells.values()):
-        caption += " Interim: planned seeds are missing, and there is no verdict."
+    caption += no_verdict(cells.values())
     return Panel(draw, setting.title, wrap(caption), height=0.3 * len(sigmas), xlabel="gamma")
 
 

@@ -71,23 +71,26 @@ OVERFITS = 0.01  # nats that a final val loss must be above the best one: it can
 def overfitting(study):
     """How far the baseline overfits: its final val loss over its best one; a list."""
     for setting in study.settings:
-        best, final = (setting.baseline.losses(name) for name in (BEST, FINAL))
+        baseline = setting.arm(study.record["baseline"])
+        if not baseline or not baseline.ended:
+            continue
+        best, final = (baseline.losses(name) for name in (BEST, FINAL))
         mean, half = interval([final[seed] - best[seed] for seed in best])
-        at = np.mean([run.result["best_iter"] for run in setting.baseline.ended])
-        train = interval(list(setting.baseline.losses("final_train_loss").values()))[0]
+        at = np.mean([run.result["best_iter"] for run in baseline.ended])
+        train = interval(list(baseline.losses("final_train_loss").values()))[0]
         word = "overfits" if half is not None and mean - half > OVERFITS else "does not demonstrably overfit"
         yield (
-            f"The baseline, `{setting.baseline.name}`, {word if half is not None else 'in one seed'}: its best"
+            f"The baseline, `{baseline.name}`, {word if half is not None else 'in one seed'}: its best"
             f" evaluation is at iteration {at:,.0f} (mean), and the final val loss is higher by"
-            f" {with_interval(mean, half)} (n = {len(best)}), at a train loss of {train:.4f}."
-            f" (Overfitting: higher by more than {OVERFITS} and half of the interval.)"
+            f" {with_interval(mean, half)} (n = {len(best)}), at a train loss of {train:.4f}. (Overfitting:"
+            f" higher by more than {OVERFITS} plus half of the interval.)"
         )
 
 
 def delaying(study):
     """Who is better at the best, who only at the end, and what is not told apart; a list."""
     best, final, knobs = study.rows(), study.rows(FINAL), study.settings[0].knobs
-    if any(outcome(row) == "interim" for row in best.values()):
+    if not best or any(outcome(row) == "interim" for row in best.values()):
         return
     at_best = [name for name, row in best.items() if outcome(row) == "better"]
     only_later = [name for name, row in final.items() if outcome(row) == "better" and name not in at_best]
@@ -101,8 +104,8 @@ def delaying(study):
     yield (
         f"{'; '.join(said)}; each against its reference. All is of one text of {knobs['train_tokens']:,}"
         " symbols and one val split, and the intervals are over seeds. The learning rate falls by one cosine in"
-        " all arms, so that a later best is one at a lower rate; the best is the lowest evaluation, of one in"
-        f" {knobs['eval_interval']:,} iterations."
+        " all arms, so that a later best is one at a lower rate; the best is the lowest of the evaluations, one"
+        f" every {knobs['eval_interval']:,} iterations."
     )
 
 
@@ -197,10 +200,10 @@ def perturbed(studies):
             continue
         if "better" in counts:
             said = "use it, by an arm that is resolved as better than fine-tuning alone"
-        elif "not resolved" in counts:
-            said = "leave it out, no arm is resolved as better than fine-tuning alone"
-        else:
+        elif counts.keys() == {"worse"}:
             said = "leave it out, every arm is worse than fine-tuning alone"
+        else:
+            said = "leave it out, no arm is resolved as better than fine-tuning alone"
         yield (
             f"**NoisyTune before fine-tuning: {said}** ({tally(rows)}). {study.where}, from one pretrained"
             f" model: the intervals are over fine-tunings of it.\n\n    {study.command}"

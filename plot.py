@@ -3,9 +3,9 @@
     python plot.py FOLDER [FOLDER ...] [--out=DIR]       the default DIR is FOLDER/figures
 
 Every run folder at or below the folders is read; out/<arm>/seed<n> is a run of that arm. Runs that share
-corpus, model size, batch and length are one setting, and one panel. A folder with studies in it (sweep.py) has
-each of them drawn into its own figures folder, those of the paper's Table 1 of one size together beside them,
-and all runs of no study together there too (a single folder of them within itself).
+corpus, model size, batch, length, evaluations and kind of device are one setting, and one panel. A folder with
+studies in it (sweep.py) has each of them drawn into its own figures folder, those of the paper's Table 1 of one
+size together beside them, and the arms of no study together there too (a single one within itself).
 
 For whatever there is it writes, figures as PNG and PDF of column width (3.3 inches), tables as Markdown, LaTeX
 (booktabs) and CSV:
@@ -79,18 +79,20 @@ def drawings(folders, out):
     paper = [path for path in studies if path.parent.name.startswith("table1")]
     paper = by(paper, lambda path: (path.parent.parent, path.name))  # results/gpu has its own
     joint = [(same, place / "figures" / size) for (place, size), same in paper.items() if len(same) > 1]
-    loose = [(found, folder) for folder in folders if (found := loose_runs(folder))]
-    loose = [(found, (folder if len(found) > 1 else found[0]) / "figures") for found, folder in loose]
+    loose = [drawing for folder in folders for drawing in loose_drawings(folder)]
     return [*joint, *loose, *(([study], study / "figures") for study in sorted(studies))]
 
 
-def loose_runs(folder):
-    """The folders within a folder that hold runs, and none of a study."""
-    return [
+def loose_drawings(folder):
+    """The folders within a folder that hold runs and no study: those of one arm together, others each alone."""
+    loose = [
         child
         for child in sorted(folder.iterdir())
         if any(child.glob("**/run.json")) and not any(child.glob("**/study.json"))
     ]
+    arms = [child for child in loose if any(child.glob("run.json")) or any(child.glob("seed*/run.json"))]
+    together = [(arms, folder / "figures")] if len(arms) > 1 else []
+    return [*together, *(([child], child / "figures") for child in loose if not together or child not in arms)]
 
 
 def draw(settings, out):

@@ -23,6 +23,7 @@ from tables import (
     markdown,
     title_of,
     told_apart,
+    usual_of,
     verdict,
     with_interval,
 )
@@ -157,8 +158,7 @@ def in_words(losses, found):
             against(*row[:3]) + ("" if short or not row[-1].n else f" {in_figures(row[-1])}") for row in rows
         ]
         parts.append(f"{'one seed' if word == '–' else word}: {(', ' if short else '; ').join(said)}")
-    baselines = sorted({setting.baseline.name for setting, *_ in found if setting.baseline})
-    return f"*{title_of(losses)}*, against {' or '.join(baselines)} unless said: {'. '.join(parts)}."
+    return f"*{title_of(losses)}*, against {usual_of(found)} unless said: {'. '.join(parts)}."
 
 
 def in_figures(comparison):

@@ -17,7 +17,8 @@ class Study:
 
     def rows(self, loss=BEST):
         """{arm: (setting, arm, reference, Comparison)}, in the study's order."""
-        return {row[1].name: row for row in comparisons(self.settings, loss)}
+        rows = sorted(comparisons(self.settings, loss), key=lambda row: row[1].number)
+        return {row[1].name: row for row in rows}
 
     @property
     def seeds(self):

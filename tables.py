@@ -180,10 +180,9 @@ def comparisons(settings, name):
         if (reference := setting.reference(arm))
         and all(one.losses(name) or one.diverged for one in (arm, reference))
     ]
-    families = by(found, lambda row: (row[0].study["name"], row[0].study["size"]) if row[0].study else None)
     return [
         (*row, comparison)
-        for rows in families.values()
+        for rows in families(found).values()
         for row, comparison in zip(
             rows, compare_all([(arm.losses(name), reference.losses(name)) for _, arm, reference in rows])
         )
@@ -210,8 +209,10 @@ def lost(arm):
 
 
 def outcome(row):
-    """A verdict in a word: better, worse, not resolved, interim, diverged, or the dash of one seed."""
+    """A verdict in short: better, worse, not resolved, interim, diverged, reference diverged, or a dash."""
     word = verdict(*row).partition(",")[0]
+    if word.startswith("reference:"):
+        return "reference diverged"
     return "diverged" if word.endswith("diverged") else word
 
 
@@ -233,8 +234,23 @@ def title_of(losses):
 
 
 def against(setting, arm, reference):
-    """The arm's name, with its reference's where that is not the baseline."""
-    return arm.name if reference is setting.baseline else f"{arm.name} against {reference.name}"
+    """The arm's name, with its reference's where that is not the usual one."""
+    return arm.name if reference.name == usual(setting) else f"{arm.name} against {reference.name}"
+
+
+def usual(setting):
+    """The name of the reference that goes without saying: the study's baseline, else the setting's, or None."""
+    return setting.study["baseline"] if setting.study else setting.baseline and setting.baseline.name
+
+
+def usual_of(rows):
+    """The references of some comparisons that go without saying, in words."""
+    return " or ".join(sorted({usual(setting) for setting, _, reference, _ in rows if reference}))
+
+
+def families(rows):
+    """Comparisons by family: one loss of one study at one size."""
+    return by(rows, lambda row: (row[0].study["name"], row[0].study["size"]) if row[0].study else None)
 
 
 def comparison_table(settings, name, *same):
@@ -269,9 +285,8 @@ def comparison_table(settings, name, *same):
 
 
 def legend(found):
-    studies = by(found, lambda row: row[0].study["name"] if row[0].study else None)
-    whole = "this table's" if len(studies) == 1 else "its study's"
-    sizes = sorted({sum(row[-1].p is not None for row in rows) for rows in studies.values()})
+    whole = "this table's" if len(families(found)) == 1 else "its study's"
+    sizes = sorted({sum(row[-1].p is not None for row in rows) for rows in families(found).values()})
     return (
         "Below 0 is better. Difference: mean over seeds, paired, ± half of its 95 % t interval (unadjusted)."
         f" Verdict: paired t-test, Holm-adjusted over {whole} {' or '.join(map(str, sizes))} comparisons, at"

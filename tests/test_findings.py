@@ -94,6 +94,14 @@ def test_the_advice_on_noisytune_follows_from_the_arms_that_are_it_alone(tmp_pat
             path = folder / "lambda0.15" / f"seed{seed}" / "result.json"
             write_json(path, read_json(path) | {"best_val_loss": read_json(path)["best_val_loss"] + more})
     assert f"**NoisyTune before fine-tuning: {advice}" in findings.findings(tmp_path)
+    result = {path: read_json(path) for path in (folder / "lambda0.15").rglob("result.json")}
+    for path in result:
+        write_json(path, {"status": "diverged", "diverged_at": 9})
+    assert "leave it out, no arm is resolved as better than fine-tuning alone** (1 diverged)." in (
+        findings.findings(tmp_path)
+    )
+    for path, before in result.items():
+        write_json(path, before)
     write_json(folder / "study.json", {**read_json(folder / "study.json"), "seeds": [1, 2, 3, 4, 5]})
     assert "**NoisyTune before" not in findings.findings(tmp_path), "while planned seeds are missing"
 
@@ -354,6 +362,8 @@ def test_a_wiggle_is_no_overfitting_and_one_seed_shows_none(tmp_path):
         (text,) = findings.overfitting(Study(folder))
         assert f"The baseline, `none`, {said}: its best" in text
         assert f"higher by {more:.4f}" in text
+    write_json(folder / "none" / "seed1" / "result.json", {"status": "diverged", "diverged_at": 9})
+    assert list(findings.overfitting(Study(folder))) == []
 
 
 def test_who_only_delays_overfitting_is_said(tmp_path):
@@ -373,6 +383,9 @@ def test_who_only_delays_overfitting_is_said(tmp_path):
     assert "one text of 5,000 symbols" in findings.findings(tmp_path)
     write_json(folder / "study.json", {**read_json(folder / "study.json"), "seeds": [1, 2, 3, 4, 5]})
     assert "Resolved as better" not in findings.findings(tmp_path), "while planned seeds are missing"
+    for arm in ("better", "delays", "nothing"):
+        shutil.rmtree(folder / arm)
+    assert "Resolved as better" not in findings.findings(tmp_path), "with nothing to compare"
 
 
 def test_schedules_are_compared_with_each_other(tmp_path):
@@ -391,6 +404,13 @@ def test_schedules_are_compared_with_each_other(tmp_path):
     )
     assert f"- `linear` minus `exponential`: {c.mean:+.4f} ± {c.half:.4f} (n = 4)." in text
     assert "- `exponential_tensor` minus `exponential_global`: +0.0000 ± 0.0000 (n = 4)." in text
+    lost = [("linear", 1), *(("exponential_global", seed) for seed in (1, 2, 3, 4))]
+    for arm, seed in lost:
+        write_json(folder / arm / f"seed{seed}" / "result.json", {"status": "diverged", "diverged_at": 9})
+    text = findings.findings(tmp_path)
+    assert "(n = 3), 1 of 4 diverged." in text
+    head = "- `exponential_tensor` minus `exponential_global`: nothing to compare"
+    assert f"{head}, `exponential_global`: 4 of 4 diverged." in text
 
 
 def test_runs_that_diverged_count_as_an_outcome(tmp_path):

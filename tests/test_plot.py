@@ -220,9 +220,17 @@ def test_runs_of_no_study_are_drawn_together_beside_studies_too(tmp_path, monkey
     make_study(tmp_path / "other" / "cpu", {"baseline": {}, "noise": {"noise_sigma": 0.1}}, name="other")
     fake_run(tmp_path / "mine" / "seed1")
     fake_run(tmp_path / "mine_noise" / "seed1", noise_sigma=0.1)
+    for rate in ("1e-3", "3e-3"):
+        for arm, sigma in (("baseline", 0.0), ("noise", 0.1)):
+            knobs = {"noise_sigma": sigma, "learning_rate": float(rate)}
+            fake_run(tmp_path / f"rate{rate}" / arm / "seed1", **knobs)
     plot.main([str(tmp_path)])
-    assert drawn[0] == (["mine", "mine_noise"], tmp_path / "figures")
-    assert drawn[1][1] == tmp_path / "other" / "cpu" / "figures"
+    assert drawn == [
+        (["mine", "mine_noise"], tmp_path / "figures"),
+        (["baseline", "noise"], tmp_path / "rate1e-3" / "figures"),
+        (["baseline", "noise"], tmp_path / "rate3e-3" / "figures"),
+        (["baseline", "noise"], tmp_path / "other" / "cpu" / "figures"),
+    ]
 
 
 def test_the_map_is_drawn_where_the_arms_are_a_grid_and_says_each_cell(tmp_path):
@@ -258,6 +266,18 @@ def test_a_cell_says_what_is_not_resolved_and_what_was_lost(tmp_path):
     assert values[2] == "+0.1300\n1 of 2 diverged", "no verdict on one survivor"
     assert values[3] == "(+0.1450)"
     assert axes.images[0].get_clim()[1] == pytest.approx(0.145), "what exploded does not set the colours"
+    for arm, knobs in grid.items():
+        for seed in (1, 2):
+            fake_run(folder / arm / f"seed{seed}", seed, status="diverged", **knobs)
+    figure = figures.sensitivity_figure(read_settings([folder]))
+    assert {text.get_text() for text in figure.axes[0].texts} == {"2 of 2 diverged"}
+    assert "n = 0 pairs" in drawn_text(figure)
+
+
+def test_a_map_of_one_seed_has_no_verdicts_and_says_so(tmp_path):
+    grid = {f"s{s}_g{g}": {"noise_sigma": s, "noise_gamma": g} for s in (0.01, 0.1, 0.5) for g in (0.9, 0.99)}
+    settings = read_settings([make_study(tmp_path, {"baseline": {}, **grid}, seeds=(1,))])
+    assert "One seed gives no verdict." in drawn_text(figures.sensitivity_figure(settings))
 
 
 def test_noise_on_a_logarithmic_axis_has_its_band_in_logarithms(tmp_path):
@@ -296,17 +316,36 @@ def test_what_would_leave_the_others_no_room_is_told_in_figures(tmp_path):
         "+0.3900, 2 of 3 diverged",
     ]
     assert len(axes.get_yticklabels()) == 6
-    words = "In figures: more than 10 times the median, or no interval."
+    words = "Written as numbers: 10 times all smaller ones, or no interval."
     assert f"over 4 comparisons at 0.05, left of 0 better. {words}" in drawn_text(figure)
+
+
+def test_what_is_large_among_others_nearly_as_large_is_drawn(tmp_path):
+    """The main effect of a study is not to be written beside arms without any."""
+    arms_ = {"baseline": {}, **{f"noise{n}": {"noise_sigma": 1e-4 * 4**n} for n in range(6)}}
+    figure = figures.forest_figure(read_settings([make_study(tmp_path, arms_)]))
+    assert len(figure.axes[0].texts) == 0
+    assert "Written as numbers" not in drawn_text(figure)
 
 
 def test_losses_whose_comparisons_are_alike_are_one_panel(tmp_path):
     folder = make_study(tmp_path, {"baseline": {}, "noise": {"noise_sigma": 0.1}})
-    (axes,) = figures.forest_figure(read_settings([folder])).axes
+    figure = figures.forest_figure(read_settings([folder]))
+    assert len(figure.axes) == 1
+    assert "The same for val, final, whole split. The same for test, best weights." in drawn_text(figure)
     for path in (folder / "noise").rglob("result.json"):
         write_json(path, read_json(path) | {"final_val_loss": 9.0})
-    assert len(figures.forest_figure(read_settings([folder])).axes) == 2
-    assert axes.get_title() == "" or "the same" in axes.get_title()
+    figure = figures.forest_figure(read_settings([folder]))
+    assert len(figure.axes) == 2
+    assert "The same for val, final" not in drawn_text(figure)
+
+
+def test_the_family_is_the_studys_though_two_share_a_corpus(tmp_path):
+    for name in ("one", "two"):
+        arms_ = {"baseline": {}, "a": {"noise_sigma": 0.1}, "b": {"noise_sigma": 0.2}}
+        make_study(tmp_path / name, arms_, name=name)
+    both = figures.forest_figure(read_settings([tmp_path]))
+    assert "Holm-adjusted over the comparisons of its study" in drawn_text(both)
 
 
 def test_the_forest_has_a_row_an_arm_and_marks_what_is_resolved(tmp_path):
@@ -390,7 +429,7 @@ def test_an_arm_that_ended_above_its_start_does_not_flatten_the_others(tmp_path)
         assert axes.get_xlim()[1] < 5
         (text,) = [text.get_text() for text in axes.texts]
         assert text.startswith("+4")
-    assert "In figures: an arm that ended above its start." in drawn_text(forest)
+    assert "Written as numbers: an arm that ended above its start." in drawn_text(forest)
     alone = read_settings([folder / "exploded"])
     (axes,) = figures.loss_figure(alone, "val_loss", "loss").axes
     assert axes.get_ylim()[1] > 20, "where there are no others"

@@ -165,9 +165,9 @@ def test_the_measured_differences_are_those_in_the_results():
         "{:.0f} % ({:.0f} % to {:.0f} %)".format(*(100 * part for part in shares[name]))
         for name in ("second_moment_mean", "matched_warmup")
     )
-    gain = f"what else the noise does takes {more.mean:.4f} ± {more.half:.4f} away"
+    gain = f"The noise does {more.mean:.4f} ± {more.half:.4f} less harm than its mean alone"
     assert f"down to {harm.mean:+.4f} ± {harm.half:.4f}, and the mean alone has {mean} of it" in text
-    assert f"a matched warm-up {alike}, which may be all (6 seeds): {gain}" in text
+    assert f"a matched warm-up {alike}, which may be all (6 seeds). {gain}" in text
     assert shares["second_moment_mean"][1] > 1, "what else the noise does is a gain"
     assert shares["matched_warmup"][1] < 1 < shares["matched_warmup"][2]
 

@@ -234,8 +234,8 @@ def test_a_reference_that_lost_runs_is_told_and_gives_no_arm_a_worse(tmp_path):
         fake_run(folder / "rate" / f"seed{seed}", seed, status="diverged", learning_rate=0.01)
     assert said() == {"rate": "4 of 4 diverged", "rate_noise": "reference: 4 of 4 diverged"}
     rows = {row[1].name: row for row in tables.comparisons(read_settings([folder]), "best_val_loss")}
-    assert [tables.outcome(row) for row in rows.values()] == ["diverged", "diverged"]
-    assert tally(rows.values()) == "2 diverged"
+    assert [tables.outcome(row) for row in rows.values()] == ["diverged", "reference diverged"]
+    assert tally(rows.values()) == "1 diverged, 1 reference diverged"
 
 
 def test_to_overfit_is_not_to_explode(tmp_path):
@@ -273,7 +273,12 @@ def test_other_cadences_and_devices_are_other_settings(tmp_path):
     write_json(folder / "run.json", {**about, "machine": {"device": "cuda:0", "name": "x"}})
     settings = read_settings([tmp_path])
     assert sorted(arm.name for setting in settings for arm in setting.arms) == ["baseline", "card", "often"]
-    assert len(settings) == 3
+    said = {setting.arms[0].name: setting.size.partition("characters")[2] for setting in settings}
+    assert said == {
+        "baseline": ", eval_interval 250, device ",
+        "often": ", eval_interval 10, device ",
+        "card": ", eval_interval 250, device cuda",
+    }
     assert tables.comparisons(settings, "best_val_loss") == []
 
 

@@ -14,4 +14,4 @@ arms = {
     },
 }
 baseline = "baseline"
-seeds = range(1, 5)  # of 20 comparisons, two pairs could resolve none: |t| would have to be above 254
+seeds = range(1, 5)  # of 20 comparisons two pairs would resolve only those of |t| above 254
