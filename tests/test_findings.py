@@ -413,6 +413,15 @@ def test_schedules_are_compared_with_each_other(tmp_path):
     assert f"{head}, `exponential_global`: 4 of 4 diverged." in text
 
 
+def test_comparisons_come_in_the_order_of_the_studys_arms(tmp_path):
+    few = {"train_tokens": 5000}
+    arms = {"baseline": {}, "noise": NOISE, "few": few, "few_noise": {**few, **NOISE}}
+    study = Study(make_study(tmp_path / "two" / "cpu", arms, seeds=(1, 2)))
+    assert [setting.arms[0].name for setting in study.settings] == ["few", "baseline"]
+    assert list(study.rows()) == ["noise", "few_noise"]
+    assert "drawn from" not in study.where.partition(", and 1 other size")[0]
+
+
 def test_runs_that_diverged_count_as_an_outcome(tmp_path):
     table1(tmp_path, 0.5)
     folder = tmp_path / "table1_shakespeare" / "cpu"
