@@ -185,14 +185,11 @@ def noise_panels(setting, arms):
 
 def noise_remarks(arms):
     """What the caption of the noise figure must add where an arm is not of the default kind."""
-    remarks = ""
-    for arm in arms:
-        config = arm.runs[0].config
-        if arm.noisy and config.noise_scale != "absolute":
-            remarks += f"; sigma of {arm.name} in units of the gradient's RMS"
-        if arm.noisy and config.noise_before_clip:
-            remarks += f"; that of {arm.name} with the noise in it"
-    return remarks
+    noisy = [(arm.name, arm.runs[0].config) for arm in arms if arm.noisy]
+    before = [name for name, config in noisy if config.noise_before_clip]
+    relative = [name for name, config in noisy if config.noise_scale != "absolute"]
+    remarks = f"; that of {', '.join(before)} with the noise in it" if before else ""
+    return remarks + (f"; sigma of {', '.join(relative)} in units of the gradient's RMS" if relative else "")
 
 
 def of_noise(arms, end, name, label):
