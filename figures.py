@@ -271,6 +271,9 @@ def of_cost(arms, cost, unit):
 
 # Differences.
 
+FAR = 10  # times the next smaller difference: beyond the scale
+COLOUR_OF = {"better": "#009E73", "worse": "#D55E00"}  # by verdict; black and hollow for any other
+
 
 def forest_figure(settings):
     """Every arm's difference to its reference with its 95 % t interval, a panel for each loss, or for several
@@ -376,10 +379,6 @@ def no_verdict(rows):
     outcomes = {outcome(row) for row in rows}
     said = " Interim: planned seeds are missing, and there is no verdict." if "interim" in outcomes else ""
     return said + (" One seed gives no verdict." if "–" in outcomes else "")
-
-
-FAR = 10  # times the next smaller difference: beyond the scale
-COLOUR_OF = {"better": "#009E73", "worse": "#D55E00"}  # by verdict; black and hollow for any other
 
 
 def counts(rows):

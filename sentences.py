@@ -1,7 +1,7 @@
 """What one study says, in sentences: its comparisons, their verdicts, the command that makes it. No torch."""
 
 from arms import by, read_settings
-from tables import comparisons, outcome, title_of, verdict, with_interval
+from tables import LOSSES, comparisons, outcome, verdict, with_interval
 
 BEST, FINAL = "best_val_loss", "final_val_loss"
 ENOUGH = 4  # pairs; with fewer, under Holm's correction, next to nothing could be resolved
@@ -76,9 +76,7 @@ def section(study, loss=BEST, head=None):
     rows = study.rows(loss).values()
     if not rows:
         return []
-    head = (
-        f"**{head or study.record['title']}.** `{study.name}/{study.size}`: {study.where}; {title_of([loss])}."
-    )
+    head = f"**{head or study.record['title']}.** `{study.name}/{study.size}`: {study.where}; {LOSSES[loss]}."
     return ["\n".join([head, "", *map(item, rows), "", f"    {study.command}"])]
 
 

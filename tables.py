@@ -245,7 +245,7 @@ def usual(setting):
 
 def usual_of(rows):
     """The references of some comparisons that go without saying, in words."""
-    return " or ".join(sorted({usual(setting) for setting, _, reference, _ in rows if reference}))
+    return " or ".join(sorted({usual(setting) for setting, *_ in rows}))
 
 
 def families(rows):
