@@ -327,11 +327,11 @@ def told_in_figures(rows):
     why = []
     for _, arm, _, c in rows:
         if c.half is None:
-            why.append("no interval")
+            why.append("what has no interval")
         elif sizes and arm.exploded:
             why.append("an arm that ended above its start")
         else:
-            why.append(f"{FAR} times all smaller ones" if abs(c.mean) >= least else None)
+            why.append(f"what is {FAR} times all smaller ones" if abs(c.mean) >= least else None)
     return why
 
 

@@ -316,7 +316,7 @@ def test_what_would_leave_the_others_no_room_is_told_in_figures(tmp_path):
         "+0.3900, 2 of 3 diverged",
     ]
     assert len(axes.get_yticklabels()) == 6
-    words = "Written as numbers: 10 times all smaller ones, or no interval."
+    words = "Written as numbers: what is 10 times all smaller ones, or what has no interval."
     assert f"over 4 comparisons at 0.05, left of 0 better. {words}" in drawn_text(figure)
 
 
