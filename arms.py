@@ -184,6 +184,11 @@ class Setting:
         return f"{label}{parameters} parameters, {k['max_iters']:,} iterations of {tokens}{self.apart}"
 
     @property
+    def described(self):
+        """The size; before it the corpus, where a caption must not be read without it."""
+        return f"{self.title}: {self.size}" if self.partial else self.size
+
+    @property
     def reduced(self):
         """Whether a run of one of the paper's corpora is smaller or shorter than the paper's."""
         full = {**PAPER_SIZE, **PAPER_LENGTH.get(self.knobs["dataset"], {})}

@@ -30,15 +30,8 @@ from pathlib import Path
 from arms import by, notes, read_settings
 from config import UserError, run_script
 from costs import bench_figure, find_benches, tables_of
-from figures import (
-    cost_figure,
-    distance_figure,
-    forest_figure,
-    loss_figure,
-    mechanism_figure,
-    noise_figure,
-    sensitivity_figure,
-)
+from curves import cost_figure, distance_figure, loss_figure, mechanism_figure, noise_figure
+from effects import forest_figure, sensitivity_figure
 from panels import save, save_text
 from runs import find_runs
 from tables import COMPARED, comma_separated, comparison_table, latex, loss_table, markdown

@@ -105,7 +105,7 @@ MUTATIONS = [  # law, what it does, file, old, new, test
         f"{LAWS}::test_law_5_a_run_folder_is_drawn_wherever_it_lies_without_torch",
     ),
     (
-        *(5, "the plots ask the model", "figures.py"),
+        *(5, "the plots ask the model", "curves.py"),
         "import numpy as np\n",
         "import numpy as np\nimport model\n",
         f"{LAWS}::test_law_5_nothing_downstream_is_imported_upstream",

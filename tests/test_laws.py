@@ -307,7 +307,7 @@ ORDER = (  # upstream to downstream; a room imports only what stands before it
     *("config", "files", "data.building", "data.download", "data.zipped", "data.subword", "data.corpus"),
     *("model", "gpt2", "noise", "diagnose", "machine", "progress", "ranks", "runs", "evaluate"),
     *("sample", "export", "start", "training", "train", "loops", "study", "sweep"),
-    *("compare", "arms", "collect", "tables", "panels", "figures", "costs", "plot", "sentences"),
+    *("compare", "arms", "collect", "tables", "panels", "curves", "effects", "costs", "plot", "sentences"),
     *("controls", "findings", "report"),
 )
 MEASURING = ("choices", "processes", "bench", "gpu")  # after all, of every room, and no room's

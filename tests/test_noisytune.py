@@ -11,8 +11,8 @@ from torch import nn
 import train
 from arms import read_settings
 from config import UserError, load
+from curves import distance_figure, noise_figure
 from data.corpus import Corpus
-from figures import distance_figure, noise_figure
 from machine import Machine
 from noise import noisytune_
 from runs import read_log

@@ -9,7 +9,8 @@ import pytest
 from made_up import META, drawn_text, fake_run, losses_text, make_study
 from scipy import stats
 
-import figures
+import curves
+import effects
 import plot
 import tables
 from arms import read_settings
@@ -26,7 +27,7 @@ def test_figures_are_written_and_say_n_and_differences(two_arms):
     wanted |= {f"{stem}.{kind}" for stem in ("table1", "comparisons") for kind in ("md", "tex", "csv")}
     assert names == wanted
     (setting,) = read_settings([two_arms])
-    figure = figures.loss_figure([setting], "val_loss", "validation loss")
+    figure = curves.loss_figure([setting], "val_loss", "validation loss")
     text = " ".join(drawn_text(figure).split())
     for words in (
         "n = 3 seeds an arm",
@@ -48,8 +49,8 @@ def test_no_text_lies_over_the_data_or_leaves_the_page(two_arms, others):
         fake_run(two_arms / name / "seed1", noise_sigma=0.01 * number)
     settings = read_settings([two_arms])
     for figure in (
-        figures.loss_figure(settings, "val_loss", "validation loss"),
-        figures.noise_figure(settings),
+        curves.loss_figure(settings, "val_loss", "validation loss"),
+        curves.noise_figure(settings),
     ):
         figure.canvas.draw()
         page = figure.bbox
@@ -85,7 +86,7 @@ def test_unfinished_and_torn_runs_are_drawn_as_far_as_they_go_and_said(two_arms,
     (setting,) = read_settings([two_arms])
     assert set(setting.arms[1].curve("evals", "val_loss")[500]) == {1, 2, 3, 4}
     assert set(setting.arms[1].curve("evals", "val_loss")[750]) == {1, 2, 3}
-    text = drawn_text(figures.loss_figure([setting], "val_loss", "validation loss"))
+    text = drawn_text(curves.loss_figure([setting], "val_loss", "validation loss"))
     assert "unfinished" in text
     assert "noise (1 unfinished)" in losses_text([setting])
 
@@ -102,7 +103,7 @@ def test_one_seed_gives_no_interval(tmp_path):
     fake_run(tmp_path / "noise" / "seed1", noise_sigma=0.1)
     settings = read_settings([tmp_path])
     assert "±" not in losses_text(settings).split("**", 1)[1]
-    text = drawn_text(figures.loss_figure(settings, "val_loss", "validation loss"))
+    text = drawn_text(curves.loss_figure(settings, "val_loss", "validation loss"))
     assert "n = 1 seed an arm" in text
     assert "±" not in text
 
@@ -114,7 +115,7 @@ def test_runs_of_different_size_or_corpus_stand_in_panels_of_their_own(two_arms)
     settings = read_settings([two_arms])
     assert [[arm.name for arm in setting.arms] for setting in settings].count(["baseline", "noise"]) == 1
     assert len(settings) == 3
-    assert len(figures.loss_figure(settings, "val_loss", "validation loss").axes) == 3
+    assert len(curves.loss_figure(settings, "val_loss", "validation loss").axes) == 3
 
 
 def test_the_first_part_of_a_corpus_stands_apart_and_is_named_everywhere(tmp_path):
@@ -129,7 +130,7 @@ def test_the_first_part_of_a_corpus_stands_apart_and_is_named_everywhere(tmp_pat
     named = "enwik8, the first 4,000,000 bytes"
     assert sorted(setting.title for setting in settings) == ["enwik8", named]
     assert all(len(setting.arms) == 2 for setting in settings)
-    drawn = (figures.loss_figure(settings, "val_loss", "validation loss"), figures.noise_figure(settings))
+    drawn = (curves.loss_figure(settings, "val_loss", "validation loss"), curves.noise_figure(settings))
     for text in map(drawn_text, drawn):
         assert text.count(named) == 2, "in the title and in the caption"
     for setting in settings:
@@ -141,14 +142,14 @@ def test_the_first_part_of_a_corpus_stands_apart_and_is_named_everywhere(tmp_pat
 
 def test_other_differences_than_the_noise_are_named(two_arms):
     fake_run(two_arms / "noise_fast" / "seed1", noise_sigma=0.1, learning_rate=0.01)
-    text = drawn_text(figures.loss_figure(read_settings([two_arms]), "val_loss", "validation loss"))
+    text = drawn_text(curves.loss_figure(read_settings([two_arms]), "val_loss", "validation loss"))
     assert "noise_fast (and learning_rate=0.01, min_lr=0.001): 250:" in text.replace("\u00a0", " ")
 
 
 def test_an_unclear_baseline_is_said(two_arms):
     fake_run(two_arms / "other_baseline" / "seed1", learning_rate=0.01)
     assert "No differences" in drawn_text(
-        figures.loss_figure(read_settings([two_arms]), "val_loss", "validation loss")
+        curves.loss_figure(read_settings([two_arms]), "val_loss", "validation loss")
     )
 
 
@@ -157,7 +158,7 @@ def test_a_run_that_has_hardly_begun_is_drawn_and_keeps_its_place(two_arms, log)
     folder = fake_run(two_arms / "a_noise" / "seed1", until=500, noise_sigma=0.1)
     (folder / "log.jsonl").write_text(log)
     assert plot.main([str(two_arms)]) == 0
-    figure = figures.loss_figure(read_settings([two_arms]), "val_loss", "validation loss")
+    figure = curves.loss_figure(read_settings([two_arms]), "val_loss", "validation loss")
     assert [text.get_text() for text in figure.axes[0].get_legend().texts] == ["baseline", "a_noise", "noise"]
     assert "unfinished, drawn up to iteration 0" in drawn_text(figure)
 
@@ -166,7 +167,7 @@ def test_names_of_arms_may_hold_anything(two_arms):
     for name in ("_hidden", "a$b$c", "a|b"):
         fake_run(two_arms / name / "seed1", noise_sigma=0.1)
     assert plot.main([str(two_arms)]) == 0
-    figure = figures.loss_figure(read_settings([two_arms]), "val_loss", "validation loss")
+    figure = curves.loss_figure(read_settings([two_arms]), "val_loss", "validation loss")
     figure.canvas.draw()
     assert len(figure.axes[0].get_legend().texts) == 5
     assert "| a\\|b | 1 |" in (two_arms / "figures" / "table1.md").read_text()
@@ -174,18 +175,18 @@ def test_names_of_arms_may_hold_anything(two_arms):
 
 def test_relative_and_early_noise_are_named_in_the_caption(two_arms):
     fake_run(two_arms / "relative" / "seed1", noise_sigma=1.0, noise_scale="tensor", noise_before_clip=True)
-    text = drawn_text(figures.noise_figure(read_settings([two_arms])))
+    text = drawn_text(curves.noise_figure(read_settings([two_arms])))
     assert "sigma of relative in units of the gradient's RMS" in text
     assert "that of relative with the noise in it" in text
 
 
 def test_gradients_far_apart_share_a_logarithmic_axis_on_which_both_are_seen(two_arms):
-    near = figures.noise_figure(read_settings([two_arms])).axes[2]
+    near = curves.noise_figure(read_settings([two_arms])).axes[2]
     assert (near.get_yscale(), near.get_ylim()) == ("linear", pytest.approx((0, 1.8)))
     folder = fake_run(two_arms / "wild" / "seed1", noise_sigma=0.1)
     log = (folder / "log.jsonl").read_text()
     (folder / "log.jsonl").write_text(log.replace('"grad_norm": 1.5', '"grad_norm": 1.5e18'))
-    far = figures.noise_figure(read_settings([two_arms])).axes[2]
+    far = curves.noise_figure(read_settings([two_arms])).axes[2]
     assert (far.get_yscale(), far.get_ylim()) == ("log", pytest.approx((0.75, 3e18)))
 
 
@@ -241,12 +242,12 @@ def test_the_map_is_drawn_where_the_arms_are_a_grid_and_says_each_cell(tmp_path)
     for path in (folder / "elsewhere").rglob("result.json"):
         write_json(path, read_json(path) | {"best_val_loss": 9.0})
     (setting,) = read_settings([folder])
-    figure = figures.sensitivity_figure([setting])
+    figure = effects.sensitivity_figure([setting])
     values = [text.get_text() for text in figure.axes[0].texts]
     assert values == [f"{s * 2.35:+.4f}" for s in (0.5, 0.1, 0.01) for _ in range(2)]
     del grid["s0.5_g0.9"]
     assert (
-        figures.sensitivity_figure(read_settings([make_study(tmp_path / "part", {"baseline": {}, **grid})]))
+        effects.sensitivity_figure(read_settings([make_study(tmp_path / "part", {"baseline": {}, **grid})]))
         is None
     )
 
@@ -259,7 +260,7 @@ def test_a_cell_says_what_is_not_resolved_and_what_was_lost(tmp_path):
         path = folder / "s0.5_g0.99" / f"seed{seed}" / "result.json"
         write_json(path, read_json(path) | {"best_val_loss": 40.0, "final_train_loss": 50.0})
     fake_run(folder / "s0.1_g0.9" / "seed2", 2, status="diverged", **grid["s0.1_g0.9"])
-    axes = figures.sensitivity_figure(read_settings([folder])).axes[0]
+    axes = effects.sensitivity_figure(read_settings([folder])).axes[0]
     values = [text.get_text() for text in axes.texts]
     assert values[0] == "2 of 2 diverged"
     assert values[1].endswith("\n2 of 2 ended above their start")
@@ -269,7 +270,7 @@ def test_a_cell_says_what_is_not_resolved_and_what_was_lost(tmp_path):
     for arm, knobs in grid.items():
         for seed in (1, 2):
             fake_run(folder / arm / f"seed{seed}", seed, status="diverged", **knobs)
-    figure = figures.sensitivity_figure(read_settings([folder]))
+    figure = effects.sensitivity_figure(read_settings([folder]))
     assert {text.get_text() for text in figure.axes[0].texts} == {"2 of 2 diverged"}
     assert "n = 0 pairs" in drawn_text(figure)
 
@@ -277,7 +278,7 @@ def test_a_cell_says_what_is_not_resolved_and_what_was_lost(tmp_path):
 def test_a_map_of_one_seed_has_no_verdicts_and_says_so(tmp_path):
     grid = {f"s{s}_g{g}": {"noise_sigma": s, "noise_gamma": g} for s in (0.01, 0.1, 0.5) for g in (0.9, 0.99)}
     settings = read_settings([make_study(tmp_path, {"baseline": {}, **grid}, seeds=(1,))])
-    assert "One seed gives no verdict." in drawn_text(figures.sensitivity_figure(settings))
+    assert "One seed gives no verdict." in drawn_text(effects.sensitivity_figure(settings))
 
 
 def test_noise_on_a_logarithmic_axis_has_its_band_in_logarithms(tmp_path):
@@ -286,7 +287,7 @@ def test_noise_on_a_logarithmic_axis_has_its_band_in_logarithms(tmp_path):
         log = (folder / "log.jsonl").read_text()
         (folder / "log.jsonl").write_text(re.sub(r'"sigma": [^,]*', f'"sigma": {sigma}', log))
     fake_run(tmp_path / "baseline" / "seed1")
-    (axes, *_) = figures.noise_figure(read_settings([tmp_path])).axes
+    (axes, *_) = curves.noise_figure(read_settings([tmp_path])).axes
     lines = {len(line.get_ydata()): line for line in axes.get_lines()}
     assert sorted(lines) == [0, 5], "the baseline has no noise to show"
     assert lines[5].get_ydata() == pytest.approx(1e-2)
@@ -307,7 +308,7 @@ def test_what_would_leave_the_others_no_room_is_told_in_figures(tmp_path):
     for arm, seeds in (("lost", (1, 2, 3)), ("one", (2, 3))):
         for seed in seeds:
             fake_run(folder / arm / f"seed{seed}", seed, status="diverged", **arms_[arm])
-    figure = figures.forest_figure(read_settings([folder]))
+    figure = effects.forest_figure(read_settings([folder]))
     (axes,) = figure.axes
     assert axes.get_xlim()[1] < 0.02
     assert [text.get_text().rstrip(" \N{RIGHTWARDS ARROW}") for text in axes.texts] == [
@@ -323,19 +324,19 @@ def test_what_would_leave_the_others_no_room_is_told_in_figures(tmp_path):
 def test_what_is_large_among_others_nearly_as_large_is_drawn(tmp_path):
     """The main effect of a study is not to be written beside arms without any."""
     arms_ = {"baseline": {}, **{f"noise{n}": {"noise_sigma": 1e-4 * 4**n} for n in range(6)}}
-    figure = figures.forest_figure(read_settings([make_study(tmp_path, arms_)]))
+    figure = effects.forest_figure(read_settings([make_study(tmp_path, arms_)]))
     assert len(figure.axes[0].texts) == 0
     assert "Written as numbers" not in drawn_text(figure)
 
 
 def test_losses_whose_comparisons_are_alike_are_one_panel(tmp_path):
     folder = make_study(tmp_path, {"baseline": {}, "noise": {"noise_sigma": 0.1}})
-    figure = figures.forest_figure(read_settings([folder]))
+    figure = effects.forest_figure(read_settings([folder]))
     assert len(figure.axes) == 1
     assert "The same for val, final, whole split. The same for test, best weights." in drawn_text(figure)
     for path in (folder / "noise").rglob("result.json"):
         write_json(path, read_json(path) | {"final_val_loss": 9.0})
-    figure = figures.forest_figure(read_settings([folder]))
+    figure = effects.forest_figure(read_settings([folder]))
     assert len(figure.axes) == 2
     assert "The same for val, final" not in drawn_text(figure)
 
@@ -344,17 +345,17 @@ def test_the_family_is_the_studys_though_two_share_a_corpus(tmp_path):
     for name in ("one", "two"):
         arms_ = {"baseline": {}, "a": {"noise_sigma": 0.1}, "b": {"noise_sigma": 0.2}}
         make_study(tmp_path / name, arms_, name=name)
-    both = figures.forest_figure(read_settings([tmp_path]))
+    both = effects.forest_figure(read_settings([tmp_path]))
     assert "Holm-adjusted over the comparisons of its study" in drawn_text(both)
 
 
 def test_the_forest_has_a_row_an_arm_and_marks_what_is_resolved(tmp_path):
     arms_ = {"baseline": {}, "noise": {"noise_sigma": 0.1}, "same": {"learning_rate": 0.01}}
-    figure = figures.forest_figure(read_settings([make_study(tmp_path, arms_)]))
+    figure = effects.forest_figure(read_settings([make_study(tmp_path, arms_)]))
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["noise", "same"]
     markers = [container.lines[0].get_markerfacecolor() for container in axes.containers]
-    assert markers == [figures.COLOUR_OF["worse"], "white"]
+    assert markers == [effects.COLOUR_OF["worse"], "white"]
     assert "n = 3" in drawn_text(figure)
 
 
@@ -365,7 +366,7 @@ def test_no_arms_name_leaves_the_forest(tmp_path):
         "a_name_that_goes_on": {"noise_sigma": 0.2},
     }
     versus = {"a_name_that_goes_on": "noise_of_some_kind"}
-    figure = figures.forest_figure(read_settings([make_study(tmp_path, arms_, versus=versus)]))
+    figure = effects.forest_figure(read_settings([make_study(tmp_path, arms_, versus=versus)]))
     figure.canvas.draw()
     labels = figure.axes[0].get_yticklabels()
     assert [label.get_text() for label in labels] == [
@@ -378,22 +379,22 @@ def test_no_arms_name_leaves_the_forest(tmp_path):
 def test_many_arms_are_spread_over_panels_with_the_baseline_in_each(tmp_path):
     many = {f"noise{n}": {"noise_sigma": 0.01 * n} for n in range(1, 15)}
     (setting,) = read_settings([make_study(tmp_path, {"baseline": {}, **many}, seeds=(1,))])
-    parts = figures.spread(setting)
-    assert all(part[0].name == "baseline" and len(part) <= figures.MOST_ARMS for part in parts)
+    parts = curves.spread(setting)
+    assert all(part[0].name == "baseline" and len(part) <= curves.MOST_ARMS for part in parts)
     assert [arm.name for part in parts for arm in part[1:]] == list(many)
-    assert len(figures.loss_figure([setting], "val_loss", "validation loss").axes) == len(parts) == 3
+    assert len(curves.loss_figure([setting], "val_loss", "validation loss").axes) == len(parts) == 3
 
 
 def test_the_mechanism_figure_has_the_decisive_arms_and_their_signal(tmp_path):
     arms_ = {"baseline": {}, "noise": {"noise_sigma": 0.1}, "other": {"noise_sigma": 0.2}}
     folder = make_study(tmp_path, arms_, decisive=["baseline", "noise"])
-    assert figures.mechanism_figure(read_settings([folder])) is None, "nothing was measured"
+    assert curves.mechanism_figure(read_settings([folder])) is None, "nothing was measured"
     for path in folder.rglob("log.jsonl"):
         with open(path, "a") as log:
             for at in (0, 500, 1000):
                 event = {"kind": "diagnosis", "iter": at, "signal_rms": 0.1, "signal_share": 0.25 if at else 0}
                 print(json.dumps(event), file=log)
-    losses, signal, share = figures.mechanism_figure(read_settings([folder])).axes
+    losses, signal, share = curves.mechanism_figure(read_settings([folder])).axes
     assert [len(axes.get_lines()) for axes in (losses, signal, share)] == [2, 2, 2]
     line = share.get_lines()[1]
     assert line.get_xdata().tolist() == [500, 1000], "of a single gradient nothing is drawn"
@@ -421,15 +422,15 @@ def test_an_arm_that_ended_above_its_start_does_not_flatten_the_others(tmp_path)
         log.write_text(log.read_text().replace('"val_loss": 2.', '"val_loss": 22.'))
     settings = read_settings([folder])
     said = "exploded ended above its start, and may be beyond the scale."
-    for figure in (figures.loss_figure(settings, "val_loss", "loss"), figures.cost_figure(settings)):
+    for figure in (curves.loss_figure(settings, "val_loss", "loss"), curves.cost_figure(settings)):
         assert all(axes.get_ylim()[1] < 5 for axes in figure.axes)
         assert said in drawn_text(figure)
-    forest = figures.forest_figure(settings)
+    forest = effects.forest_figure(settings)
     for axes in forest.axes:
         assert axes.get_xlim()[1] < 5
         (text,) = [text.get_text() for text in axes.texts]
         assert text.startswith("+4")
     assert "Written as numbers: an arm that ended above its start." in drawn_text(forest)
     alone = read_settings([folder / "exploded"])
-    (axes,) = figures.loss_figure(alone, "val_loss", "loss").axes
+    (axes,) = curves.loss_figure(alone, "val_loss", "loss").axes
     assert axes.get_ylim()[1] > 20, "where there are no others"

@@ -10,7 +10,7 @@ from made_up import META, drawn_text, fake_run, losses_text, make_study, val_los
 from scipy import stats
 
 import arms
-import figures
+import effects
 import plot
 import report
 import tables
@@ -215,7 +215,7 @@ def test_an_arm_that_diverged_whole_keeps_its_row_and_no_survivors_are_better(tm
     rows = {row[0]: row for row in tables.comparison_table(settings, "best_val_loss").rows}
     assert (rows["noise"][2], rows["noise"][3], rows["noise"][-1]) == ("0", "–", "3 of 3 diverged")
     assert rows["low"][-1] == "1 of 3 diverged"
-    figures.forest_figure(settings)
+    effects.forest_figure(settings)
 
 
 def test_a_reference_that_lost_runs_is_told_and_gives_no_arm_a_worse(tmp_path):
@@ -297,7 +297,7 @@ def test_there_is_no_verdict_before_the_planned_seeds_are_there(tmp_path):
     write_json(tmp_path / "study.json", {**record, "seeds": [1, 2, 3, 4]})
     settings = read_settings([tmp_path])
     assert tables.comparison_table(settings, "best_val_loss").rows[0][-1] == "interim, 3 of 4 seeds"
-    assert "there is no verdict" in drawn_text(figures.forest_figure(settings))
+    assert "there is no verdict" in drawn_text(effects.forest_figure(settings))
 
 
 # The report.
