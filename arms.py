@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from compare import interval
+from compare import interval, share
 from config import Config, UserError, identity, recorded
 from files import read_json
 from runs import corpus_title, find_runs, read_log
@@ -36,7 +36,10 @@ def read_settings(folders):
     """The settings of every run folder at or below `folders`; UserError where there is no run."""
     settings = group([read_run(path) for path in find_runs(folders)])
     if not settings:
-        raise UserError(f"no run lies in {', '.join(map(str, folders))}: train one by python train.py")
+        where = ", ".join(map(str, folders))
+        raise UserError(
+            f"no run lies in {where}: python sweep.py trains those of a study, train.py a single one"
+        )
     return settings
 
 
@@ -315,6 +318,14 @@ def mean_band(curve):
     rows = [(iteration, *interval(list(values.values()))) for iteration, values in curve.items()]
     iterations, mean, half = (np.array(column, dtype=float) for column in zip(*rows))
     return iterations, mean, mean - half, mean + half
+
+
+def shares(arm, noise, baseline):
+    """{iteration: the share that an arm has of a noise's effect on the val loss then, as compare.share}, at the
+    evaluations that all three have, the first at 0 aside."""
+    curves = [one.curve("evals", "val_loss") for one in (arm, noise, baseline)]
+    common = sorted(set.intersection(*map(set, curves)) - {0})
+    return {at: share(*(curve[at] for curve in curves)) for at in common}
 
 
 def differences(arm, baseline, name, iterations):

@@ -7,9 +7,10 @@ import math
 
 import numpy as np
 
+import arms
 from compare import compare, interval, share
 from sentences import BEST, named, section
-from tables import DASH, lost, with_interval
+from tables import DASH, LOSSES, lost, with_interval
 
 MARGIN = 0.1  # a control whose share of the noise's effect lies within 1 ± this accounts for it
 
@@ -48,8 +49,8 @@ def forgetting(studies):
     table = [
         "Predicted, with v from the run's own clipped gradients, and measured (`diagnose.py`): the iteration"
         " from which the mean over elements of sqrt(clean v / actual v), both of the run itself, is a half or"
-        " more. Its elements' v are not equal, as the prediction has them; a matched warm-up has one v for all"
-        " too, and what is measured of it is the factor of its learning rate. Intervals are over seeds.",
+        " more. The prediction and the matched warm-up have one v for all elements; in the run these differ."
+        " What is measured of a matched warm-up is the factor of its learning rate. Intervals are over seeds.",
         "",
         "| study | arm | t_1/2, predicted | t_1/2, measured | noise over the batch's own at 0 | less from t |",
         "|---|---|---:|---:|---:|---:|",
@@ -82,7 +83,9 @@ def half_times(study):
             around = f" ± {half:,.0f}" if half is not None else ""
             measured = f"{mean:,.0f}{around} (n = {len(halves)})" if halves else DASH
             cells = [f"`{study.name}`, {config.max_iters:,} iterations", f"`{arm.name}`"]
-            cells += [f"{predicted_half(arm):,}", measured, *noise_cells(arm)]
+            predicted = predicted_half(arm)
+            cells += [f"> {config.max_iters:,}" if predicted is None else f"{predicted:,}"]
+            cells += [measured, *noise_cells(arm)]
             yield f"| {' | '.join(cells)} |"
 
 
@@ -98,7 +101,7 @@ def noise_cells(arm):
 
 def predicted_half(arm):
     """t_1/2 by the sums of the derivation, step by step, v the mean square of an element of the clipped
-    gradient over the run; the run's length where it comes later."""
+    gradient over the run; None where it comes after the run's end."""
     config, n = arm.runs[0].config, arm.runs[0].about["parameters"]
     norms = [e["grad_norm"] for run in arm.runs for e in run.steps if e["grad_norm"] is not None]
     square = float(np.mean(np.minimum(norms, config.grad_clip or math.inf) ** 2)) / n
@@ -108,7 +111,7 @@ def predicted_half(arm):
         v = config.beta2 * v + (1 - config.beta2) * square
         if s <= 3 * v:
             return t
-    return config.max_iters
+    return None
 
 
 def measured_half(run, baseline):
@@ -146,43 +149,69 @@ def mechanism(studies):
     return text + open_questions
 
 
+CELLS = ("noise", "noise_0.1_0.99", "noise_0.01_0.95")  # beside what else regularizes
 SHAPES = ("linear", "cosine", "inverse", "constant", "plateau")  # of schedules, against the paper's own
 AMONG = (  # arms that tell something beside each other: no comparison of the study's
     ("second_moment", "second_moment_mean"),
     ("anticorrelated", "second_moment_mean"),
     ("first_moment_relative", "noise_relative"),
+    *((noise, other) for noise in CELLS for other in ("dropout", "weight_decay", "augmentation")),
     *((shape, "exponential") for shape in SHAPES),
     *((f"{shape}_global", "exponential_global") for shape in SHAPES),
     ("exponential_tensor", "exponential_global"),
 )
 
 
-def among(study):
+def among(study, loss=BEST):
     """Differences between arms neither of which is the other's reference; a list."""
     items = []
     for setting in study.settings:
         for one, other in ([setting.arm(name) for name in pair] for pair in AMONG):
             if one and other and not one.missing(study.seeds) + other.missing(study.seeds):
-                c = compare(one.losses(BEST), other.losses(BEST))
+                c = compare(one.losses(loss), other.losses(loss))
                 found = f"{with_interval(c.mean, c.half, '+')} (n = {c.n})" if c.n else "nothing to compare"
                 remarks = [*lost(one), *(f"`{other.name}`: {words}" for words in lost(other))]
                 items += [f"- `{one.name}` minus `{other.name}`: {', '.join([found, *remarks])}."]
     if items:
-        head = "Between arms, outside the family of the verdicts, with 95 % t intervals (unadjusted):"
+        head = (
+            f"Between arms, {LOSSES[loss]}, outside the family of the verdicts, with 95 % t intervals"
+            " (unadjusted):"
+        )
         yield "\n".join([head, "", *items, "", f"    {study.command}"])
+
+
+def plateau_sums(study):
+    """How much noise a plateau schedule came to beside one that is as strong all the time; a list."""
+    for setting in study.settings:
+        for kind in ("", "_global"):
+            plateau, constant = (setting.arm(name + kind) for name in ("plateau", "constant"))
+            if plateau and constant:
+                part = squared_sigmas(plateau) / squared_sigmas(constant)
+                yield (
+                    f"`{plateau.name}` is not of equal sum: its sigma falls with the val loss, and its sum of"
+                    f" sigma_t^2 came to {part:.0%} of that of `{constant.name}` (n = {len(plateau.runs)}, from"
+                    " the logged sigmas)."
+                )
+
+
+def squared_sigmas(arm):
+    """The mean over an arm's runs of the sum of sigma_t^2, by trapezoids between logged steps."""
+    series = [run.series(run.steps, "sigma") for run in arm.runs]
+    return float(np.mean([np.trapezoid(np.square(list(one.values())), list(one)) for one in series]))
 
 
 def found_shares(study):
     """{arm: (the noise that it is compared with, its share of that noise's effect or None, n)}, of the arms
-    whose planned seeds have all ended and below their start."""
+    of which, and of whose noise and baseline, every planned seed has ended, and below its start."""
     found = {}
-    for name, (setting, arm, noise, c) in study.rows().items():
-        if noise is setting.baseline or c.mean is None or any(a.missing(study.seeds) for a in (arm, noise)):
+    for name, (setting, arm, noise, _) in study.rows().items():
+        if noise is setting.baseline or not noise.noisy or noise.name not in study.rows():
             continue
-        if noise.name not in study.rows() or not noise.noisy or arm.exploded:
+        three = (arm, noise, setting.baseline)
+        if any(a.missing(study.seeds) or lost(a) for a in three):
             continue
-        losses = [a.losses(BEST) for a in (arm, noise, setting.baseline)]
-        found[name] = (noise.name, share(*losses), c.n)
+        losses = [a.losses(BEST) for a in three]
+        found[name] = (noise.name, share(*losses), len(set.intersection(*map(set, losses))))
     return found
 
 
@@ -224,11 +253,10 @@ def shares_at(study, name):
     """{iteration: the share that an arm has of the noise's effect on the val loss then, or None}, at the
     evaluations that are the nearest to ON_THE_WAY."""
     setting, arm, noise, _ = study.rows()[name]
-    curves = [a.curve("evals", "val_loss") for a in (arm, noise, setting.baseline)]
-    reached = sorted(set(curves[0]).intersection(*curves) - {0})
+    found = arms.shares(arm, noise, setting.baseline)
     wanted = [part * setting.knobs["max_iters"] for part in ON_THE_WAY]
-    times = sorted({min(reached, key=lambda at: abs(at - time)) for time in wanted}) if reached else []
-    return {at: share(*(curve[at] for curve in curves)) for at in times}
+    times = sorted({min(found, key=lambda at: abs(at - time)) for time in wanted}) if found else []
+    return {at: found[at] for at in times}
 
 
 def on_the_way(study):
@@ -248,17 +276,19 @@ def on_the_way(study):
 def in_short(study):
     """The answer to the section's question: by the arm without randomness, by the one whose noise does not add
     up, and by the one with a smaller step alone; a list."""
+    rows = study.rows()
     found = {name: row for name, row in found_shares(study).items() if row[1]}
     if "second_moment_mean" not in found:
         return
     noise, (_, low, high), n = found["second_moment_mean"]
-    effect = study.rows()[noise][-1].mean
+    effect, offset = rows[noise][-1].mean, rows["second_moment_mean"][-1].mean
     words = {name: share_in_words(*row[:2]) for name, row in found.items()}
     what = "harm" if effect > 0 else "gain"
     mean, alone = "the mean that the noise has in AdamW's second moment", words["second_moment_mean"]
     if low >= 1 - MARGIN:
-        said = f"{mean}, without any randomness, is enough for its {what}: alone it has {alone}"
-        said += ", so that the noise's other effects offset some of it" if low > 1 else ""
+        enough = "more than enough" if low > 1 else "enough"
+        said = f"{mean}, without any randomness, is {enough} for its {what}: alone it has {alone}"
+        said += ", and what else the noise does takes some of that back" if low > 1 else ""
     elif low > 0 and high < 1 - MARGIN:
         said = f"{mean}, without any randomness, is enough for a part of its {what}: alone it has {alone}"
     elif low <= 0 and high < 1 - MARGIN:
@@ -266,16 +296,20 @@ def in_short(study):
     else:
         said = f"these seeds cannot tell whether {mean} is enough for its {what}: alone it has {alone}"
     if low > 1 and "anticorrelated" in found and found["anticorrelated"][1][1] > 1:
-        said += (
-            ". Anti-correlated noise, as random, but with a sum in the weights that stays small, has"
-            f" {words['anticorrelated']} too: the offset is of noise that adds up there"
-        )
-    if "matched_warmup" in found and found["matched_warmup"][1][2] < low:
-        said += ". A smaller step alone (`matched_warmup`) has less than that in the end,"
-        said += f" {words['matched_warmup']}"
+        apart = compare(*(rows[name][1].losses(BEST) for name in ("anticorrelated", "second_moment_mean")))
+        if abs(apart.mean) + apart.half < abs(offset):
+            said += (
+                ". Anti-correlated noise, as random, but with a sum in the weights that stays small, has"
+                f" {words['anticorrelated']} too, as if what is taken back were of noise that adds up there"
+            )
+    if "matched_warmup" in found:
         at, then = next(iter(shares_at(study, "matched_warmup").items()))
-        said += f"; at iteration {at:,}, {short_share(then)}"
-    first = study.rows().get("first_moment")
+        said += (
+            f". A smaller step alone (`matched_warmup`) has {words['matched_warmup']} in the end:"
+            f" {judged(*found['matched_warmup'][1][1:])}; at iteration {at:,} it has {short_share(then)}. (Its"
+            " mean step is the larger one while v forgets: this does not tell the step from the preconditioner)"
+        )
+    first = rows.get("first_moment")
     if first and len(first[1].diverged) == len(first[1].runs):
         said += f". What as much noise does in the first moment alone is not known: all {n} runs diverged"
     yield f"**In short,** over {study.settings[0].knobs['max_iters']:,} iterations (n = {n}): {said}."

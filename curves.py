@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 from matplotlib import rc_context
 
-from arms import differences, mean_band, notes, other_knobs
+from arms import differences, mean_band, notes, other_knobs, shares
 from panels import STYLE, Panel, figure_of, line_style, wrap
 from tables import with_interval
 
-SMALLEST = 1e-12  # the least noise that is drawn: a 1e-8th of what a gradient's element is
+FADED = 1e-5  # of the strongest noise; what is under it is not drawn
 MOST_ARMS = 7  # in a panel; more are spread over several, the baseline in each
 
 
@@ -180,9 +180,10 @@ def of_noise(arms, end, name, label):
     def draw(axes):
         draw_arms(axes, arms, "steps", name, logarithmic=True)
         axes.set(ylabel=label, xlim=(0, end))
-        if any(len(line.get_ydata()) for line in axes.get_lines()):
+        tops = [max(line.get_ydata()) for line in axes.get_lines() if len(line.get_ydata())]
+        if tops:
             axes.set_yscale("log")
-            axes.set_ylim(bottom=max(axes.get_ylim()[0], SMALLEST))
+            axes.set_ylim(bottom=max(axes.get_ylim()[0], FADED * max(tops)))
 
     return draw
 
@@ -255,8 +256,8 @@ def of_cost(arms, cost, unit):
 
 
 def mechanism_figure(settings):
-    """For each setting whose study names decisive arms: their val loss, and beneath it what noise left of the
-    signal in their updates, where that was measured (diagnose.py)."""
+    """For each setting whose study names decisive arms: their val loss, the share that they have of the noise's
+    effect on it, and what noise left of the signal in their updates, where that was measured (diagnose.py)."""
     with rc_context(STYLE):
         panels = [panel for setting in settings for panel in mechanism_panels(setting)]
         return figure_of(panels) if panels else None
@@ -269,15 +270,22 @@ def mechanism_panels(setting):
         return []
     end = setting.knobs["max_iters"]
     caption = (
-        f"{setting.described}. {seeds_line(arms)} Signal: RMS of the part of AdamW's update that is of clean"
-        " gradients, in learning rates, the noise in the second moment with it. Share: of the update's mean"
-        " square that is signal; all of it where none of the noise is in the first moment."
+        f"{setting.described}. {seeds_line(arms)} Share of effect: an arm's difference to"
+        f" {setting.baseline.name} over that of the noise, with Fieller's 95 % interval. Signal: RMS of the"
+        " part of AdamW's update that is of clean gradients, in learning rates, the noise in the second moment"
+        " with it. Share of signal: of the update's mean square; all of it where none of the noise is in the"
+        " first moment."
     )
 
     def losses(axes):
         draw_arms(axes, arms, "evals", "val_loss")
         axes.set(ylabel="validation loss (nats)", xlim=(0, end))
         show_after_the_start(axes, arms, "val_loss")
+
+    def effect(axes):
+        draw_shares(axes, setting, arms)
+        axes.set(ylabel="share of effect", xlim=(0, end))
+        axes.set_ylim(0, min(3, axes.get_ylim()[1]))
 
     def signal(axes):
         draw_arms(axes, arms, "measured", "signal_rms")
@@ -289,9 +297,22 @@ def mechanism_panels(setting):
 
     return [
         Panel(losses, setting.title, (), names(arms), 1.6, xlabel=None),
+        Panel(effect, height=1.3, xlabel=None),
         Panel(signal, height=1, xlabel=None),
         Panel(share, caption=wrap(caption), height=1),
     ]
+
+
+def draw_shares(axes, setting, arms):
+    """The share that each arm has of the effect of the noise that it is compared with; the noise has 1."""
+    for arm in arms:
+        reference = setting.reference(arm)
+        noise = reference if reference and reference.noisy else arm
+        found = shares(arm, noise, setting.baseline) if noise.noisy else {}
+        points = [(at, *parts) for at, parts in found.items() if parts]
+        iterations, part, low, high = zip(*points) if points else ([], [], [], [])
+        (line,) = axes.plot(iterations, part, **line_style(arm.number))
+        axes.fill_between(iterations, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
 
 
 def after_the_first(arm):

@@ -25,7 +25,7 @@ from tables import (
 )
 
 FAR = 10  # times the next smaller difference: beyond the scale
-COLOUR_OF = {"better": "#009E73", "worse": "#D55E00"}  # by verdict; black and hollow for any other
+COLOUR_OF = {"better": "#009E73", "worse": "#D55E00"}  # by verdict, against a reference without noise
 
 
 def forest_figure(settings):
@@ -88,17 +88,23 @@ def told_in_figures(rows):
     return why
 
 
+def colour_of(row):
+    """By the verdict; black where nothing is resolved, and where the reference is noisy itself: what does less
+    harm than the noise is not yet of use."""
+    return "#000000" if row[2].noisy else COLOUR_OF.get(outcome(row), "#000000")
+
+
 def forest_bar(axes, place, row):
-    c, colour = row[-1], COLOUR_OF.get(outcome(row), "#000000")
+    c, colour = row[-1], colour_of(row)
     axes.errorbar(
         c.mean, place, xerr=c.half, color=colour, marker="o", markersize=3,
-        markerfacecolor="white" if colour == "#000000" else colour, capsize=2, linewidth=0.9,
+        markerfacecolor=colour if outcome(row) in COLOUR_OF else "white", capsize=2, linewidth=0.9,
     )  # fmt: skip
 
 
 def forest_figures(axes, place, row):
     """The difference in figures, at the side at which it lies; the verdict where there is none."""
-    c, colour = row[-1], COLOUR_OF.get(outcome(row), "#000000")
+    c, colour = row[-1], colour_of(row)
     if c.half is None:
         said = " ".join(filter(None, (f"{c.mean:+.4f}," if c.mean is not None else "", verdict(*row))))
         text, side = said.replace("–", "one seed"), "right"
@@ -122,6 +128,8 @@ def forest_caption(rows, losses, sizes, why):
         " 95 % t intervals (unadjusted); filled: resolved by the paired t-test, Holm-adjusted over"
         f" {family} at {LEVEL:g}, left of 0 better."
     )
+    if any(row[2].noisy for row in rows):
+        caption += " Black: against a run that is noisy itself."
     if any(why):
         caption += f" Written as numbers: {', or '.join(dict.fromkeys(filter(None, why)))}."
     return caption + no_verdict(rows)

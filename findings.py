@@ -9,9 +9,9 @@ import numpy as np
 from arms import by
 from compare import interval
 from config import identity
-from controls import DERIVATION, among, forgetting, mechanism
-from sentences import BEST, ENOUGH, FINAL, Study, item, named, section, tally
-from tables import PAPER, outcome, with_interval
+from controls import DERIVATION, among, forgetting, mechanism, plateau_sums
+from sentences import BEST, FINAL, Study, difference, item, named, section, tally
+from tables import DASH, LOSSES, PAPER, outcome, verdict, with_interval
 
 HEAD = """# Findings
 
@@ -29,84 +29,9 @@ paper's.
 def findings(results):
     """The whole text, for a folder of records."""
     studies = [Study(path.parent) for path in sorted(results.rglob("study.json"))]
-    parts = [HEAD, *paper(studies), DERIVATION, *forgetting(studies), *mechanism(studies), *instead(studies)]
-    return "\n\n".join([*(part.strip("\n") for part in parts), advice(studies)]) + "\n"
-
-
-# The sections.
-
-
-def paper(studies):
-    """The paper's claim: noise against its own baseline."""
-    found, open_questions = named(studies, "table1_shakespeare", "table1_enwik8", "table1_text8", "sensitivity")
-    text = ["## Does the paper's noise help?"]
-    wider = [study for study in found if study.name == "sensitivity"]
-    for which, its in (
-        ("the paper's grid", [study for study in found if study not in wider]),
-        ("`sensitivity`, a wider one", wider),
-    ):
-        if its:
-            said = tally(row for study in its for row in study.rows().values())
-            text += [f"Cells of {which}, against the baseline, {ENOUGH} pairs or more, each below: {said}."]
-    return text + [part for study in found for part in section(study)] + open_questions
-
-
-def instead(studies):
-    """Against what else one could do, and what the method reports where there is nothing."""
-    names = ("best_against_best", "robustness_of_result", "limited_data", "regularizers", "schedules")
-    found, open_questions = named(studies, *names, "noisytune", "noisytune_tuned", "aa_control")
-    text = ["## Against what else one could do"]
-    for study in found:
-        text += [*section(study), *among(study)]
-        if study.name in ("limited_data", "regularizers"):
-            text += overfitting(study)
-        if study.name == "limited_data":
-            text += [*section(study, FINAL, "And at the end"), *delaying(study)]
-    return text + open_questions
-
-
-OVERFITS = 0.01  # nats that a final val loss must be above the best one: it cannot be below it
-
-
-def overfitting(study):
-    """How far the baseline overfits: its final val loss over its best one; a list."""
-    for setting in study.settings:
-        baseline = setting.arm(study.record["baseline"])
-        if not baseline or not baseline.ended:
-            continue
-        best, final = (baseline.losses(name) for name in (BEST, FINAL))
-        mean, half = interval([final[seed] - best[seed] for seed in best])
-        at = np.mean([run.result["best_iter"] for run in baseline.ended])
-        train = interval(list(baseline.losses("final_train_loss").values()))[0]
-        word = "overfits" if half is not None and mean - half > OVERFITS else "does not demonstrably overfit"
-        yield (
-            f"The baseline, `{baseline.name}`, {word if half is not None else 'in one seed'}: its best"
-            f" evaluation is at iteration {at:,.0f} (mean), and the final val loss is higher by"
-            f" {with_interval(mean, half)} (n = {len(best)}), at a train loss of {train:.4f}. (Overfitting:"
-            f" higher by more than {OVERFITS} plus half of the interval.)"
-        )
-
-
-def delaying(study):
-    """Who is better at the best, who only at the end, and what is not told apart; a list."""
-    best, final, knobs = study.rows(), study.rows(FINAL), study.settings[0].knobs
-    if not best or any(outcome(row) == "interim" for row in best.values()):
-        return
-    at_best = [name for name, row in best.items() if outcome(row) == "better"]
-    only_later = [name for name, row in final.items() if outcome(row) == "better" and name not in at_best]
-    said = [
-        f"{words}: {', '.join(f'`{name}`' for name in names) or 'none'}"
-        for words, names in (
-            ("Resolved as better at their best", at_best),
-            ("at the end alone, so that for all that these seeds tell they delay overfitting", only_later),
-        )
-    ]
-    yield (
-        f"{'; '.join(said)}; each against its reference. All is of one text of {knobs['train_tokens']:,}"
-        " symbols and one val split, and the intervals are over seeds. The learning rate falls by one cosine in"
-        " all arms, so that a later best is one at a lower rate; the best is the lowest of the evaluations, one"
-        f" every {knobs['eval_interval']:,} iterations."
-    )
+    parts = [HEAD, advice(studies), *paper(studies), DERIVATION, *forgetting(studies)]
+    parts += [*mechanism(studies), *instead(studies)]
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
 # What to do.
@@ -117,23 +42,56 @@ NOT_JUDGING = ("aa_control", "tuning", "sgd_rates")  # too little noise to be fe
 
 def advice(studies):
     """What the verdicts amount to for someone who trains; the words follow from them."""
-    return "\n\n".join(["## What to do", left_alone(studies), retuned(studies), *perturbed(studies)])
+    return "\n\n".join(["## In short: what to do", left_alone(studies), retuned(studies), *perturbed(studies)])
 
 
 def left_alone(studies):
     """Noise added to an otherwise equal run: each experiment once, whichever studies share it, the one with the
     most seeds."""
+    rows = judged_once(studies, BEST)
+    gradient, elsewhere = (
+        [row for row in rows if (point(row) == "gradient") == whether] for whether in (True, False)
+    )
+    said = (
+        f"Noise in the gradients of an otherwise equal run, the learning rate left alone, {LOSSES[BEST]}, each"
+        f" experiment (below, and in README.md) counted once: {tally(gradient)}."
+    )
+    if better := [row[1] for row in elsewhere if outcome(row) == "better"]:
+        which = "; ".join(f"`{arm.name}`{once_tuned(studies, arm)}" for arm in better)
+        said += f" Put elsewhere than into the gradients, it is resolved as better in: {which}."
+    late = [study for study in studies if study.name == "limited_data"]
+    if ends := [row for row in judged_once(late, FINAL) if point(row) == "gradient"]:
+        said += (
+            f" At the end of runs that go on overfitting (`limited_data`; {LOSSES[FINAL]}): {tally(ends)}; what"
+            " that is worth is below."
+        )
+    return said
+
+
+def once_tuned(studies, arm):
+    """What became of an arm once the learning rate was tuned, where a study has that; else nothing."""
+    for study in studies:
+        of_it = any(arm is one for setting in study.settings for one in setting.arms)
+        if of_it and (row := study.rows().get(f"{arm.name}_tuned")):
+            return f" (and `{row[1].name}` minus `{row[2].name}`: {difference(row)})"
+    return ""
+
+
+def judged_once(studies, loss):
+    """The comparisons of arms that are their reference but for noise, each experiment once."""
     rows = {}
     for study in studies:
-        for row in study.rows().values():
+        for row in study.rows(loss).values():
             key = tuple(tuple(experiment(arm).items()) for arm in row[1:3])
-            judging = study.name not in NOT_JUDGING and adds_gradient_noise_alone(row)
+            judging = study.name not in NOT_JUDGING and adds_noise_alone(row)
             if judging and (key not in rows or rows[key][-1].n < row[-1].n):
                 rows[key] = row
-    return (
-        f"Noise added to an otherwise equal run, the learning rate left alone, {ENOUGH} pairs or more, each"
-        f" experiment (above, and in README.md) counted once: {tally(rows.values())}."
-    )
+    return list(rows.values())
+
+
+def point(row):
+    """Where an arm's noise goes."""
+    return row[1].runs[0].config.noise_point
 
 
 def retuned(studies):
@@ -177,9 +135,8 @@ def too_small(rows):
     claimed = paper["noise"][1] - paper["baseline"][1] if paper else 0.0
     if claimed < 0 and least > -claimed:
         yield (
-            f"A gain as small as the paper's own, {claimed:+.4f} in its Table 1 (one seed each, at its own"
-            f" size), these seeds would have missed more often than not: {least:.4f} they find four times in"
-            " five."
+            f"The paper's own gain, {claimed:+.4f} in its Table 1 (one seed each, at its own size), is smaller"
+            f" than what these seeds would find four times in five, {least:.4f}."
         )
 
 
@@ -205,8 +162,8 @@ def perturbed(studies):
         else:
             said = "leave it out, no arm is resolved as better than fine-tuning alone"
         yield (
-            f"**NoisyTune before fine-tuning: {said}** ({tally(rows)}). {study.where}, from one pretrained"
-            f" model: the intervals are over fine-tunings of it.\n\n    {study.command}"
+            f"**NoisyTune before fine-tuning: {said}** ({tally(rows)}). {study.record['title']}: {study.where},"
+            f" from one pretrained model: the intervals are over fine-tunings of it.\n\n    {study.command}"
         )
 
 
@@ -225,9 +182,109 @@ def experiment(arm):
     return {name: value for name, value in knobs.items() if name not in apart}
 
 
-def adds_gradient_noise_alone(row):
-    """Whether the arm is its reference but for noise in the gradient."""
+def adds_noise_alone(row):
+    """Whether the arm is its reference but for noise, wherever it goes."""
     _, arm, reference, _ = row
     here, there = experiment(arm), experiment(reference)
     same = all(here[name] == there[name] for name in here if not name.startswith("noise_"))
-    return same and arm.noisy and not reference.noisy and here["noise_point"] == "gradient"
+    return same and arm.noisy and not reference.noisy
+
+
+# The sections.
+
+
+def paper(studies):
+    """The paper's claim: noise against its own baseline."""
+    found, open_questions = named(studies, "table1_shakespeare", "table1_enwik8", "table1_text8", "sensitivity")
+    text = ["## Does the paper's noise help?"]
+    wider = [study for study in found if study.name == "sensitivity"]
+    for which, its in (
+        ("the paper's grid", [study for study in found if study not in wider]),
+        ("`sensitivity`, a wider one", wider),
+    ):
+        if its:
+            said = "; ".join(f"`{study.name}/{study.size}` {tally(study.rows().values())}" for study in its)
+            text += [f"Cells of {which}, against the baseline, {LOSSES[BEST]}: {said}."]
+    return text + [part for study in found for part in section(study)] + open_questions
+
+
+def instead(studies):
+    """Against what else one could do, and what the method reports where there is nothing."""
+    names = ("best_against_best", "robustness_of_result", "limited_data", "regularizers", "schedules")
+    found, open_questions = named(studies, *names, "noisytune", "noisytune_tuned", "aa_control")
+    text = ["## Against what else one could do"]
+    for study in found:
+        text += [*section(study), *among(study)]
+        if study.name == "schedules":
+            text += plateau_sums(study)
+        if study.name in ("limited_data", "regularizers"):
+            text += overfitting(study)
+        if study.name == "limited_data":
+            text += [*section(study, FINAL, "And at the end"), *among(study, FINAL), *delaying(study)]
+    return text + open_questions
+
+
+OVERFITS = 0.01  # nats that a final val loss must be above the best one: it cannot be below it
+
+
+def overfitting(study):
+    """How far the baseline overfits: its final val loss over its best one; a list."""
+    for setting in study.settings:
+        baseline = setting.arm(study.record["baseline"])
+        if not baseline or not baseline.ended:
+            continue
+        best, final = (baseline.losses(name) for name in (BEST, FINAL))
+        mean, half = interval([final[seed] - best[seed] for seed in best])
+        at = np.mean([run.result["best_iter"] for run in baseline.ended])
+        train = interval(list(baseline.losses("final_train_loss").values()))[0]
+        word = "overfits" if half is not None and mean - half > OVERFITS else "does not demonstrably overfit"
+        yield (
+            f"The baseline, `{baseline.name}`, {word if half is not None else 'in one seed'}: its best"
+            f" evaluation is at iteration {at:,.0f} (mean), and the final val loss is higher by"
+            f" {with_interval(mean, half)} (n = {len(best)}), at a train loss of {train:.4f}. (Overfitting:"
+            f" higher by more than {OVERFITS} plus half of the interval.)"
+        )
+
+
+def delaying(study):
+    """By how much each arm overfits, and who is better at its best, who at the end alone; a list."""
+    best, final = study.rows(), study.rows(FINAL)
+    if not best or any(outcome(row) == "interim" for row in [*best.values(), *final.values()]):
+        return
+    yield "\n".join([
+        "By how much each arm overfits, and its verdicts against its reference:",
+        "",
+        "| arm | best evaluation at iteration | in the last one | final - best | at its best | at the end |",
+        "|---|---:|---:|---:|---:|---:|",
+        *(overfitting_row(arm, best, final) for setting in study.settings for arm in setting.arms if arm.ended),
+        "",
+        f"    {study.command}",
+    ])  # fmt: skip
+    rows = {name: (outcome(row), outcome(final[name])) for name, row in best.items() if not row[2].noisy}
+    at_best = [f"`{name}`" for name, (then, _) in rows.items() if then == "better"]
+    only_later = [
+        f"`{name}` (at its best {then})"
+        for name, (then, later) in rows.items()
+        if later == "better" and then != "better"
+    ]
+    knobs = study.settings[0].knobs
+    stopping = " Of these the seeds do not tell that they do better than to stop earlier without them."
+    yield (
+        f"Against references without noise, resolved as better at their best: {', '.join(at_best) or 'none'};"
+        f" at the end alone: {', '.join(only_later) or 'none'}."
+        f"{stopping if only_later else ''} All is of one text of {knobs['train_tokens']:,} symbols and one val"
+        " split, and the intervals are over seeds. The learning rate falls by one cosine in all arms, so that a"
+        " later best is one at a lower rate; the best is the lowest of the evaluations, one every"
+        f" {knobs['eval_interval']:,} iterations."
+    )
+
+
+def overfitting_row(arm, best, final):
+    """An arm's line of the table: when its runs are at their best, and how much worse they end."""
+    ends = [run.result["best_iter"] for run in arm.ended]
+    last = sum(at == run.config.max_iters for at, run in zip(ends, arm.ended))
+    losses = [arm.losses(name) for name in (BEST, FINAL)]
+    more = with_interval(*interval([losses[1][seed] - losses[0][seed] for seed in losses[0]]))
+    verdicts = [verdict(*rows[arm.name]) if arm.name in rows else DASH for rows in (best, final)]
+    cells = [f"`{arm.name}`", f"{np.mean(ends):,.0f}", f"{last} of {len(ends)}", more, *verdicts]
+    return f"| {' | '.join(cells)} |"

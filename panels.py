@@ -93,9 +93,11 @@ def figure_of(panels):
 
 
 def line_style(number):
-    """The colour and the dash of a line by its arm's number; after seven the colours come with other dashes."""
-    n = len(COLOURS)
-    return {"color": COLOURS[number % n], "linestyle": DASHES[(number + number // n) % len(DASHES)]}
+    """The colour and the dash of a line by its arm's number: black is the first's alone, the other six
+    colours come again with other dashes."""
+    first, *others = COLOURS
+    colour = others[(number - 1) % len(others)] if number else first
+    return {"color": colour, "linestyle": DASHES[number % len(DASHES)]}
 
 
 def wrap(text):

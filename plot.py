@@ -66,7 +66,7 @@ def drawings(folders, out):
     """[(folders drawn together, where)]: all of them into `out` if it is given, else study by study."""
     if out:
         return [(folders, out)]
-    studies = [path.parent for folder in folders for path in sorted(folder.glob("*/**/study.json"))]
+    studies = [study for folder in folders for study in studies_in(folder)]
     if not studies:
         return [(folders, folders[0] / "figures")]
     paper = [path for path in studies if path.parent.name.startswith("table1")]
@@ -74,6 +74,16 @@ def drawings(folders, out):
     joint = [(same, place / "figures" / size) for (place, size), same in paper.items() if len(same) > 1]
     loose = [drawing for folder in folders for drawing in loose_drawings(folder)]
     return [*joint, *loose, *(([study], study / "figures") for study in sorted(studies))]
+
+
+def studies_in(folder):
+    """The folders of the studies within a folder; those of which nothing was trained yet are said."""
+    found = [path.parent for path in sorted(folder.glob("*/**/study.json"))]
+    begun = [study for study in found if any(study.glob("**/run.json"))]
+    for study in found:
+        if study not in begun:
+            print(f"{study}: no run of this study yet, left out")
+    return begun
 
 
 def loose_drawings(folder):

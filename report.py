@@ -9,7 +9,7 @@ Every number and every verdict in it is computed here. `python plot.py results` 
 import sys
 from pathlib import Path
 
-from arms import by, read_settings
+from arms import by, changed_knobs, read_settings
 from config import UserError, run_script
 from costs import find_benches, tables_of
 from files import read_json
@@ -81,6 +81,7 @@ def section(study, results):
         "",
         f"    {command(record, settings)}",
         "",
+        *arms_in_knobs(settings),
     ]
     compared = told_apart(settings)
     for losses, rows in compared:
@@ -94,6 +95,23 @@ def section(study, results):
             )
     tables = [comparison_table(settings, *losses) for losses, _ in compared]
     return "\n".join([*lines, "", markdown([*tables, *map(loss_table, settings)])])
+
+
+def arms_in_knobs(settings):
+    """What each arm changes of its setting's baseline, folded away."""
+    items = []
+    for setting in settings:
+        for arm in setting.arms if setting.baseline else ():
+            if arm is not setting.baseline:
+                knobs = changed_knobs(arm, setting.baseline)
+                said = ", ".join(f"{name}={in_short(value)}" for name, value in knobs.items())
+                items.append(f"- `{arm.name}`: {said or 'data_seed alone'}")
+    head = "<details><summary>What the arms change of their baseline</summary>"
+    return [head, "", *items, "", "</details>", ""] if items else []
+
+
+def in_short(value):
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def cost_section(bench, results):

@@ -76,15 +76,21 @@ def section(study, loss=BEST, head=None):
     rows = study.rows(loss).values()
     if not rows:
         return []
-    head = f"**{head or study.record['title']}.** `{study.name}/{study.size}`: {study.where}; {LOSSES[loss]}."
+    arms, there = study.record["arms"], {arm.name for setting in study.settings for arm in setting.arms}
+    part = f", {len(there)} of {len(arms)} arms" if len(there) < len(arms) else ""
+    head = head or study.record["title"]
+    head = f"**{head}.** `{study.name}/{study.size}`{part}: {study.where}; {LOSSES[loss]}."
     return ["\n".join([head, "", *map(item, rows), "", f"    {study.command}"])]
 
 
 def tally(rows):
-    """How many comparisons of ENOUGH pairs came out how, in words: "3 worse, 1 not resolved". Pairs that
-    divergence has taken count: it is an outcome."""
-    counts = by([row for row in rows if pairs(row) >= ENOUGH], outcome)
-    return ", ".join(f"{len(same)} {word}" for word, same in sorted(counts.items())) or "none"
+    """How many comparisons of ENOUGH pairs came out how, in words: "3 worse, 1 not resolved"; and how many are
+    of fewer. Pairs that divergence has taken count: it is an outcome."""
+    rows = list(rows)
+    enough = [row for row in rows if pairs(row) >= ENOUGH]
+    said = [f"{len(same)} {word}" for word, same in sorted(by(enough, outcome).items())]
+    few = len(rows) - len(enough)
+    return ", ".join([*said, *([f"{few} of fewer than {ENOUGH} pairs"] if few else [])]) or "none"
 
 
 def pairs(row):

@@ -111,7 +111,8 @@ def loss_record(setting, arm, names, target):
         record |= {name: mean, f"{name}_half_interval": half}
     reached = crossings(arm, target) if target else []
     record |= {"best_val_loss_sd": seed_sd(arm), "target_val_loss": target, "reached_target": len(reached)}
-    return record | {"iterations_to_target": float(np.mean(reached)) if reached else None}
+    all_did = reached and len(reached) == len(arm.ended)
+    return record | {"iterations_to_target": float(np.mean(reached)) if all_did else None}
 
 
 def target_loss(setting):
@@ -141,11 +142,14 @@ def crossings(arm, target):
 
 
 def reached_cell(arm, target):
+    """The mean over the runs where all came to the target; else how many did, since a mean without the slow
+    ones would flatter."""
     reached = crossings(arm, target)
     if not reached:
         return "never" if arm.ended else DASH
-    of = "" if len(reached) == len(arm.ended) else f" ({len(reached)} of {len(arm.ended)})"
-    return f"{np.mean(reached):,.0f}{of}"
+    if len(reached) < len(arm.ended):
+        return f"reached by {len(reached)} of {len(arm.ended)}"
+    return f"{np.mean(reached):,.0f}"
 
 
 def paper_note(setting):

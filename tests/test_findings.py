@@ -39,8 +39,9 @@ def table1(results, by):
 )
 def test_the_tally_follows_from_the_verdicts(tmp_path, by, tally):
     text = table1(tmp_path, by)
-    assert f"Cells of the paper's grid, against the baseline, 4 pairs or more, each below: {tally}" in text
-    assert f"each experiment (above, and in README.md) counted once: {tally}" in text
+    head = "Cells of the paper's grid, against the baseline, val, best evaluation: `table1_shakespeare/cpu`"
+    assert f"{head} {tally}" in text
+    assert f"each experiment (below, and in README.md) counted once: {tally}" in text
     assert "Whether it helps once the learning rate is tuned for it is open" in text
 
 
@@ -107,11 +108,11 @@ def test_the_advice_on_noisytune_follows_from_the_arms_that_are_it_alone(tmp_pat
 
 
 def test_a_claim_too_small_for_these_seeds_is_said(tmp_path):
-    words = "A gain as small as the paper's own, -0.0042 in its Table 1"
+    words = "The paper's own gain, -0.0042 in its Table 1"
     (line,) = [line for line in tuned(tmp_path, +0.3, 0.0).splitlines() if words in line]
     folder = tmp_path / "best_against_best" / "cpu"
     least = Study(folder).rows()["noise"][-1].resolvable
-    assert f"more often than not: {least:.4f} they find four times in five." in line
+    assert f"is smaller than what these seeds would find four times in five, {least:.4f}." in line
     for path in (folder / "noise").rglob("result.json"):
         same = read_json(folder / "baseline" / path.parent.name / "result.json")
         write_json(path, same | {"best_val_loss": same["best_val_loss"] + 0.3})
@@ -137,7 +138,35 @@ def test_an_experiment_counts_once_and_by_its_most_seeds(tmp_path):
         noise = {"baseline": {}, "noise": {"noise_sigma": 0.4}}
         make_study(tmp_path / name / "cpu", noise, seeds=(1, 2, 3, 4), name=name)
     text = findings.findings(tmp_path)
-    assert "each experiment (above, and in README.md) counted once: 1 better, 1 worse." in text
+    assert "each experiment (below, and in README.md) counted once: 1 better, 1 worse, 1 of fewer" in text
+
+
+def test_noise_that_helps_elsewhere_than_in_the_gradients_is_named(tmp_path):
+    first = {**NOISE, "noise_point": "first_moment"}
+    arms = {"baseline": {}, "tuned": {"learning_rate": 4e-3}, "first": first}
+    arms["first_tuned"] = {**first, "learning_rate": 4e-3}
+    folder = tmp_path / "mechanism" / "cpu"
+    versus = {"first_tuned": "tuned"}
+    make_study(folder, arms, seeds=(1, 2, 3, 4), name="mechanism", versus=versus)
+    elsewhere = "Put elsewhere than into the gradients, it is resolved as better in:"
+    assert elsewhere not in findings.findings(tmp_path)
+    shift(folder, "first", -1.0)
+    after = Study(folder).rows()["first_tuned"][-1].mean
+    text = findings.findings(tmp_path)
+    assert f"{elsewhere} `first` (and `first_tuned` minus `tuned`: {after:+.4f}" in text
+    assert "counted once: none." in text, "it is no noise in the gradients"
+
+
+def test_what_noise_is_worth_at_the_end_of_overfitting_is_counted_apart(tmp_path):
+    table1(tmp_path, +0.5)
+    arms = {"none": {"train_tokens": 5000}, "noise": {"train_tokens": 5000, **NOISE}}
+    folder = tmp_path / "limited_data" / "cpu"
+    make_study(folder, arms, baseline="none", seeds=(1, 2, 3, 4), name="limited_data")
+    for path in (folder / "noise").rglob("result.json"):
+        write_json(path, read_json(path) | {"final_val_loss": 1.0})
+    text = findings.findings(tmp_path)
+    assert "counted once: 2 worse. At the end of runs that go on overfitting" in text
+    assert "(`limited_data`; val, final, whole split): 1 better; what that is worth is below." in text
 
 
 def test_every_number_is_the_comparisons_and_has_its_command(tmp_path):
@@ -214,7 +243,7 @@ def test_the_words_for_a_share(low, high, said):
     ("by", "said"),
     [
         (0.0, f"{MEAN}, without any randomness, is enough for its harm: alone it has 100%"),
-        (0.1, "of the effect of `noise`, so that the noise's other effects offset some of it"),
+        (0.1, "of the effect of `noise`, and what else the noise does takes some of that back"),
         (-0.1, f"{MEAN}, without any randomness, is enough for a part of its harm: alone it has"),
         (-0.4, f"{MEAN} is not what does its harm: alone it has"),
         (None, f"these seeds cannot tell whether {MEAN} is enough for its harm: alone it has"),
@@ -231,11 +260,9 @@ def test_the_answer_in_short_follows_from_the_shares(mechanism, tmp_path, by, sa
     head = "**In short,** over 1,000 iterations (n = 4): "
     (line,) = [line for line in text.splitlines() if line.startswith(head)]
     assert said in line
-    assert ("so that the noise's other" in line) == (by == 0.1)
-    assert ("A smaller step alone (`matched_warmup`) has less than that in the end, 5" in line) == (
-        by in (0.0, 0.1)
-    )
-    assert ("at iteration 250, 100% (100% to 100%)" in line) == (by in (0.0, 0.1)), "the curves are alike"
+    assert ("takes some of that back" in line) == (" more than enough " in line) == (by == 0.1)
+    assert "A smaller step alone (`matched_warmup`) has 5" in line
+    assert "in the end: it has a part of it; at iteration 250 it has 100% (100% to 100%)" in line
     assert "Anti-correlated" not in line, "it has no more than the noise here"
     write_json(mechanism / "study.json", read_json(mechanism / "study.json") | {"seeds": [1, 2, 3, 4, 5]})
     assert "**In short" not in findings.findings(tmp_path), "while planned seeds are missing"
@@ -246,8 +273,10 @@ def test_what_adds_up_is_said_to_help_where_noise_that_does_not_does_more_harm(m
     shift(mechanism, "anticorrelated", 0.1)
     text = findings.findings(tmp_path)
     assert "Anti-correlated noise, as random, but with a sum in the weights that stays small, has 1" in text
-    assert "of the effect of `noise` too: the offset is of noise that adds up there" in text
+    assert "of the effect of `noise` too, as if what is taken back were of noise that adds up there" in text
     assert "- `anticorrelated` minus `second_moment_mean`: +0.0000 ± 0.0000 (n = 4)." in text
+    shift(mechanism, "anticorrelated", 0.2)
+    assert "Anti-correlated" not in findings.findings(tmp_path), "it does more than the mean alone"
 
 
 def test_an_effect_that_is_a_gain_is_called_one_and_first_moments_that_diverged_are_told(mechanism, tmp_path):
@@ -297,6 +326,15 @@ def test_a_baseline_at_another_rate_has_no_effect_to_share(mechanism, tmp_path):
     assert "of the effect of `tuned`" not in text
 
 
+@pytest.mark.parametrize("arm", ["second_moment_mean", "noise", "baseline"])
+def test_where_runs_diverged_there_is_no_share(mechanism, tmp_path, arm):
+    write_json(mechanism / arm / "seed1" / "result.json", {"status": "diverged", "diverged_at": 9})
+    text = findings.findings(tmp_path)
+    assert ("- `matched_warmup`: 5" in text) == (arm == "second_moment_mean")
+    assert "- `second_moment_mean`: " not in text
+    assert "**In short" not in text
+
+
 def test_a_share_of_runs_that_ended_above_their_start_is_none(mechanism, tmp_path):
     shift(mechanism, "second_moment_mean", 20.0)
     text = findings.findings(tmp_path)
@@ -318,9 +356,11 @@ def test_the_prediction_stands_beside_what_was_measured(mechanism, tmp_path):
     assert f"| `mechanism`, 1,000 iterations | {row}" in findings.findings(tmp_path)
 
 
-def test_what_is_predicted_for_after_the_end_is_the_length_of_the_run(tmp_path):
-    folder = make_study(tmp_path / "long" / "cpu", {"baseline": {}, "noise": {**NOISE, "beta2": 0.9999}})
-    assert predicted_half(Study(folder).settings[0].arm("noise")) == 1000
+def test_what_is_predicted_for_after_the_end_is_not_put_in_figures(tmp_path):
+    arms = {"baseline": {}, "noise": {**NOISE, "beta2": 0.9999}}
+    study = Study(make_study(tmp_path / "long" / "cpu", arms))
+    assert predicted_half(study.settings[0].arm("noise")) is None
+    assert "| `noise` | > 1,000 | – | – | – |" in next(controls.half_times(study))
 
 
 @pytest.mark.parametrize(
@@ -367,25 +407,33 @@ def test_a_wiggle_is_no_overfitting_and_one_seed_shows_none(tmp_path):
 
 
 def test_who_only_delays_overfitting_is_said(tmp_path):
-    common = {"train_tokens": 5000}
-    arms = {"none": common, "better": {**common, "dropout": 0.1}, "delays": {**common, **NOISE}}
-    arms["nothing"] = {**common, "weight_decay": 0.2}
-    folder = make_study(
-        tmp_path / "limited_data" / "cpu", arms, baseline="none", seeds=(1, 2, 3, 4), name="limited_data"
-    )
+    common, noise = {"train_tokens": 5000}, {"train_tokens": 5000, **NOISE}
+    arms = {"none": common, "better": {**common, "dropout": 0.1}, "worse_at_best": noise}
+    arms |= {
+        "delays": {**common, "weight_decay": 0.2},
+        "beside_noise": {**noise, "noise_point": "first_moment"},
+    }
+    folder = tmp_path / "limited_data" / "cpu"
+    named = {"baseline": "none", "name": "limited_data", "versus": {"beside_noise": "worse_at_best"}}
+    make_study(folder, arms, seeds=(1, 2, 3, 4), **named)
     shift(folder, "better", -0.5)
-    for path in (folder / "delays").rglob("result.json"):
-        write_json(path, read_json(path) | {"final_val_loss": 1.0})
-    said = "Resolved as better at their best: `better`; at the end alone, so that for all that these seeds tell"
-    assert f"{said} they delay overfitting: `delays`; each against its reference." in findings.findings(
-        tmp_path
-    )
-    assert "one text of 5,000 symbols" in findings.findings(tmp_path)
+    for arm, final in (("delays", 1.0), ("worse_at_best", 1.0), ("beside_noise", 0.5)):
+        for path in (folder / arm).rglob("result.json"):
+            write_json(path, read_json(path) | {"final_val_loss": final, "best_iter": 1000})
+    text = findings.findings(tmp_path)
+    alone = "`worse_at_best` (at its best worse), `delays` (at its best not resolved)"
+    assert f"resolved as better at their best: `better`; at the end alone: {alone}. Of these" in text
+    assert "one text of 5,000 symbols" in text
+    best = Study(folder).settings[0].arm("delays").losses("best_val_loss").values()
+    more = 1.0 - sum(best) / 4
+    (row,) = (line for line in text.splitlines() if line.startswith("| `delays` | 1,000 | 4 of 4 |"))
+    assert f"| {more:.4f} ± " in row
+    assert row.endswith("| not resolved | better |")
     write_json(folder / "study.json", {**read_json(folder / "study.json"), "seeds": [1, 2, 3, 4, 5]})
-    assert "Resolved as better" not in findings.findings(tmp_path), "while planned seeds are missing"
-    for arm in ("better", "delays", "nothing"):
+    assert "resolved as better at" not in findings.findings(tmp_path), "while planned seeds are missing"
+    for arm in ("better", "delays", "worse_at_best", "beside_noise"):
         shutil.rmtree(folder / arm)
-    assert "Resolved as better" not in findings.findings(tmp_path), "with nothing to compare"
+    assert "resolved as better at" not in findings.findings(tmp_path), "with nothing to compare"
 
 
 def test_schedules_are_compared_with_each_other(tmp_path):
@@ -404,6 +452,7 @@ def test_schedules_are_compared_with_each_other(tmp_path):
     )
     assert f"- `linear` minus `exponential`: {c.mean:+.4f} ± {c.half:.4f} (n = 4)." in text
     assert "- `exponential_tensor` minus `exponential_global`: +0.0000 ± 0.0000 (n = 4)." in text
+    assert "is not of equal sum" not in text
     lost = [("linear", 1), *(("exponential_global", seed) for seed in (1, 2, 3, 4))]
     for arm, seed in lost:
         write_json(folder / arm / f"seed{seed}" / "result.json", {"status": "diverged", "diverged_at": 9})
@@ -411,6 +460,20 @@ def test_schedules_are_compared_with_each_other(tmp_path):
     assert "(n = 3), 1 of 4 diverged." in text
     head = "- `exponential_tensor` minus `exponential_global`: nothing to compare"
     assert f"{head}, `exponential_global`: 4 of 4 diverged." in text
+
+
+def test_how_much_noise_a_plateau_came_to_is_said(tmp_path):
+    arms = {"baseline": {}, "plateau": {**NOISE, "noise_schedule": "plateau"}}
+    arms["constant"] = {**NOISE, "noise_schedule": "constant"}
+    folder = make_study(tmp_path / "schedules" / "cpu", arms, seeds=(1, 2, 3, 4), name="schedules")
+    for path in folder.rglob("log.jsonl"):
+        sigmas = {"plateau": (0.2, 0.2, 0.1, 0.1), "constant": (0.2,) * 4}.get(path.parts[-3], ())
+        with open(path, "w") as log:
+            for at, sigma in zip((0, 100, 101, 301), sigmas):
+                print(json.dumps({"kind": "train", "iter": at, "sigma": sigma}), file=log)
+    part = (100 * 0.04 + 0.025 + 200 * 0.01) / (301 * 0.04)
+    said = f"its sum of sigma_t^2 came to {part:.0%} of that of `constant` (n = 4, from the logged sigmas)."
+    assert said in findings.findings(tmp_path)
 
 
 def test_comparisons_come_in_the_order_of_the_studys_arms(tmp_path):
@@ -428,7 +491,7 @@ def test_runs_that_diverged_count_as_an_outcome(tmp_path):
     for path in (folder / "cell").rglob("result.json"):
         write_json(path, {"status": "diverged", "diverged_at": 9})
     text = findings.findings(tmp_path)
-    assert "Cells of the paper's grid, against the baseline, 4 pairs or more, each below: 1 diverged." in text
+    assert "against the baseline, val, best evaluation: `table1_shakespeare/cpu` 1 diverged." in text
 
 
 def test_the_cells_of_the_wider_grid_are_told_apart_from_the_papers(tmp_path):
@@ -436,11 +499,9 @@ def test_the_cells_of_the_wider_grid_are_told_apart_from_the_papers(tmp_path):
     wider = {"baseline": {}, "a": {"noise_sigma": 0.2}, "b": {"noise_sigma": 0.3}}
     make_study(tmp_path / "sensitivity" / "cpu", wider, seeds=(1, 2, 3, 4), name="sensitivity")
     text = findings.findings(tmp_path)
-    assert "Cells of the paper's grid, against the baseline, 4 pairs or more, each below: 1 worse." in text
-    assert (
-        "Cells of `sensitivity`, a wider one, against the baseline, 4 pairs or more, each below: 2 worse."
-        in text
-    )
+    head = "against the baseline, val, best evaluation:"
+    assert f"Cells of the paper's grid, {head} `table1_shakespeare/cpu` 1 worse." in text
+    assert f"Cells of `sensitivity`, a wider one, {head} `sensitivity/cpu` 2 worse." in text
 
 
 def test_an_arm_that_is_better_though_some_of_it_exploded_is_better(tmp_path):

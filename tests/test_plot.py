@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from scipy import stats
 
 import curves
 import effects
+import panels
 import plot
 import tables
 from arms import read_settings
@@ -197,6 +199,22 @@ def test_folders_without_runs_are_named(tmp_path):
         plot.main([str(tmp_path)])
 
 
+def test_a_study_without_a_run_is_left_out_and_said(tmp_path, capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plot, "draw", lambda settings, out: drawn.append(out))
+    made = make_study(tmp_path / "out" / "one" / "cpu", {"baseline": {}, "noise": {"noise_sigma": 0.1}})
+    for name in ("a", "z"):
+        empty = tmp_path / "out" / name / "cpu"
+        empty.mkdir(parents=True)
+        shutil.copy(made / "study.json", empty)
+    plot.main([str(tmp_path / "out")])
+    assert drawn == [made / "figures"]
+    said = f"{tmp_path / 'out' / 'a' / 'cpu'}: no run of this study yet, left out"
+    assert said in capsys.readouterr().out
+    with pytest.raises(UserError, match="python sweep.py trains those of a study"):
+        plot.main([str(tmp_path / "out" / "a")])
+
+
 def test_studies_are_drawn_each_for_itself_and_table_1_together(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(plot, "draw", lambda settings, out: drawn.append((len(settings), str(out))))
@@ -357,6 +375,15 @@ def test_the_forest_has_a_row_an_arm_and_marks_what_is_resolved(tmp_path):
     markers = [container.lines[0].get_markerfacecolor() for container in axes.containers]
     assert markers == [effects.COLOUR_OF["worse"], "white"]
     assert "n = 3" in drawn_text(figure)
+    assert "noisy itself" not in drawn_text(figure)
+
+
+def test_what_is_better_than_the_noise_is_not_green(tmp_path):
+    arms_ = {"baseline": {}, "noise": {"noise_sigma": 0.1}, "less": {"noise_sigma": 1e-9}}
+    figure = effects.forest_figure(read_settings([make_study(tmp_path, arms_, versus={"less": "noise"})]))
+    markers = [container.lines[0].get_markerfacecolor() for container in figure.axes[0].containers]
+    assert markers == [effects.COLOUR_OF["worse"], "#000000"]
+    assert "Black: against a run that is noisy itself." in " ".join(drawn_text(figure).split())
 
 
 def test_no_arms_name_leaves_the_forest(tmp_path):
@@ -394,11 +421,52 @@ def test_the_mechanism_figure_has_the_decisive_arms_and_their_signal(tmp_path):
             for at in (0, 500, 1000):
                 event = {"kind": "diagnosis", "iter": at, "signal_rms": 0.1, "signal_share": 0.25 if at else 0}
                 print(json.dumps(event), file=log)
-    losses, signal, share = curves.mechanism_figure(read_settings([folder])).axes
-    assert [len(axes.get_lines()) for axes in (losses, signal, share)] == [2, 2, 2]
+    losses, effect, signal, share = curves.mechanism_figure(read_settings([folder])).axes
+    assert [len(axes.get_lines()) for axes in (losses, effect, signal, share)] == [2, 2, 2, 2]
     line = share.get_lines()[1]
     assert line.get_xdata().tolist() == [500, 1000], "of a single gradient nothing is drawn"
     assert line.get_ydata().tolist() == [0.25] * 2
+
+
+def test_the_mechanism_figure_has_the_shares_of_the_noises_effect(tmp_path):
+    arms_ = {"baseline": {}, "noise": {"noise_sigma": 0.1}, "more": {"noise_sigma": 0.2}}
+    versus = {"more": "noise"}
+    folder = make_study(tmp_path, arms_, decisive=list(arms_), versus=versus)
+    for path in folder.rglob("log.jsonl"):
+        arm, seed = path.parts[-3], int(path.parts[-2].removeprefix("seed"))
+        events = [json.loads(line) for line in path.read_text().splitlines()]
+        for event in events:
+            if event["kind"] == "eval":
+                effect = {"baseline": 0.0, "noise": 0.1, "more": 0.25}[arm] if event["iter"] else 0.0
+                event["val_loss"] = 2 + 0.1 * seed + effect * (1 + 1e-3 * seed)
+        signal = {"kind": "diagnosis", "signal_rms": 0.1, "signal_share": 0.5}
+        events += [signal | {"iter": at} for at in (0, 500)]
+        path.write_text("".join(json.dumps(event) + "\n" for event in events))
+    baseline, noise, more = curves.mechanism_figure(read_settings([folder])).axes[1].get_lines()
+    assert len(baseline.get_xdata()) == 0
+    for line, share in ((noise, 1.0), (more, 2.5)):
+        assert line.get_xdata().tolist() == [250, 500, 750, 1000]
+        assert line.get_ydata() == pytest.approx([share] * 4)
+
+
+def test_black_is_the_baselines_alone_and_no_two_lines_are_alike():
+    styles = [panels.line_style(number) for number in range(22)]
+    assert [style["color"] for style in styles].count("#000000") == 1
+    assert len(set(map(str, styles))) == 22
+    beside = [{style["color"] for style in styles[first : first + 6]} for first in range(1, 17)]
+    assert set(map(len, beside)) == {6}, "in one panel"
+
+
+def test_noise_that_has_faded_is_not_drawn(tmp_path):
+    folder = fake_run(tmp_path / "noise" / "seed1", noise_sigma=0.1)
+    log = folder / "log.jsonl"
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    for event in events:
+        if event["kind"] == "train":
+            event["sigma"] = 0.1 * 0.9 ** event["iter"]
+    log.write_text("".join(json.dumps(event) + "\n" for event in events))
+    axes = curves.noise_figure(read_settings([tmp_path])).axes[0]
+    assert axes.get_ylim()[0] == pytest.approx(1e-5 * max(axes.get_lines()[0].get_ydata()))
 
 
 def test_reduced_size_is_said(tmp_path):

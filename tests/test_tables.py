@@ -189,7 +189,9 @@ def test_iterations_to_a_loss_are_interpolated_and_those_that_never_get_there_sa
         losses = [val_loss(end, run.seed, 0) for end in ends]
         assert np.interp(at, ends, losses) == pytest.approx(target)
     assert tables.loss_row(baseline, [], target)[-1] == f"{np.mean(reached):,.0f}"
-    assert tables.loss_row(noise, [], 2.26)[-1] == f"{tables.iterations_to(noise.runs[0], 2.26):,.0f} (1 of 3)"
+    assert tables.loss_row(noise, [], 2.26)[-1] == "reached by 1 of 3"
+    record = tables.loss_record(setting, noise, [], 2.26)
+    assert (record["reached_target"], record["iterations_to_target"]) == (1, None)
     assert tables.loss_row(noise, [], 1.0)[-1] == "never"
 
 
@@ -335,6 +337,16 @@ def test_the_report_says_in_words_what_the_tables_say(tmp_path):
     assert "3 of 4 arms" in text
     with pytest.raises(UserError, match="no study lies in"):
         report.main([str(tmp_path / "nowhere")])
+
+
+def test_the_report_tells_what_an_arm_changes(tmp_path):
+    arms = {"none": {}, "odd": {"noise_sigma": 0.012345, "optimizer": "sgd"}, "order": {"data_seed": 5}}
+    make_study(tmp_path / "a", arms, baseline="none", name="a")
+    said = report.arms_in_knobs(read_settings([tmp_path]))
+    assert said[2:-3] == ["- `odd`: optimizer=sgd, noise_sigma=0.01235", "- `order`: data_seed alone"]
+    two = {"0.1": {"noise_sigma": 0.1}, "0.2": {"noise_sigma": 0.2}}
+    make_study(tmp_path / "b", two, baseline="elsewhere", name="b")
+    assert report.arms_in_knobs(read_settings([tmp_path / "b"])) == [], "of no one reference"
 
 
 def test_the_report_of_many_arms_names_them_and_says_once_what_is_the_same_twice(tmp_path):
