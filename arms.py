@@ -37,9 +37,7 @@ def read_settings(folders):
     settings = group([read_run(path) for path in find_runs(folders)])
     if not settings:
         where = ", ".join(map(str, folders))
-        raise UserError(
-            f"no run lies in {where}: python sweep.py trains those of a study, train.py a single one"
-        )
+        raise UserError(f"no run lies in {where}: sweep.py trains those of a study, train.py a single one")
     return settings
 
 
@@ -82,8 +80,10 @@ class Run:
 
     @property
     def device(self):
-        """The kind of device that it ran on, without its number."""
-        return self.about.get("machine", {}).get("device", "").partition(":")[0]
+        """The kind of device that it ran on, without its number; the kinds, where it was resumed on another."""
+        machines = [about.get("machine", {}) for about in (self.about, *self.about.get("resumed", []))]
+        kinds = [machine.get("device", "").partition(":")[0] for machine in machines]
+        return "+".join(dict.fromkeys(kinds))
 
     @property
     def study(self):

@@ -2,6 +2,7 @@
 
 python evaluate.py RUN        the whole splits, for a run's best and last weights
 
+Of train it is what the run was trained on (the knob train_tokens), and comes last, since it takes the longest.
 RUN may be an exported model too, of a corpus under data/.
 """
 
@@ -12,10 +13,10 @@ from pathlib import Path
 import torch
 
 import gpt2
-from config import UserError, run_script
+from config import UserError, recorded, run_script
 from data.corpus import Corpus
 from files import read_json
-from machine import best_device
+from machine import best_device, enough_memory
 from model import GPT
 from runs import corpus_meta, corpus_title, load_checkpoint
 
@@ -93,27 +94,29 @@ def main(argv):
     folder = Path(argv[0]).expanduser()
     meta = corpus_meta(folder)
     device = best_device()
-    corpus = Corpus(dataset_of(folder, meta), device)
+    dataset, train_tokens = dataset_of(folder, meta)
+    corpus = Corpus(dataset, device, train_tokens)
     if corpus.meta["splits"] != meta.get("splits"):
         raise UserError(f"{corpus.folder} is not the corpus that {folder} was trained on")
     models = models_in(folder, meta)
     print(corpus_title(corpus.meta))
-    for name, model in models.items():
-        model.to(device)
-        for split in corpus.tokens:
-            loss = mean_loss(model, corpus.windows(split, model.config.block_size))
-            print(f"{name}, {split}: {with_bits(loss, corpus.meta, split)}")
+    with enough_memory(device, "let no other process use it"):
+        for split in sorted(corpus.tokens, key=lambda split: split == "train"):
+            for name, model in models.items():
+                loss = mean_loss(model.to(device), corpus.windows(split, model.config.block_size))
+                print(f"{name}, {split}: {with_bits(loss, corpus.meta, split)}", flush=True)
     return 0
 
 
 def dataset_of(folder, meta):
-    """The dataset of a run, as it was given, or of an exported model, by its name."""
+    """(the dataset of a run, as it was given, or of an exported model, by its name; its train_tokens)."""
     if gpt2.is_model(folder):
-        return meta["name"]
-    config = read_json(folder / "config.json")
-    if config is None:
+        return meta["name"], None
+    knobs = read_json(folder / "config.json")
+    if knobs is None:
         raise UserError(f"{folder} is no run folder: it lacks config.json")
-    return config["dataset"]
+    config = recorded(knobs)
+    return config.dataset, config.train_tokens
 
 
 def models_in(folder, meta):

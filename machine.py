@@ -56,9 +56,15 @@ class Machine:
                 f"processes {self.processes}, and {began_with} as this run began: the same batches and noise,"
                 " but other dropout masks, and sums rounded differently"
             )
-        if self.kind == "cuda" and self.name != recorded["name"]:
+        kinds = {self.kind, recorded["device"].partition(":")[0]}
+        if len(kinds) > 1 or ("cuda" in kinds and self.name != recorded["name"]):
             print(
                 f"{self.name}, and {recorded['name']} as this run began: other noise and dropout from here on"
+            )
+        if self.compile != recorded.get("compile", self.compile):
+            print(
+                f"{'' if self.compile else 'not '}compiled, unlike as this run began: sums rounded otherwise,"
+                " and on CUDA other dropout masks"
             )
         for name in ("dtype", "threads"):
             if getattr(self, name) != recorded[name]:
@@ -116,7 +122,8 @@ class Machine:
             return None
         if sys.platform == "linux":  # whose ru_maxrss begins at that of the process that started this one
             status = Path("/proc/self/status").read_text()
-            return int(re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)[1]) * 1024
+            peak = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+            return int(peak[1]) * 1024 if peak else None  # a sandbox's kernel may not tell
         import resource
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -136,6 +143,24 @@ def keep_freed_memory():
             mallopt = ctypes.CDLL(None).mallopt
             mallopt(M_TRIM_THRESHOLD, -1)  # never
             mallopt(M_MMAP_MAX, 0)  # no block of its own mapping, which ends with the block
+
+
+@contextlib.contextmanager
+def enough_memory(device, mend):
+    """A context in which to run out of memory is a UserError that says how to want less."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise UserError(f"{device} has too little memory for this: {mend}") from None
+
+
+def out_of_memory(error):
+    """Whether PyTorch ran out of memory; on the CPU it raises no type of its own for that."""
+    said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return known or any(words in str(error) for words in said)
 
 
 def best_device():

@@ -195,21 +195,25 @@ class GPT(nn.Module):
         dtype, and the mean cross-entropy in nats (float32 or float64), or None without targets.
 
         caches: `empty_caches` or what a call before has left in them; idx continues what they have seen,
-        block_size tokens at most with idx, and is taken in.
+        block_size tokens at most with idx, and is taken in. With them the logits are of the last position
+        alone, (B, 1, vocab_size).
         """
         T, seen = idx.shape[1], caches[0].length if caches else 0
         x = self.wte(idx) + self.wpe.weight[seen : seen + T]  # (B, T, C)
         x = dropout(x, self.config.dropout if self.training else 0.0)
         for layer, block in enumerate(self.blocks):
             x = block(x, caches[layer]) if caches else block(x)
-        logits = F.linear(self.ln_f(x), self.wte.weight)
+        logits = F.linear(self.ln_f(x[:, -1:] if caches else x), self.wte.weight)
         if targets is None:
             return logits, None
         wide = logits if logits.dtype == torch.float64 else logits.float()
         return logits, F.cross_entropy(wide.flatten(0, 1), targets.flatten())
 
     def compile_blocks(self, on=True):
-        """Compile the block, once for all of them, at its next call; or, with on=False, no longer."""
+        """Compile the block, once for all of them, at its next call; or, with on=False, no longer.
+
+        In parts where dropout draws on a CPU, which the compiler leaves to eager code.
+        """
         for block in self.blocks:
             if on:
                 block.compile()

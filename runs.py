@@ -36,7 +36,10 @@ class RunFolder:
     def __enter__(self):
         if not self.writes:
             return self
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(f"{self.path} is a file, or lies in one: choose another --out_dir") from None
         self._lock = lock(self.path / "lock")
         if self._lock is None:
             raise UserError(

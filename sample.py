@@ -19,7 +19,7 @@ import gpt2
 from config import UserError, did_you_mean, run_script, settle
 from data.corpus import decode, encode, symbol_indices
 from evaluate import exported_model, model_in
-from machine import Machine
+from machine import Machine, enough_memory
 from noise import stream_seed
 from runs import best_checkpoint, corpus_meta
 
@@ -36,8 +36,9 @@ def main(argv):
     sys.stdout.reconfigure(encoding="utf-8", errors="replace")
     settings = {name: getattr(options, name) for name in ("max_new_tokens", "temperature", "top_k", "seed")}
     texts = samples(model, meta, prompt, options.num_samples, **settings)
-    for number, text in enumerate(texts, start=1):
-        print(f"--- sample {number} of {options.num_samples}, seed {options.seed} ---\n{text}", flush=True)
+    with enough_memory(device, "ask for fewer --num_samples at once, or for --device=cpu"):
+        for number, text in enumerate(texts, start=1):
+            print(f"--- sample {number} of {options.num_samples}, seed {options.seed} ---\n{text}", flush=True)
     print("---")
     return 0
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 import gpt2
-from config import UserError, differences, recorded
+from config import UserError, differences, recorded, source_wanted
 from data.corpus import symbol_indices
 from data.subword import is_gpt2s
 from evaluate import exported_model, model_in
@@ -40,22 +40,26 @@ class Source:
     about: dict
 
 
-def read_source(config, meta):
-    """The Source of a run of this config on a corpus of this meta.
-
-    None where it needs none: it starts from fresh weights, or its folder holds a checkpoint of its own or
-    a result. UserError where init_from is no run with best weights and no such model, or of another shape.
-    """
+def needs_source(config):
+    """Whether a run of this config needs the weights of init_from: not once its folder holds a checkpoint of
+    its own or a result. UserError where they are needed and there is no such folder."""
     own = Path(config.out_dir).expanduser()
     begun = not config.overwrite and any((own / name).exists() for name in ("last.pt", "result.json"))
     if config.init_from is None or begun:
+        return False
+    if not Path(config.init_from).expanduser().is_dir():
+        raise UserError(f"init_from={config.init_from!r} is no folder: {source_wanted(config.init_from)}")
+    return True
+
+
+def read_source(config, meta):
+    """The Source of a run of this config on a corpus of this meta, or None where it needs none.
+
+    UserError where init_from is no run with best weights and no such model, or of another shape.
+    """
+    if not needs_source(config):
         return None
     folder = Path(config.init_from).expanduser()
-    if not folder.is_dir():
-        raise UserError(
-            f"init_from={config.init_from!r} is no folder: name a run's, or one in the Hugging Face GPT-2"
-            " format"
-        )
     source = exported(config, folder, meta) if gpt2.is_model(folder) else best_of_run(config, folder)
     check_shape(config, source.model.config)
     return source
@@ -145,7 +149,8 @@ def describe(record):
 def check_same(record, recorded, path):
     """UserError unless the weights are those that the run in `path` began from, as its run.json has it."""
     if record is None or record["sha256"] != (recorded or {}).get("sha256"):
+        source = (record or recorded or {}).get("run", "its init_from")
         raise UserError(
-            f"{path} began from other weights than {record['run']} has now, by the SHA-256 in its run.json,"
+            f"{path} began from other weights than {source} has now, by the SHA-256 in its run.json,"
             " and has no checkpoint of its own: restore them, or begin afresh with --overwrite=True"
         )

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config import (
+    KNOBS,
     NOT_IDENTITY,
     ROOT,
     Config,
@@ -26,7 +27,7 @@ from config import (
     check_type,
     did_you_mean,
     identity,
-    known_knob,
+    known_knobs,
     load,
     read_option,
     run_file,
@@ -117,6 +118,11 @@ def read_study(file, overlays=(), options=(), seeds=None, arms=None):
 
 def check_parts(names, file):
     """What a study file assigns, checked by name and type."""
+    if not {"base", "arms"} & names.keys() and names.keys() & KNOBS.keys():
+        raise UserError(
+            f"{file} is the config of a run, not a study: python train.py {file}; of sweep.py the study comes"
+            " first, and config files over it after"
+        )
     for name in names:
         if name not in PARTS:
             raise UserError(f"{file}: a study has no {name!r}{did_you_mean(name, PARTS)}")
@@ -155,10 +161,8 @@ def check_knobs(knobs, where):
         raise UserError(f"{where}: knobs are written dict(name=value, ...), not {knobs!r}")
     if ours := [name for name in knobs if name in OURS]:
         raise UserError(f"{where}: {ours[0]} is the study's own to set")
-    return {
-        name: value if callable(value) else check_type(known_knob(name, where), value, where)
-        for name, value in knobs.items()
-    }
+    known_knobs(knobs, where)
+    return {name: value if callable(value) else check_type(name, value, where) for name, value in knobs.items()}
 
 
 def plan(study, arm, seed, files, common, overrides):

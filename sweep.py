@@ -28,7 +28,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from config import ROOT, UserError, cores, run_script
+from config import ROOT, UserError, cores, run_script, source_wanted
 from files import lock, read_json, write_json
 from progress import Signals
 from runs import RunFolder, parse_event
@@ -91,7 +91,7 @@ def check_folders(runs):
     for source in {run.config.init_from for run in runs if not run.folder.exists()} - {None}:
         place = Path(source).expanduser().resolve()
         if not place.is_dir() and place not in planned:
-            raise UserError(f"the runs start from {source}, which is not there yet: train that run first")
+            raise UserError(f"the runs start from {source}, which is not there yet: {source_wanted(source)}")
     for run in runs:
         if (run.folder / "config.json").is_file():
             RunFolder(run.folder).check_config(run.config)

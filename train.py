@@ -19,18 +19,16 @@ import sys
 import time
 from datetime import UTC, datetime
 
-import torch
-
 from config import ROOT, UserError, differences, load
 from data.corpus import Corpus
 from evaluate import bits, mean_loss
-from machine import Machine, versions
+from machine import Machine, enough_memory, out_of_memory, versions
 from model import GPT
 from progress import Progress, Signals
 from ranks import Ending, joined, run_script_at_once
 from runs import RunFolder, corpus_title, read_log
 from sample import samples
-from start import check_same, describe, read_source
+from start import check_same, describe, needs_source, read_source
 from training import (
     Diverged,
     Training,
@@ -43,25 +41,21 @@ from training import (
 )
 
 DIVERGED = 3  # exit status
+SMALLER = (
+    "halve batch_size and double gradient_accumulation_steps, or make n_embd, n_layer or block_size smaller"
+)
 LONG = 3600  # seconds; a run that will take longer says so first
 
 
 def main(argv):
     with joined() as ranks:
         config, machine = ranks.main_first(choose, argv, ranks)
-        try:
+        with enough_memory(machine.device, SMALLER):
             corpus = ranks.main_first(open_corpus, config, machine)
             source = ranks.main_first(read_source, config, corpus.meta)
             check_same_source(source, ranks)
             with RunFolder(config.out_dir, writes=ranks.main) as folder:
                 status = train_in(folder, config, corpus, machine, ranks, source)
-        except (MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not out_of_memory(error):
-                raise
-            raise UserError(
-                f"{machine.device} has too little memory for this: halve batch_size and double"
-                " gradient_accumulation_steps, or make n_embd, n_layer or block_size smaller"
-            ) from None
     if config.plot and status == 0 and ranks.main:
         subprocess.run([sys.executable, ROOT / "plot.py", folder.path], check=False)
     return status
@@ -69,6 +63,7 @@ def main(argv):
 
 def choose(argv, ranks):
     config = load(argv)
+    needs_source(config)  # to be told of a missing one before a corpus is fetched
     ranks.rows(config.batch_size)
     return config, Machine.choose(config, ranks.rank, ranks.size)
 
@@ -84,12 +79,6 @@ def check_same_source(source, ranks):
     mine = source and source.about["sha256"]
     if mine != ranks.main_only(lambda: mine):
         raise UserError("init_from is being trained, and has changed while it was read: start again")
-
-
-def out_of_memory(error):
-    """Whether PyTorch ran out of memory; on the CPU it raises no type of its own for that."""
-    said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)
 
 
 def train_in(folder, config, corpus, machine, ranks, source=None):
@@ -154,15 +143,19 @@ def resume(t, folder):
     if state := folder.load("last.pt"):
         try:
             t.restore(state)
-        except (KeyError, RuntimeError, TypeError, ValueError):
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            if out_of_memory(error):
+                raise
             raise UserError(f"{folder.path / 'last.pt'} is no checkpoint of this run: restore it") from None
     elif t.config.init_from:
         check_same(t.start, run.get("init_from"), folder.path)
     if t.config.init_from and not t.pretrained:
         t.pretrained = pretrained_in(folder, t.machine.device)
     folder.cut_log(t.step)
-    if best := folder.load("best.pt"):  # it may be of a later step than last.pt, which will come again
-        t.best = {"val_loss": best["val_loss"], "iter": best["iter"]}
+    if best := folder.load("best.pt"):
+        # One of a later step than last.pt is still to come, and may come out otherwise: sums need not repeat.
+        loss = best["val_loss"] if best["iter"] <= t.step else math.inf
+        t.best = {"val_loss": loss, "iter": best["iter"]}
     elif any(event["kind"] == "eval" for event in read_log(folder.path)[0]):
         raise UserError(
             f"{folder.path} has lost its best.pt: restore it, or begin afresh with --overwrite=True"
@@ -240,6 +233,8 @@ def train(t, folder, signals):
                 raise Stopped(stop)
             if last or t.step % config.eval_interval == 0:
                 progress.evaluated(t.ranks.main_only(evaluate, t, folder))
+            if last and (stop := t.ranks.largest(signals.caught)):  # the losses of the whole splits take long
+                raise Stopped(stop)
             if last:
                 return
             steer(t)
@@ -378,6 +373,7 @@ def facts(t):
         "seconds": t.meter.seconds(),
         "peak_memory_bytes": t.machine.peak_memory(),
         "device": t.machine.name,
+        "compiled": t.model.compiled,
     }
 
 

@@ -137,7 +137,8 @@ def moved(t):
     """
     sums, counts = collections.Counter(), collections.Counter()
     for name, parameter in t.model.named_parameters():
-        distance = (parameter - t.pretrained[name]).abs().sum(dtype=torch.float64).item()
+        wide = torch.float32 if parameter.device.type == "mps" else torch.float64  # which Apple's GPUs lack
+        distance = (parameter - t.pretrained[name]).abs().sum(dtype=wide).item()
         for group in (group_of(name), "all"):
             sums[group] += distance
             counts[group] += parameter.numel()

@@ -154,6 +154,7 @@ RANGES = {
         ("noise_sigma", "noise_eta", "reset_below_sigma", "noisytune_lambda"),
         (lambda x: 0 <= x <= 1e6, "from 0 to 1e6"),
     ),
+    "max_iters": (lambda x: 1 <= x <= 1e8, "from 1 to 1e8"),  # the trace of them lies on the device
     "noise_gamma": (lambda x: 0 <= x <= 1, "from 0 to 1"),
     "threads": (lambda x: 0 <= x <= 1024, "from 0 to 1024"),
     **dict.fromkeys(("dropout", "input_noise", "beta1", "beta2"), (lambda x: 0 <= x < 1, "from 0 to under 1")),
@@ -247,7 +248,11 @@ def read_file(path):
     """The knobs a config file assigns, checked by name and type."""
     if not path.is_file() and "=" in str(path):
         raise UserError(f"no config file {path}; did you mean --{path}?")
-    return {name: check_type(known_knob(name, path), value, path) for name, value in run_file(path).items()}
+    assigned = run_file(path)
+    if {"base", "arms"} <= assigned.keys():
+        raise UserError(f"{path} is a study, not the config of a run: python sweep.py {path}")
+    known_knobs(assigned, path)
+    return {name: check_type(name, value, path) for name, value in assigned.items()}
 
 
 def run_file(path, kind="config file"):
@@ -282,10 +287,12 @@ def read_option(word):
     match = re.fullmatch(r"--(\w+)=(.*)", word, re.DOTALL)
     if not match:
         name = word.lstrip("-")
-        example = f"--{name}={getattr(Config, name)}" if name in KNOBS else "--seed=2"
+        name, _, value = name.partition("=")
+        name = name.replace("-", "_")
+        example = f"--{name}={value or getattr(Config, name)}" if name in KNOBS else "--seed=2"
         raise UserError(f"{word} is no option; options are written --key=value, for instance {example}")
     name, text = match.groups()
-    known_knob(name, "the command line")
+    known_knobs([name], "the command line")
     return name, check_type(name, from_text(name, text), "the command line")
 
 
@@ -305,19 +312,20 @@ def from_text(name, text):
     return text
 
 
-def known_knob(name, where):
-    if name not in KNOBS:
+def known_knobs(names, where):
+    """UserError unless all of some names are those of knobs; it names all that are not."""
+    if strange := [name for name in names if name not in KNOBS]:
+        called = " or ".join(map(repr, strange))
         raise UserError(
-            f"{where}: no knob is called {name!r}{did_you_mean(name, KNOBS)}"
+            f"{where}: no knob is called {called}{did_you_mean(strange[0], KNOBS) if len(strange) == 1 else ''}"
             " (python train.py --help lists them all; a config file's own names begin with _)"
         )
-    return name
 
 
 def check_type(name, value, where):
     """The value, an int made a float where the knob is a float; UserError where the type is wrong."""
     kinds = alternatives(name)
-    if type(value) is int and float in kinds:
+    if type(value) is int and float in kinds and abs(value) < 1e300:  # beyond it no float has room
         return float(value)
     if type(value) in kinds:
         return value
@@ -345,7 +353,8 @@ def check_ranges(config):
         raise UserError(f"device={config.device!r} is none of auto, cpu, cuda, cuda:N, mps")
     for name, (within, limits) in RANGES.items():
         value = getattr(config, name)
-        if value is not None and not (math.isfinite(value) and within(value)):
+        finite = isinstance(value, int) or value is None or math.isfinite(value)
+        if value is not None and not (finite and within(value)):
             raise UserError(f"{name}={value!r} is out of range: {name} is {limits}")
 
 
@@ -354,7 +363,10 @@ def check_together(config):
     if config.n_embd % config.n_head:
         raise UserError(f"n_embd={config.n_embd} is not a multiple of n_head={config.n_head}")
     if config.min_lr > config.learning_rate:
-        raise UserError(f"min_lr={config.min_lr} is above learning_rate={config.learning_rate}")
+        raise UserError(
+            f"min_lr={config.min_lr} is above learning_rate={config.learning_rate}: lower it too, or leave it"
+            " to --min_lr=None, a tenth of the learning rate"
+        )
     if config.warmup_iters > config.lr_decay_iters:
         raise UserError(
             f"warmup_iters={config.warmup_iters} is beyond lr_decay_iters={config.lr_decay_iters}"
@@ -385,6 +397,17 @@ def check_init_from(config):
     here, there = (Path(path).expanduser().resolve() for path in (config.out_dir, config.init_from))
     if here == there:
         raise UserError(f"init_from={config.init_from!r} is the run's own folder: choose another --out_dir")
+
+
+def source_wanted(init_from):
+    """What there is to do about an init_from that is not there, in words."""
+    *_, stems, seed = ("", "", *Path(init_from).parts)
+    files = [f"config/{stem}.py" for stem in stems.split("+")]
+    if re.fullmatch(r"seed\d+", seed) and all((ROOT / file).is_file() for file in files):
+        return f"train it first, python train.py {' '.join(files)} --seed={seed.removeprefix('seed')}"
+    if seed == "resume":
+        return "a run that was stopped goes on by its own command, without init_from"
+    return "it is a run's folder, or one in the Hugging Face GPT-2 format, fetched as README.md says"
 
 
 def check_noise_point(config):

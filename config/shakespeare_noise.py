@@ -16,7 +16,6 @@ bias = False
 
 max_iters = 5000
 learning_rate = 1e-3
-min_lr = 1e-4
 warmup_iters = 100
 weight_decay = 0.1
 beta1 = 0.9

@@ -16,7 +16,6 @@ bias = False
 
 max_iters = 100_000
 learning_rate = 5e-4
-min_lr = 5e-5
 warmup_iters = 200
 weight_decay = 0.1
 beta1 = 0.9

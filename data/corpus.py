@@ -17,7 +17,8 @@ from files import hash_of, lock, read_json, shown
 
 def corpus_folder(dataset):
     """The folder of a dataset: a path as it is, a name under data/; prepared now if it is not yet."""
-    folder = Path(dataset) if "/" in dataset or "\\" in dataset else ROOT / "data" / dataset
+    is_path = "/" in dataset or "\\" in dataset
+    folder = Path(dataset).expanduser() if is_path else ROOT / "data" / dataset
     if (folder / "meta.json").is_file():
         return folder
     if not (folder / "prepare.py").is_file():

@@ -5,6 +5,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -21,6 +22,7 @@ from config import ROOT, UserError, settle
 from evaluate import mean_loss
 from files import read_json, write_json
 from loops import LONG_TURNS, LOOPS, TURNS, OurLoop, PlainLoop, in_turns, sample_plainly, steps_in_turns
+from machine import Machine
 from model import GPT
 
 SMALL = """
@@ -274,6 +276,12 @@ def test_a_measurement_is_whole(rehearsed):
     names = {f"{part}_{how}_seconds" for part in ("begun", "full") for how in ("cached", "plain")}
     assert {name: len(seconds) for name, seconds in text.items()} == dict.fromkeys(names, LONG_TURNS)
     assert found["checkpoint"]["bytes"] > 2 * found["checkpoint"]["best_bytes"] > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no such file")
+def test_a_kernel_that_does_not_tell_the_peak_ends_no_run(monkeypatch):
+    monkeypatch.setattr(Path, "read_text", lambda _: "VmSize:\t     9 kB\nVmRSS:\t     9 kB\n")
+    assert Machine("cpu", "float32", 1, False).peak_memory() is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process is told of its parent's peak too")

@@ -24,6 +24,14 @@ def test_derived_knobs_follow_what_they_derive_from():
     assert load(["--seed=3", "--data_seed=8"]).data_seed == 8
 
 
+def test_another_learning_rate_takes_the_papers_configs_to_a_tenth_of_it():
+    for name in ("shakespeare", "enwik8", "text8"):
+        for kind in ("baseline", "noise"):
+            file = f"config/{name}_{kind}.py"
+            assert load([file]).min_lr == (1e-4 if name == "shakespeare" else 5e-5)
+            assert load([file, "--learning_rate=8e-3"]).min_lr == 8e-4
+
+
 def test_int_is_accepted_for_float():
     assert load(["--learning_rate=1"]).learning_rate == 1.0
     assert type(load(["--learning_rate=1"]).learning_rate) is float
@@ -42,7 +50,11 @@ def test_int_is_accepted_for_float():
         (["--out_dir="], ["out_dir is empty"]),
         (["--threads=100000"], ["threads=100000", "1024"]),
         (["--noise_sigma=1e300"], ["noise_sigma=1e+300"]),
-        (["--max_iters=99999999999999999999"], ["max_iters", "1e12"]),
+        (["--max_iters=99999999999999999999"], ["max_iters", "1e8"]),
+        (["--learning_rate=1e999"], ["learning_rate=inf"]),
+        (["--batch_size=" + "9" * 400], ["batch_size", "1e12"]),
+        (["--noise-sigma=0.1"], ["for instance --noise_sigma=0.1"]),
+        (["config/study/mechanism.py"], ["is a study", "python sweep.py config/study/mechanism.py"]),
         (["nowhere.py"], ["no config file nowhere.py"]),
         (["config/shakespear_noise.py"], ["did you mean 'config/shakespeare_noise.py'"]),
         (["--n_head=5"], ["n_embd=384", "n_head=5"]),
@@ -53,7 +65,7 @@ def test_int_is_accepted_for_float():
         (["--noise_schedule=inverse"], ["noise_eta"]),
         (["--noise_schedule=inverse", "--noise_eta=1", "--noise_sigma=1"], ["noise_sigma=0"]),
         (["--noise_eta=0.3"], ["noise_eta=0.3", "inverse"]),
-        (["--min_lr=1"], ["min_lr=1.0", "learning_rate"]),
+        (["--min_lr=1"], ["min_lr=1.0", "learning_rate", "--min_lr=None"]),
         (["--max_iters=10"], ["warmup_iters=100", "max_iters"]),
         (["--device=gpu"], ["'gpu'", "cuda"]),
         (["--dtype=fp16"], ["'fp16'", "float16"]),
@@ -71,6 +83,8 @@ def test_a_mistake_is_one_line_that_names_it(argv, words):
     ("source", "words"),
     [
         ("learning_rte = 1\n", ["bad.py", "learning_rte", "learning_rate"]),
+        ("eval_iters = 1\nwandb_log = 1\n", ["bad.py", "no knob is called 'eval_iters' or 'wandb_log' ("]),
+        ("learning_rate = 10**400\n", ["bad.py", "learning_rate", "float"]),
         ("seed = 'one'\n", ["bad.py", "seed", "int", "'one'"]),
         ("batch_size = True\n", ["bad.py", "batch_size", "int", "True"]),
         ("from sys import exit\nexit(0)\n", ["bad.py, line 2", "SystemExit"]),

@@ -91,6 +91,12 @@ def test_text_char_without_a_text_says_the_command(tmp_path):
         text_char.main([], tmp_path)
 
 
+def test_a_corpus_may_lie_at_home(corpus, monkeypatch):
+    monkeypatch.setenv("HOME", str(corpus.parent))
+    monkeypatch.setenv("USERPROFILE", str(corpus.parent))
+    assert Corpus(f"~/{corpus.name}").meta == Corpus(str(corpus)).meta
+
+
 def test_a_prepared_corpus_is_left_alone_without_force(tmp_path, capsys):
     def prepare(text, *options):
         (tmp_path / "my.txt").write_text(text * 9)

@@ -454,7 +454,7 @@ def test_tokens_as_many_as_gpt2s_have_to_be_its_own(tmp_path, command):
 def test_an_export_is_sampled_and_evaluated_as_its_run_is(exported, capsys, monkeypatch, corpus, tmp_path):
     source, folder = exported(bias=True)
     (source / "last.pt").unlink()
-    monkeypatch.setattr(evaluate, "dataset_of", lambda *_: str(corpus))
+    monkeypatch.setattr(evaluate, "dataset_of", lambda *_: (str(corpus), None))
     said = []
     for place in (source, folder):
         capsys.readouterr()

@@ -15,7 +15,7 @@ from data.building import write_corpus as write
 from data.corpus import Corpus, symbol_indices
 from machine import Machine
 from runs import RunFolder, read_log
-from start import read_source
+from start import check_same, read_source
 
 
 @pytest.fixture
@@ -190,13 +190,23 @@ def test_it_is_part_of_what_the_run_is(run, command):
         train.main(command("new", max_iters=5))
 
 
+def test_a_checkpoint_that_has_gone_meanwhile_is_one_line():
+    with pytest.raises(UserError, match="began from other weights than out/source has now"):
+        check_same(None, {"run": "out/source", "sha256": "a"}, "out/run")
+
+
 @pytest.mark.parametrize(
     ("knobs", "words"),
     [
         ({"n_layer": 1}, "another shape than n_layer=1: use --n_layer=2"),
         ({"n_head": 1, "n_embd": 32}, "n_head=1, n_embd=32: use --n_head=2 --n_embd=16"),
         ({"bias": True}, "bias=True: use --bias=False"),
-        ({"init_from": "nowhere"}, "init_from='nowhere' is no folder: name a run's"),
+        ({"init_from": "nowhere"}, "init_from='nowhere' is no folder: it is a run's folder, or one in the"),
+        ({"init_from": "resume"}, "a run that was stopped goes on by its own command, without init_from"),
+        (
+            {"init_from": "out/quickstart+cpu/seed2"},
+            "python train.py config/quickstart.py config/cpu.py --seed=2",
+        ),
         ({"init_from": ""}, "init_from is empty"),
         ({"init_from": "{source}/best.pt"}, "best.pt' is no folder"),
         ({"out_dir": "{source}", "overwrite": True}, "is the run's own folder"),

@@ -504,5 +504,11 @@ def test_law_7_the_weights_of_a_run_are_evaluated_exactly(run, capsys):
     lines = capsys.readouterr().out.splitlines()
     result = json.loads((folder / "result.json").read_text())
     assert f"last weights, val: {result['final_val_loss']:.4f} nats" in "\n".join(lines)
+    assert ["train" in line for line in lines[1:]] == [False, False, True, True], "the longest at last"
     assert (lines[0], len(lines)) == ("small", 5)
+    few = run("few", train_tokens=600, eval_train_tokens=600)
+    capsys.readouterr()
+    evaluate.main([str(few)])
+    loss = json.loads((few / "result.json").read_text())["final_train_loss"]
+    assert f"last weights, train: {loss:.4f} nats" in capsys.readouterr().out, "of what it was trained on"
     assert weights(folder)

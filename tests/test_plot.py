@@ -211,7 +211,7 @@ def test_a_study_without_a_run_is_left_out_and_said(tmp_path, capsys, monkeypatc
     assert drawn == [made / "figures"]
     said = f"{tmp_path / 'out' / 'a' / 'cpu'}: no run of this study yet, left out"
     assert said in capsys.readouterr().out
-    with pytest.raises(UserError, match="python sweep.py trains those of a study"):
+    with pytest.raises(UserError, match=r"sweep\.py trains those of a study"):
         plot.main([str(tmp_path / "out" / "a")])
 
 

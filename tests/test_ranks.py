@@ -220,6 +220,17 @@ def test_a_resume_says_that_there_are_other_processes(command, capsys):
     assert "processes 2, and 1 as this run began" in capsys.readouterr().out
 
 
+def test_a_resume_says_that_the_device_or_its_compiler_is_another(command, capsys):
+    here = Machine.choose(load(command()))
+    card = here.record() | {"device": "cuda:0", "name": "A card"}
+    here.as_recorded(card)
+    assert "and A card as this run began: other noise and dropout from here on" in capsys.readouterr().out
+    here.as_recorded(here.record() | {"name": "Another CPU"})
+    assert capsys.readouterr().out == "", "the same draws"
+    here.as_recorded(here.record() | {"compile": True})
+    assert "not compiled, unlike as this run began" in capsys.readouterr().out
+
+
 def test_processes_share_the_cores_and_have_a_card_each(command, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(7)), raising=False)
     assert [Machine.choose(load(command(threads=0)), 0, size).threads for size in (2, 7, 9)] == [3, 1, 1]

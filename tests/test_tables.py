@@ -124,6 +124,11 @@ def test_a_study_is_not_mixed_from_cards_and_processors(tmp_path):
         write_json(folder / "run.json", {**about, "machine": {"device": device, "name": "x"}})
     with pytest.raises(UserError, match="differ in device: 'cpu' and 'cuda'"):
         read_settings([tmp_path])
+    resumed = {"machine": {"device": "cpu"}, "resumed": [{"machine": {"device": "cuda:0"}}]}
+    for path in tmp_path.rglob("run.json"):
+        write_json(path, json.loads(path.read_text()) | (resumed if path.parts[-2] == "seed2" else {}))
+    with pytest.raises(UserError, match="differ in device: 'cpu' and 'cpu\\+cuda'"):
+        read_settings([tmp_path])
 
 
 # Tables.

@@ -187,6 +187,57 @@ def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(run, command, tmp_path
     assert signal.getsignal(number) == {signal.SIGINT: signal.default_int_handler}.get(number, signal.SIG_DFL)
 
 
+def test_a_signal_during_the_last_evaluation_stops_before_the_whole_splits(run, command, monkeypatch, tmp_path):
+    evaluate = train.evaluate
+
+    def interrupted(t, folder):
+        if t.step == 12:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(t, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "evaluate", interrupted)
+        assert train.main(command()) == 128 + signal.SIGTERM
+    assert not (tmp_path / "run" / "result.json").exists()
+    assert checkpoint(tmp_path / "run")["step"] == 12
+    assert same_weights(run(), run("whole"))
+
+
+def test_a_best_that_was_of_a_path_not_taken_again_is_forgotten(run, command, monkeypatch, tmp_path):
+    """Where sums do not repeat, what comes after a resume may be worse than what came before it."""
+    step = train.train_step
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            train, "train_step", lambda t: step(t) if t.step < 10 else os.kill(os.getpid(), signal.SIGKILL)
+        )
+        patch.setattr(os, "kill", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train.main(command(checkpoint_interval=6))
+    folder = tmp_path / "run"
+    best = checkpoint(folder, "best.pt")
+    assert (checkpoint(folder)["step"], best["iter"]) == (6, 8)
+    torch.save(best | {"val_loss": 0.5}, folder / "best.pt")
+    run(checkpoint_interval=6)
+    evals = {e["iter"]: e["val_loss"] for e in read_log(folder)[0] if e["kind"] == "eval"}
+    result = json.loads((folder / "result.json").read_text())
+    at = min((8, 12), key=evals.get)
+    assert (result["best_iter"], result["best_val_loss"]) == (at, evals[at])
+    assert same_weights(folder, run("whole", checkpoint_interval=6))
+
+
+def test_too_little_memory_to_resume_is_no_damaged_checkpoint(run, command, monkeypatch):
+    run(max_iters=5)
+    (result,) = run(max_iters=5).glob("result.json")
+    result.unlink()
+
+    def exhausted(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(train.Training, "restore", exhausted)
+    with pytest.raises(UserError, match="too little memory"):
+        train.main(command(max_iters=5))
+
+
 @pytest.mark.parametrize("spoilt", ["loss", "gradient"])
 def test_a_run_that_diverges_says_where_and_keeps_the_last_good_checkpoint(run, capsys, monkeypatch, spoilt):
     accumulate = method.accumulate
