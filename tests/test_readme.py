@@ -19,7 +19,8 @@ from data.corpus import Corpus
 from model import GPT, GPTConfig
 from sample import read_options
 from sentences import Study
-from tables import comparisons
+from study import read_study
+from tables import PAPER, comparisons
 
 SAMPLE_OPTIONS = vars(read_options(["a run"]))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -165,8 +166,8 @@ def test_the_measured_differences_are_those_in_the_results():
         "{:.0f} % ({:.0f} % to {:.0f} %)".format(*(100 * part for part in shares[name]))
         for name in ("second_moment_mean", "matched_warmup")
     )
-    gain = f"The noise does {more.mean:.4f} ± {more.half:.4f} less harm than its mean alone"
-    assert f"down to {harm.mean:+.4f} ± {harm.half:.4f}, and the mean alone has {mean} of it" in text
+    gain = f"The noise does {more.mean:.4f} ± {more.half:.4f} less harm than its variance alone"
+    assert f"down to {harm.mean:+.4f} ± {harm.half:.4f}, and the variance alone has {mean} of it" in text
     assert f"a matched warm-up {alike}, which may be all (6 seeds). {gain}" in text
     assert shares["second_moment_mean"][1] > 1, "what else the noise does is a gain"
     assert shares["matched_warmup"][1] < 1 < shares["matched_warmup"][2]
@@ -175,6 +176,7 @@ def test_the_measured_differences_are_those_in_the_results():
 def test_every_file_and_knob_that_the_readme_names_is_there():
     places = ("", "config", "results", "data/text_char")
     others = (
+        "config/train_shakespeare_char.py",  # nanoGPT's
         "my.txt",
         "input.txt",
         "runs.txt",
@@ -185,8 +187,39 @@ def test_every_file_and_knob_that_the_readme_names_is_there():
         assert name.endswith(others) or any((ROOT / place / name).is_file() for place in places), name
     for knob in re.findall(r"--(\w+)=", README):
         others = (*("source", "vocabulary", "out", "nproc_per_node", "jobs", "minutes"), *SAMPLE_OPTIONS)
-        others += ("array", "gres", "time")
+        others += ("array", "gres", "time", "to", "start", "eval_only")
         assert knob in Config.__dataclass_fields__ or knob in others, knob
+
+
+def test_the_papers_own_figures_are_those_of_its_table():
+    text = " ".join(README.split())
+    for corpus, name in (("shakespeare_char", "tinyshakespeare"), ("enwik8", "enwik8"), ("text8", "text8")):
+        before, after = (PAPER[corpus][arm][1] for arm in ("baseline", "noise"))
+        assert f"from {before:.4f} to {after:.4f} on {name}" in text
+
+
+def test_the_example_of_a_study_is_one(tmp_path):
+    (tmp_path / "mine.py").write_text(block("laplace"))
+    study = read_study(tmp_path / "mine.py", [str(ROOT / "config" / "cpu.py")])
+    assert [run.config.noise_draw for run in study.runs[:3]] == ["gaussian", "gaussian", "laplace"]
+    assert study.title == "Laplacian noise beside Gaussian noise"
+
+
+def test_the_papers_studies_are_as_long_as_it_says():
+    names = [name.removesuffix("_char") for name in PAPER]
+    studies = [read_study(ROOT / "config" / "study" / f"table1_{name}.py") for name in names]
+    counts = [(len(study.runs), study.runs[0].config.max_iters) for study in studies]
+    assert counts == [(56, 5000), (28, 100_000), (28, 100_000)]
+    assert "is 56 runs of 5,000 iterations" in " ".join(README.split())
+    assert "are 28 runs each, of 100,000 iterations" in " ".join(README.split())
+
+
+def test_every_link_within_leads_somewhere():
+    heads = re.findall(r"(?m)^#+ (.*)$", README)
+    anchors = {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+    links = re.findall(r"\]\(#([^)]+)\)", README)
+    assert len(links) > 10
+    assert set(links) <= anchors
 
 
 def test_each_top_level_script_has_its_line():
@@ -288,6 +321,7 @@ def test_the_readme_has_the_same_speeds(benches, measured):
         assert f"| {' | '.join(cells)} |" in README.replace(" ms a step", " ms"), cells
     text, (paper, cpu) = " ".join(README.split()), measured.values()
     assert f"{1e3 * cpu['noise']:.1f} ms of that step" in text
+    assert f"each of which takes two CPU cores {paper['steps']['ours']:.1f} s" in text
     assert f"and {1e3 * paper['noise']:.0f} ms at the paper's, {paper['share']:.1f} % of a step" in text
     sampled = [paper["sampled"][part][2] for part in ("begun", "full")]
     assert "sampled {:.1f} times as fast".format(*sampled) in text
