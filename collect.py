@@ -61,14 +61,20 @@ def collect(study, target):
 
 
 def copy_run(run, place):
-    """The compact record of one run. A record of another experiment is refused, not replaced."""
-    config, result = read_json(run / "config.json"), read_json(run / "result.json")
+    """The compact record of one run. A record of another experiment, or of another run of it, is refused, not
+    replaced."""
+    config, result, about = (read_json(run / f"{name}.json") for name in ("config", "result", "run"))
     if (place / "config.json").is_file():
         RunFolder(place).check_config(recorded(config))
+        if (began := read_json(place / "run.json").get("began")) != about.get("began"):
+            raise UserError(
+                f"{place} has the record of another run of this config, begun {began}: collect yours elsewhere,"
+                " by --to=my_results, or remove that one"
+            )
     events, _ = read_log(run)
     with replacing(place / "log.jsonl", "w", encoding="utf-8", newline="\n") as file:
         file.writelines(json.dumps(rounded(event)) + "\n" for event in thinned(events))
-    write_json(place / "run.json", without_subwords(read_json(run / "run.json")))
+    write_json(place / "run.json", without_subwords(about))
     write_json(place / "result.json", result)
     write_json(place / "config.json", config)
 

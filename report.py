@@ -1,7 +1,7 @@
 """results/README.md and FINDINGS.md, from the records beside them: what was compared, what came out, and what
 that answers, in tables and in words.
 
-    python report.py [results]
+    python report.py results
 
 Every number and every verdict in it is computed here. `python plot.py results` draws the figures it shows.
 """
@@ -46,9 +46,9 @@ def main(argv):
     if "--help" in argv or "-h" in argv:
         print(__doc__)
         return 0
-    if len(argv) > 1:
-        raise UserError("python report.py takes one folder, results unless it is named")
-    results = Path(argv[0] if argv else "results")
+    if len(argv) != 1:
+        raise UserError("which records? python report.py results")
+    results = Path(argv[0])
     studies = sorted(path.parent for path in results.rglob("study.json"))
     if not studies:
         raise UserError(f"no study lies in {results}: python collect.py out copies the finished ones there")

@@ -435,8 +435,31 @@ def test_a_record_of_another_experiment_is_not_replaced(undisturbed, tmp_path, m
         collect.main(["out", f"--to={tmp_path}"])
 
 
+def test_a_record_of_another_run_is_not_replaced(undisturbed, tmp_path, monkeypatch):
+    folder, _ = undisturbed
+    monkeypatch.chdir(folder)
+    collect.main(["out", f"--to={tmp_path}"])
+    collect.main(["out", f"--to={tmp_path}"])
+    path = next(tmp_path.rglob("noise/seed1/run.json"))
+    path.write_text(json.dumps({**read_json(path), "began": "2026-01-01T00:00:00+00:00"}))
+    with pytest.raises(UserError, match=r"another run of this config, begun 2026-01-01.* --to=my_results"):
+        collect.main(["out", f"--to={tmp_path}"])
+
+
 @pytest.mark.parametrize("words", [["nowhere"], [], ["--too=x"]])
 def test_nothing_to_collect_is_one_line(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError):
         collect.main(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["config/cpu.py", "config/study/tuning.py"], "config/cpu.py is the config of a run, not a study"),
+        (["config/shakespeare_noise.py"], "python train.py config/shakespeare_noise.py"),
+    ],
+)
+def test_a_config_is_not_taken_for_a_study(words, said):
+    with pytest.raises(UserError, match=said):
+        sweep.main(words)

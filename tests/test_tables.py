@@ -342,6 +342,8 @@ def test_the_report_says_in_words_what_the_tables_say(tmp_path):
     assert "3 of 4 arms" in text
     with pytest.raises(UserError, match="no study lies in"):
         report.main([str(tmp_path / "nowhere")])
+    with pytest.raises(UserError, match=r"which records\? python report\.py results"):
+        report.main([])
 
 
 def test_the_report_tells_what_an_arm_changes(tmp_path):
