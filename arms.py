@@ -44,7 +44,7 @@ def read_settings(folders):
 @dataclass(frozen=True)
 class Run:
     """One run folder as it is: evals, steps, measured and moved are the log's events by kind, result is None
-    while it runs."""
+    while it runs; where sharpness.py has measured it, its mean rises are in it as rise_<rho>."""
 
     path: Path
     config: Config
@@ -100,7 +100,10 @@ def read_run(path):
     events, torn = read_log(path)
     kinds = by(events, lambda event: event["kind"])
     by_kind = [kinds[kind] for kind in ("eval", "train", "diagnosis", "distance")]
-    return Run(path, config, about, read_json(path / "result.json"), *by_kind, torn)
+    result, sharpness = (read_json(path / f"{name}.json") for name in ("result", "sharpness"))
+    if result and sharpness:
+        result |= {f"rise_{rho}": float(np.mean(draws)) for rho, draws in sharpness["rises"].items()}
+    return Run(path, config, about, result, *by_kind, torn)
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
     python collect.py out/table1_shakespeare [more folders] [--to=results]
 
 Of every study (a folder with study.json, written by sweep.py) at or below the folders, each finished or
-diverged run: config.json, run.json (without a vocabulary of subwords), result.json, and its log thinned to
-about a hundred events, numbers to six digits. results/<study>/<size>/<arm>/seed<n> is a run folder still, and
-plot.py reads it as one.
+diverged run: config.json, run.json (without a vocabulary of subwords), result.json, sharpness.json where it was
+measured, and its log thinned to about a hundred events, numbers to six digits.
+results/<study>/<size>/<arm>/seed<n> is a run folder still, and plot.py reads it as one.
 """
 
 import json
@@ -76,6 +76,8 @@ def copy_run(run, place):
         file.writelines(json.dumps(rounded(event)) + "\n" for event in thinned(events))
     write_json(place / "run.json", without_subwords(about))
     write_json(place / "result.json", result)
+    if (run / "sharpness.json").is_file():
+        write_json(place / "sharpness.json", read_json(run / "sharpness.json"))
     write_json(place / "config.json", config)
 
 

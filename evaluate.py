@@ -94,10 +94,7 @@ def main(argv):
     folder = Path(argv[0]).expanduser()
     meta = corpus_meta(folder)
     device = best_device()
-    dataset, train_tokens = dataset_of(folder, meta)
-    corpus = Corpus(dataset, device, train_tokens)
-    if corpus.meta["splits"] != meta.get("splits"):
-        raise UserError(f"{corpus.folder} is not the corpus that {folder} was trained on")
+    corpus = open_corpus(folder, meta, device)
     models = models_in(folder, meta)
     print(corpus_title(corpus.meta))
     with enough_memory(device, "let no other process use it"):
@@ -106,6 +103,15 @@ def main(argv):
                 loss = mean_loss(model.to(device), corpus.windows(split, model.config.block_size))
                 print(f"{name}, {split}: {with_bits(loss, corpus.meta, split)}", flush=True)
     return 0
+
+
+def open_corpus(folder, meta, device):
+    """The corpus of a run or an exported model; UserError where it is another than it was trained on."""
+    dataset, train_tokens = dataset_of(folder, meta)
+    corpus = Corpus(dataset, device, train_tokens)
+    if corpus.meta["splits"] != meta.get("splits"):
+        raise UserError(f"{corpus.folder} is not the corpus that {folder} was trained on")
+    return corpus
 
 
 def dataset_of(folder, meta):

@@ -7,11 +7,11 @@ the numbers. A question whose study has not been run is called open. report.py w
 import numpy as np
 
 from arms import by
-from compare import interval
+from compare import compare, interval
 from config import identity
 from controls import DERIVATION, among, forgetting, mechanism, plateau_sums
 from sentences import BEST, FINAL, Study, difference, item, named, section, tally
-from tables import DASH, LOSSES, PAPER, outcome, verdict, with_interval
+from tables import DASH, LOSSES, PAPER, outcome, rise_names, verdict, with_interval
 
 HEAD = """# Findings
 
@@ -30,7 +30,7 @@ def findings(results):
     """The whole text, for a folder of records."""
     studies = [Study(path.parent) for path in sorted(results.rglob("study.json"))]
     parts = [HEAD, advice(studies), *paper(studies), DERIVATION, *forgetting(studies)]
-    parts += [*mechanism(studies), *instead(studies)]
+    parts += [*mechanism(studies), *flatness(studies), *instead(studies)]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
@@ -206,6 +206,34 @@ def paper(studies):
             said = "; ".join(f"`{study.name}/{study.size}` {tally(study.rows().values())}" for study in its)
             text += [f"Cells of {which}, against the baseline, {LOSSES[BEST]}: {said}."]
     return text + [part for study in found for part in section(study)] + open_questions
+
+
+def flatness(studies):
+    """Whether noise finds flatter minima, which the paper explains its gains by."""
+    text = ["## Does it find flatter minima?"]
+    for study in studies:
+        items = [line for row in study.rows().values() for line in flatter(row)]
+        if items:
+            head = (
+                f"**{study.record['title']}.** `{study.name}/{study.size}`: the rise of the train loss under"
+                " relative changes rho of the weights (`sharpness.py`), and the train loss itself, with 95 % t"
+                " intervals (unadjusted):"
+            )
+            text.append("\n".join([head, "", *items, "", f"    {study.command}"]))
+    return text if len(text) > 1 else [*text, "Open: `sharpness.py` has measured no run of these."]
+
+
+def flatter(row):
+    """The differences of an arm's rises and train loss to its reference's, as an item of a list."""
+    _, arm, reference, _ = row
+    found = {name: compare(arm.losses(name), reference.losses(name)) for name in rise_names(arm)}
+    if found and all(c.n for c in found.values()):
+        found["train loss"] = compare(*(one.losses("final_train_loss") for one in (arm, reference)))
+        said = ", ".join(
+            f"{name.replace('rise_', 'at rho ')} {with_interval(c.mean, c.half, '+')} (n = {c.n})"
+            for name, c in found.items()
+        )
+        yield f"- `{arm.name}` minus `{reference.name}`: {said}."
 
 
 def instead(studies):

@@ -20,6 +20,7 @@ For whatever there is it writes, figures as PNG and PDF of column width (3.3 inc
     sensitivity               a map of the differences over sigma_0 and gamma, where the arms are such a grid
     table1                    losses of every arm beside the paper's Table 1
     comparisons               differences to the baseline, their tests and verdicts
+    sharpness                 the rise of the loss under changes of the weights, where sharpness.py measured it
 
 Of a folder into which bench.py has measured, bench.json, jobs.json or profile.json, it draws `bench`: what each
 ingredient adds to a step, and the tables.
@@ -34,7 +35,15 @@ from curves import cost_figure, distance_figure, loss_figure, mechanism_figure, 
 from effects import forest_figure, sensitivity_figure
 from panels import save, save_text
 from runs import find_runs
-from tables import COMPARED, comma_separated, comparison_table, latex, loss_table, markdown
+from tables import (
+    COMPARED,
+    comma_separated,
+    comparison_table,
+    latex,
+    loss_table,
+    markdown,
+    sharpness_table,
+)
 
 
 def main(argv):
@@ -113,6 +122,7 @@ def draw(settings, out):
     tables = {
         "table1": [loss_table(setting) for setting in settings],
         "comparisons": [table for name in COMPARED if (table := comparison_table(settings, name))],
+        "sharpness": [table for setting in settings if (table := sharpness_table(setting))],
     }
     written = [path for stem, figure in figures.items() for path in save(figure, out / stem)]
     written += [path for stem, of_stem in tables.items() for path in save_tables(of_stem, out / stem)]

@@ -21,6 +21,7 @@ from tables import (
     comparison_table,
     loss_table,
     markdown,
+    sharpness_table,
     title_of,
     told_apart,
     usual_of,
@@ -94,7 +95,8 @@ def section(study, results):
                 f'<img src="{place}/figures/{figure}.png" width="400" alt="{record["title"]}: {figure}">'
             )
     tables = [comparison_table(settings, *losses) for losses, _ in compared]
-    return "\n".join([*lines, "", markdown([*tables, *map(loss_table, settings)])])
+    flat = [table for table in map(sharpness_table, settings) if table]
+    return "\n".join([*lines, "", markdown([*tables, *map(loss_table, settings), *flat])])
 
 
 def arms_in_knobs(settings):

@@ -4,6 +4,7 @@
     log.jsonl     one event a line               last.pt       everything that a resume needs
     best.pt       the best evaluation's weights  result.json   how it ended; its presence says that it did
     start.pt      only with init_from: the weights that it gave
+    sharpness.json   only where sharpness.py has measured it
     lock          held while a process trains
 
 Readers need no torch; only the checkpoints import it.
@@ -19,7 +20,10 @@ from config import UserError, identity, recorded
 from files import lock, read_json, replacing, write_json
 
 ADVICE = "choose another --out_dir, or begin afresh with --overwrite=True"
-OWN_FILES = ("config.json", "run.json", "log.jsonl", "start.pt", "last.pt", "best.pt", "result.json")
+OWN_FILES = (
+    *("config.json", "run.json", "log.jsonl", "start.pt", "last.pt", "best.pt", "result.json"),
+    "sharpness.json",
+)
 
 
 class RunFolder:

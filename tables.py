@@ -49,6 +49,11 @@ INTERVAL_NOTE = "Means over n seeds ± half of the 95 % t interval."
 TARGET_NOTE = (
     "Iterations to the lowest mean val loss of the baseline up to half-way, linear between evaluations."
 )
+SHARPNESS_NOTE = (
+    "Rise of the mean loss over fixed train windows when every weight w becomes w + rho |w| xi, xi ~ N(0, 1):"
+    " the mean over draws, then over n seeds, ± half of the 95 % t interval, in nats. It goes by the learning"
+    " rate and by the train loss: compare arms of equal ones."
+)
 BITS_NOTE = (
     "Losses are in nats per token. Bits a character: nats / ln 2 times the tokens of the whole split, over its"
     " characters."
@@ -166,6 +171,33 @@ def paper_note(setting):
 
 def with_interval(mean, half, sign=""):
     return f"{mean:{sign}.4f}" + (f" ± {half:.4f}" if half is not None else "")
+
+
+def sharpness_table(setting):
+    """The rises of each arm's loss under relative changes of its weights (sharpness.py), beside its train loss;
+    None where nothing was measured."""
+    arms = [arm for arm in setting.arms if rise_names(arm)]
+    if not arms:
+        return None
+    names = ["final_train_loss", *dict.fromkeys(name for arm in arms for name in rise_names(arm))]
+    columns = ["", "n", *(LOSSES.get(name) or f"rise at rho {name.removeprefix('rise_')}" for name in names)]
+    rows, records = [], []
+    for arm in arms:
+        n = len(arm.losses(rise_names(arm)[0]))
+        found = {name: interval(list(arm.losses(name).values())) for name in names if arm.losses(name)}
+        cells = (with_interval(*found[name]) if name in found else DASH for name in names)
+        rows.append([arm.name, str(n), *cells])
+        records.append({"setting": f"{setting.title}: {setting.size}", "arm": arm.name, "n": n})
+        for name, (mean, half) in found.items():
+            records[-1] |= {name: mean, f"{name}_half_interval": half}
+    title = f"Sharpness of the last weights; {setting.title}: {setting.size}"
+    return Table(title, columns, rows, records, (SHARPNESS_NOTE,))
+
+
+def rise_names(arm):
+    """The names of the rises that were measured of an arm's runs."""
+    names = (name for run in arm.ended for name in run.result if name.startswith("rise_"))
+    return list(dict.fromkeys(names))
 
 
 # Comparisons.

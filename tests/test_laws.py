@@ -306,7 +306,7 @@ def test_law_4_sigkill_at_random_steps(run, command, tmp_path):
 ORDER = (  # upstream to downstream; a room imports only what stands before it
     *("config", "files", "data.building", "data.download", "data.zipped", "data.subword", "data.corpus"),
     *("model", "gpt2", "noise", "diagnose", "machine", "progress", "ranks", "runs", "evaluate"),
-    *("sample", "export", "start", "training", "train", "loops", "study", "sweep"),
+    *("sharpness", "sample", "export", "start", "training", "train", "loops", "study", "sweep"),
     *("compare", "arms", "collect", "tables", "panels", "curves", "effects", "costs", "plot", "sentences"),
     *("controls", "findings", "report"),
 )

@@ -1,0 +1,90 @@
+"""How sharp the minimum is that a run ended in: the rise of its loss under random changes of its weights.
+
+    python sharpness.py RUN [RUN ...]        run folders, or folders of them
+
+    rise(rho) = mean over xi of L(w + rho |w| xi) - L(w),    xi ~ N(0, 1) for every weight
+
+w: the last weights. L: the mean loss over fixed windows of what the run was trained on, in float32, dropout
+off. A change is relative to each weight, so that a weight's scale does not matter to it. The draws are the
+same for all runs of one shape, so that runs can be compared in pairs; they are written into each run's folder,
+as sharpness.json, where collect.py, plot.py and report.py find them.
+
+What a rise means: flat minima are what the paper explains its gains by. In transformers sharpness by itself
+does not go with generalization, and it goes with the learning rate (Andriushchenko et al. 2023,
+arXiv:2302.07011): compare runs of equal train loss and equal rate.
+"""
+
+import statistics
+
+import torch
+
+from config import UserError, run_script
+from evaluate import mean_loss, model_in, open_corpus
+from files import write_json
+from machine import best_device, enough_memory
+from noise import stream_seed
+from runs import corpus_meta, find_runs, load_checkpoint
+
+RHOS = (0.01, 0.02, 0.05, 0.1)  # relative to each weight
+DRAWS = 10
+TOKENS = 65_536  # of the train split, at most
+
+
+def main(argv):
+    if "--help" in argv or "-h" in argv:
+        print(__doc__)
+        return 0
+    if strange := [word for word in argv if word.startswith("-")]:
+        raise UserError(f"{strange[0]} is no option of sharpness.py, which takes run folders alone")
+    runs = [run for run in find_runs(argv) if (run / "result.json").is_file()]
+    if not runs:
+        raise UserError("which finished runs? python sharpness.py out/quickstart/seed1")
+    device = best_device()
+    for run in runs:
+        with enough_memory(device, "let no other process use it"):
+            found = sharpness(run, device)
+        write_json(run / "sharpness.json", found)
+        print(f"{run}: {in_words(found)}", flush=True)
+    return 0
+
+
+def sharpness(run, device):
+    """What sharpness.json holds: {"iter", "tokens", "rises": {rho: the rise at each draw, nats}}."""
+    path, meta = run / "last.pt", corpus_meta(run)
+    checkpoint = load_checkpoint(path)
+    if checkpoint is None:
+        raise UserError(f"{path} is not there: of a run whose weights are gone nothing can be measured")
+    model = model_in(checkpoint, meta, path).to(device)
+    corpus, size = open_corpus(run, meta, device), model.config.block_size
+
+    def loss():
+        return mean_loss(model, corpus.windows("train", size, TOKENS))
+
+    tokens = sum(y.numel() for _, y in corpus.windows("train", size, TOKENS))
+    found = {str(rho): rises(model, loss, rho) for rho in RHOS}
+    return {"iter": checkpoint["step"], "tokens": tokens, "rises": found}
+
+
+@torch.no_grad()
+def rises(model, loss, rho):
+    """[loss() with the weights changed - loss() without], a draw each; the weights are as before then."""
+    weights = [parameter.clone() for parameter in model.parameters()]
+    before, found = loss(), []
+    for draw in range(DRAWS):
+        for place, (parameter, weight) in enumerate(zip(model.parameters(), weights)):
+            generator = torch.Generator().manual_seed(stream_seed(draw, "sharpness", place))
+            xi = torch.randn(weight.shape, generator=generator).to(weight.device)
+            parameter.copy_(weight + rho * weight.abs() * xi)
+        found.append(loss() - before)
+    for parameter, weight in zip(model.parameters(), weights):
+        parameter.copy_(weight)
+    return found
+
+
+def in_words(found):
+    rises = (f"{statistics.mean(draws):+.4f} at rho {rho}" for rho, draws in found["rises"].items())
+    return f"the loss rises by {', '.join(rises)} (nats, means of {DRAWS} draws)"
+
+
+if __name__ == "__main__":
+    run_script(main)
