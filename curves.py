@@ -3,6 +3,8 @@
 A line an arm: the mean over its seeds. Each figure is None where there is nothing to draw.
 """
 
+import itertools
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -31,12 +33,12 @@ def loss_figure(settings, name, label):
 
 
 def spread(setting):
-    """The arms of a setting in panels of at most MOST_ARMS, the baseline the first of each."""
+    """The arms of a setting in panels of at most MOST_ARMS, about as many in each, the baseline its first."""
     baseline = [setting.baseline] if setting.baseline else []
     others = [arm for arm in setting.arms if arm not in baseline]
-    room = MOST_ARMS - len(baseline)
-    parts = [others[i : i + room] for i in range(0, len(others), room)] or [[]]
-    return [baseline + part for part in parts]
+    panels = max(1, math.ceil(len(others) / (MOST_ARMS - len(baseline))))
+    ends = [round(panel * len(others) / panels) for panel in range(panels + 1)]
+    return [baseline + others[start:end] for start, end in itertools.pairwise(ends)]
 
 
 def loss_panel(setting, arms, name, label):

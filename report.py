@@ -166,7 +166,8 @@ def threads(machine):
 
 def seeds_of(settings):
     numbers = sorted({len(arm.runs) for setting in settings for arm in setting.arms})
-    return f"{numbers[0]} seeds" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]} seeds"
+    several = f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
+    return f"{several} seed{'s' * (numbers[-1] > 1)}"
 
 
 def in_words(losses, found):

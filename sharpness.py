@@ -25,9 +25,9 @@ from machine import best_device, enough_memory
 from noise import stream_seed
 from runs import corpus_meta, find_runs, load_checkpoint
 
-RHOS = (0.01, 0.02, 0.05, 0.1)  # relative to each weight
+RHOS = (0.02, 0.05, 0.1)  # relative to each weight
 DRAWS = 10
-TOKENS = 65_536  # of the train split, at most
+TOKENS = 32_768  # of the train split, at most
 
 
 def main(argv):

@@ -323,6 +323,8 @@ def comparison_table(settings, name, *same):
 def legend(found):
     whole = "this table's" if len(families(found)) == 1 else "its study's"
     sizes = sorted({sum(row[-1].p is not None for row in rows) for rows in families(found).values()})
+    if sizes == [0]:
+        return "Below 0 is better. One seed gives no interval and no test."
     return (
         "Below 0 is better. Difference: mean over seeds, paired, ± half of its 95 % t interval (unadjusted)."
         f" Verdict: paired t-test, Holm-adjusted over {whole} {' or '.join(map(str, sizes))} comparisons, at"

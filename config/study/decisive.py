@@ -1,4 +1,4 @@
-"""The decisive arms of mechanism.py over the paper's 5,000 iterations, a family of their own."""
+"""The decisive arms of mechanism.py over 5,000 iterations, a family of their own."""
 
 base = "config/shakespeare_baseline.py"
 common = dict(dtype="bfloat16", max_iters=5000, diagnose_interval=50, eval_train_tokens=16_384)
