@@ -80,9 +80,14 @@ class Run:
 
     @property
     def device(self):
-        """The kind of device that it ran on, without its number; the kinds, where it was resumed on another."""
-        machines = [about.get("machine", {}) for about in (self.about, *self.about.get("resumed", []))]
-        kinds = [machine.get("device", "").partition(":")[0] for machine in machines]
+        """The kind of device that it was trained on, without its number; the kinds, where it was resumed and
+        trained on another."""
+        began = [{"iter": 0, **self.about}, *self.about.get("resumed", [])]
+        ends = [part["iter"] for part in began[1:]] + [
+            math.inf if self.result is None else self.config.max_iters
+        ]
+        trained = [part for part, end in zip(began, ends) if part["iter"] < end] or began[:1]
+        kinds = [part.get("machine", {}).get("device", "").partition(":")[0] for part in trained]
         return "+".join(dict.fromkeys(kinds))
 
     @property
@@ -269,7 +274,8 @@ def check_arm(runs):
             if name not in ("seed", "data_seed") and here[name] != there[name]:
                 raise UserError(
                     f"{first.path} and {run.path} are both called {first.arm!r} and differ in {name}:"
-                    f" {here[name]!r} and {there[name]!r}; give the arms folders of their own"
+                    f" {here[name]!r} and {there[name]!r}; give the arms folders of their own, or train one"
+                    " anew"
                 )
         if run.seed in seeds:
             raise UserError(f"{run.path}: {first.arm!r} has seed {run.seed} twice")

@@ -56,7 +56,8 @@ def collect(study, target):
     ended = [run for run in find_runs([study]) if (run / "result.json").is_file()]
     for run in ended:
         copy_run(run, place / run.relative_to(study))
-    write_json(place / "study.json", read_json(study / "study.json"))
+    if ended:
+        write_json(place / "study.json", read_json(study / "study.json"))
     return len(ended), len(find_runs([study])) - len(ended)
 
 

@@ -143,7 +143,7 @@ def mechanism(studies):
             " `mechanism` had been seen, and before `decisive` was; their wording was changed after it."
         ]
     for study in found:
-        text += [*section(study), *among(study), *shares(study), *in_short(study)]
+        text += [*section(study), *among(study), *shared_out(study), *in_short(study)]
         if study.name == "optimizers":
             text += ["No learning rate here was tuned under noise; SGD's is the best without it."]
     return text + open_questions
@@ -188,9 +188,9 @@ def plateau_sums(study):
             if plateau and constant:
                 part = squared_sigmas(plateau) / squared_sigmas(constant)
                 yield (
-                    f"`{plateau.name}` is not of equal sum: its sigma falls with the val loss, and its sum of"
-                    f" sigma_t^2 came to {part:.0%} of that of `{constant.name}` (n = {len(plateau.runs)}, from"
-                    " the logged sigmas)."
+                    f"`{plateau.name}` is not of equal sum: its sigma falls when the val loss does not, and its"
+                    f" sum of sigma_t^2 came to {part:.0%} of that of `{constant.name}` (n ="
+                    f" {len(plateau.runs)}, from the logged sigmas)."
                 )
 
 
@@ -226,7 +226,7 @@ def share_in_words(noise, found):
     return f"{short_share(found)} of the effect of `{noise}`"
 
 
-def shares(study):
+def shared_out(study):
     """How much of the noise's own effect the arms compared with it have, and what that says, as a list."""
     items = []
     for name, (noise, found, n) in found_shares(study).items():
@@ -300,7 +300,8 @@ def in_short(study):
         if abs(apart.mean) + apart.half < abs(offset):
             said += (
                 ". Anti-correlated noise, as random, but with a sum in the weights that stays small, has"
-                f" {words['anticorrelated']} too, as if what is taken back were of noise that adds up there"
+                f" {words['anticorrelated']} too: what is taken back may be the doing of noise that adds up"
+                " there"
             )
     if "matched_warmup" in found:
         at, then = next(iter(shares_at(study, "matched_warmup").items()))

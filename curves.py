@@ -268,7 +268,7 @@ def mechanism_figure(settings):
 def mechanism_panels(setting):
     named = setting.study.get("decisive", []) if setting.study else []
     arms = [after_the_first(arm) for name in named if (arm := setting.arm(name))]
-    if not any(run.measured for arm in arms for run in arm.runs):
+    if not setting.baseline or not any(run.measured for arm in arms for run in arm.runs):
         return []
     end = setting.knobs["max_iters"]
     caption = (
@@ -286,8 +286,8 @@ def mechanism_panels(setting):
 
     def effect(axes):
         draw_shares(axes, setting, arms)
-        axes.set(ylabel="share of effect", xlim=(0, end))
-        axes.set_ylim(0, min(3, axes.get_ylim()[1]))
+        low, high = axes.get_ylim()
+        axes.set(ylabel="share of effect", xlim=(0, end), ylim=(max(-1, min(0, low)), min(3, high)))
 
     def signal(axes):
         draw_arms(axes, arms, "measured", "signal_rms")

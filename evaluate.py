@@ -2,7 +2,7 @@
 
 python evaluate.py RUN        the whole splits, for a run's best and last weights
 
-Of train it is what the run was trained on (the knob train_tokens), and comes last, since it takes the longest.
+Train comes last, since it takes the longest; of a run it is what it was trained on (the knob train_tokens).
 RUN may be an exported model too, of a corpus under data/.
 """
 
@@ -94,10 +94,10 @@ def main(argv):
     folder = Path(argv[0]).expanduser()
     meta = corpus_meta(folder)
     device = best_device()
-    corpus = open_corpus(folder, meta, device)
-    models = models_in(folder, meta)
-    print(corpus_title(corpus.meta))
     with enough_memory(device, "let no other process use it"):
+        corpus = open_corpus(folder, meta, device)
+        models = models_in(folder, meta)
+        print(corpus_title(corpus.meta))
         for split in sorted(corpus.tokens, key=lambda split: split == "train"):
             for name, model in models.items():
                 loss = mean_loss(model.to(device), corpus.windows(split, model.config.block_size))

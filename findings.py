@@ -11,11 +11,11 @@ from compare import compare, interval
 from config import identity
 from controls import DERIVATION, among, forgetting, mechanism, plateau_sums
 from sentences import BEST, FINAL, Study, difference, item, named, section, tally
-from tables import DASH, LOSSES, PAPER, outcome, rise_names, verdict, with_interval
+from tables import DASH, LOSSES, PAPER, measured_losses, outcome, verdict, with_interval
 
 HEAD = """# Findings
 
-Written by `python report.py results` from the records beside it. Differences are in nats per symbol, arm minus
+Written by `report.py` from the records beside it. Differences are in nats per symbol, arm minus
 reference, means over n pairs of the same seed, with 95 % t intervals (unadjusted); "better", "worse" and "not
 resolved" are verdicts of the paired t-test, Holm-adjusted over the study's comparisons of the same loss;
 nothing is adjusted over several studies, or over the best and the final loss of one. "Not resolved" means that
@@ -73,7 +73,7 @@ def once_tuned(studies, arm):
     for study in studies:
         of_it = any(arm is one for setting in study.settings for one in setting.arms)
         if of_it and (row := study.rows().get(f"{arm.name}_tuned")):
-            return f" (and `{row[1].name}` minus `{row[2].name}`: {difference(row)})"
+            return f"; with the learning rate tuned, `{row[1].name}` minus `{row[2].name}` {difference(row)}"
     return ""
 
 
@@ -225,15 +225,15 @@ def flatness(studies):
 
 def flatter(row):
     """The differences of an arm's rises and train loss to its reference's, as an item of a list."""
-    _, arm, reference, _ = row
-    found = {name: compare(arm.losses(name), reference.losses(name)) for name in rise_names(arm)}
-    if found and all(c.n for c in found.values()):
-        found["train loss"] = compare(*(one.losses("final_train_loss") for one in (arm, reference)))
+    ours, theirs = (measured_losses(arm) for arm in row[1:3])
+    found = {name: compare(ours[name], theirs[name]) for name in ours if name in theirs}
+    if len(found) > 1 and all(c.n for c in found.values()):
+        names = (name.replace("rise_", "at rho ").replace("final_train_", "train ") for name in found)
+        names = [name.replace("_", " ") for name in names]
         said = ", ".join(
-            f"{name.replace('rise_', 'at rho ')} {with_interval(c.mean, c.half, '+')} (n = {c.n})"
-            for name, c in found.items()
+            f"{name} {with_interval(c.mean, c.half, '+')}" for name, c in zip(names, found.values())
         )
-        yield f"- `{arm.name}` minus `{reference.name}`: {said}."
+        yield f"- `{row[1].name}` minus `{row[2].name}`: {said} (n = {min(c.n for c in found.values())})."
 
 
 def instead(studies):
@@ -282,7 +282,7 @@ def delaying(study):
     yield "\n".join([
         "By how much each arm overfits, and its verdicts against its reference:",
         "",
-        "| arm | best evaluation at iteration | in the last one | final - best | at its best | at the end |",
+        "| arm | best evaluation at | runs best at the end | final - best | at its best | at the end |",
         "|---|---:|---:|---:|---:|---:|",
         *(overfitting_row(arm, best, final) for setting in study.settings for arm in setting.arms if arm.ended),
         "",
@@ -296,7 +296,7 @@ def delaying(study):
         if later == "better" and then != "better"
     ]
     knobs = study.settings[0].knobs
-    stopping = " Of these the seeds do not tell that they do better than to stop earlier without them."
+    stopping = " For these, the seeds do not show more than stopping earlier without them would."
     yield (
         f"Against references without noise, resolved as better at their best: {', '.join(at_best) or 'none'};"
         f" at the end alone: {', '.join(only_later) or 'none'}."

@@ -31,12 +31,12 @@ from tables import (
 
 HEAD = """# Results
 
-Written by `python report.py results` from the records beside it; the figures by `python plot.py results`. A
-record is a run folder with its log thinned and its checkpoints left out; `python collect.py out` adds those of
-studies' finished runs. Losses are in nats per symbol. Differences are means over seeds, paired, arm minus
-reference: below 0 is better. Intervals are 95 % t intervals, unadjusted; verdicts follow the paired t-test,
-Holm-adjusted over each table. "Not resolved" says that these seeds cannot tell, not that there is no
-difference. What all of it answers is in [FINDINGS.md](FINDINGS.md).
+Written by `report.py` from the records beside it, the figures by `plot.py`. A record is a run folder with its
+log thinned and its checkpoints left out; `python collect.py out` adds those of studies' finished runs. Losses
+are in nats per symbol. Differences are means over seeds, paired, arm minus reference: below 0 is better.
+Intervals are 95 % t intervals, unadjusted; verdicts follow the paired t-test, Holm-adjusted over each table.
+"Not resolved" says that these seeds cannot tell, not that there is no difference. What all of it answers is in
+[FINDINGS.md](FINDINGS.md).
 """
 
 
@@ -106,13 +106,13 @@ def arms_in_knobs(settings):
         for arm in setting.arms if setting.baseline else ():
             if arm is not setting.baseline:
                 knobs = changed_knobs(arm, setting.baseline)
-                said = ", ".join(f"{name}={in_short(value)}" for name, value in knobs.items())
+                said = ", ".join(f"{name}={shortened(value)}" for name, value in knobs.items())
                 items.append(f"- `{arm.name}`: {said or 'data_seed alone'}")
     head = "<details><summary>What the arms change of their baseline</summary>"
     return [head, "", *items, "", "</details>", ""] if items else []
 
 
-def in_short(value):
+def shortened(value):
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

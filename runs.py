@@ -139,6 +139,8 @@ def load_hashed(path):
         file.seek(0)
         try:
             return torch.load(file, map_location="cpu", weights_only=True), digest
+        except MemoryError:
+            raise
         except Exception:  # of a dozen types, as the damage has it
             raise UserError(
                 f"{path} is damaged or no checkpoint of this code:"

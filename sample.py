@@ -32,11 +32,11 @@ def main(argv):
     meta = corpus_meta(folder)
     prompt = None if options.prompt is None else encode(read_prompt(options.prompt), meta)
     device = Machine.choose(settle({"device": options.device})).device
-    model = read_model(folder, meta, device)
     sys.stdout.reconfigure(encoding="utf-8", errors="replace")
     settings = {name: getattr(options, name) for name in ("max_new_tokens", "temperature", "top_k", "seed")}
-    texts = samples(model, meta, prompt, options.num_samples, **settings)
     with enough_memory(device, "ask for fewer --num_samples at once, or for --device=cpu"):
+        model = read_model(folder, meta, device)
+        texts = samples(model, meta, prompt, options.num_samples, **settings)
         for number, text in enumerate(texts, start=1):
             print(f"--- sample {number} of {options.num_samples}, seed {options.seed} ---\n{text}", flush=True)
     print("---")

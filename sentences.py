@@ -84,13 +84,15 @@ def section(study, loss=BEST, head=None):
 
 
 def tally(rows):
-    """How many comparisons of ENOUGH pairs came out how, in words: "3 worse, 1 not resolved"; and how many are
-    of fewer. Pairs that divergence has taken count: it is an outcome."""
+    """How many comparisons of ENOUGH pairs came out how, in words: "3 worse, 1 not resolved"; and how many have
+    fewer. Pairs that divergence has taken count: it is an outcome."""
     rows = list(rows)
     enough = [row for row in rows if pairs(row) >= ENOUGH]
     said = [f"{len(same)} {word}" for word, same in sorted(by(enough, outcome).items())]
     few = len(rows) - len(enough)
-    return ", ".join([*said, *([f"{few} of fewer than {ENOUGH} pairs"] if few else [])]) or "none"
+    return (
+        ", ".join([*said, *([f"{few} with fewer than {ENOUGH} pairs, not counted"] if few else [])]) or "none"
+    )
 
 
 def pairs(row):

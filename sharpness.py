@@ -14,13 +14,15 @@ does not go with generalization, and it goes with the learning rate (Andriushche
 arXiv:2302.07011): compare runs of equal train loss and equal rate.
 """
 
+import itertools
+import math
 import statistics
 
 import torch
 
 from config import UserError, run_script
 from evaluate import mean_loss, model_in, open_corpus
-from files import write_json
+from files import read_json, write_json
 from machine import best_device, enough_memory
 from noise import stream_seed
 from runs import corpus_meta, find_runs, load_checkpoint
@@ -36,7 +38,7 @@ def main(argv):
         return 0
     if strange := [word for word in argv if word.startswith("-")]:
         raise UserError(f"{strange[0]} is no option of sharpness.py, which takes run folders alone")
-    runs = [run for run in find_runs(argv) if (run / "result.json").is_file()]
+    runs = [run for run in find_runs(argv) if measurable(run)]
     if not runs:
         raise UserError("which finished runs? python sharpness.py out/quickstart/seed1")
     device = best_device()
@@ -48,12 +50,19 @@ def main(argv):
     return 0
 
 
+def measurable(run):
+    """Whether a run was trained to its end and its weights are there; what is not is said."""
+    result = read_json(run / "result.json") or {"status": "not finished"}
+    ended, kept = result["status"] == "finished", (run / "last.pt").is_file()
+    if not (ended and kept):
+        print(f"{run}: {'its weights are gone' if ended else result['status']}, left out")
+    return ended and kept
+
+
 def sharpness(run, device):
     """What sharpness.json holds: {"iter", "tokens", "rises": {rho: the rise at each draw, nats}}."""
     path, meta = run / "last.pt", corpus_meta(run)
     checkpoint = load_checkpoint(path)
-    if checkpoint is None:
-        raise UserError(f"{path} is not there: of a run whose weights are gone nothing can be measured")
     model = model_in(checkpoint, meta, path).to(device)
     corpus, size = open_corpus(run, meta, device), model.config.block_size
 
@@ -62,6 +71,8 @@ def sharpness(run, device):
 
     tokens = sum(y.numel() for _, y in corpus.windows("train", size, TOKENS))
     found = {str(rho): rises(model, loss, rho) for rho in RHOS}
+    if not all(map(math.isfinite, itertools.chain(*found.values()))):
+        raise UserError(f"{run}: the loss is not finite where its weights are changed")
     return {"iter": checkpoint["step"], "tokens": tokens, "rises": found}
 
 

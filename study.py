@@ -120,8 +120,8 @@ def check_parts(names, file):
     """What a study file assigns, checked by name and type."""
     if not {"base", "arms"} & names.keys() and names.keys() & KNOBS.keys():
         raise UserError(
-            f"{file} is the config of a run, not a study: python train.py {file}; of sweep.py the study comes"
-            " first, and config files over it after"
+            f"{file} is the config of a run, not a study: python train.py {file}; sweep.py takes a study first,"
+            " then the config files that go over it"
         )
     for name in names:
         if name not in PARTS:

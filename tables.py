@@ -179,19 +179,39 @@ def sharpness_table(setting):
     arms = [arm for arm in setting.arms if rise_names(arm)]
     if not arms:
         return None
-    names = ["final_train_loss", *dict.fromkeys(name for arm in arms for name in rise_names(arm))]
-    columns = ["", "n", *(LOSSES.get(name) or f"rise at rho {name.removeprefix('rise_')}" for name in names)]
+    names = list(dict.fromkeys(name for arm in arms for name in rise_names(arm)))
+    columns = [
+        "",
+        "n",
+        LOSSES["final_train_loss"],
+        *(f"rise at rho {name.removeprefix('rise_')}" for name in names),
+    ]
     rows, records = [], []
     for arm in arms:
-        n = len(arm.losses(rise_names(arm)[0]))
-        found = {name: interval(list(arm.losses(name).values())) for name in names if arm.losses(name)}
-        cells = (with_interval(*found[name]) if name in found else DASH for name in names)
+        measured = measured_losses(arm)
+        n = len(measured["final_train_loss"])
+        found = {name: interval(list(losses.values())) for name, losses in measured.items()}
+        cells = (
+            with_interval(*found[name]) if name in found else DASH for name in ("final_train_loss", *names)
+        )
         rows.append([arm.name, str(n), *cells])
-        records.append({"setting": f"{setting.title}: {setting.size}", "arm": arm.name, "n": n})
+        study = setting.study["name"] if setting.study else ""
+        place = {"study": study, "setting": f"{setting.title}: {setting.size}"}
+        records.append({**place, "arm": arm.name, "n": n})
         for name, (mean, half) in found.items():
             records[-1] |= {name: mean, f"{name}_half_interval": half}
     title = f"Sharpness of the last weights; {setting.title}: {setting.size}"
     return Table(title, columns, rows, records, (SHARPNESS_NOTE,))
+
+
+def measured_losses(arm):
+    """{name: {seed: rise, or final train loss}} of those runs of an arm whose rises were measured."""
+    rises = {name: arm.losses(name) for name in rise_names(arm)}
+    seeds = set().union(*rises.values())
+    return {
+        "final_train_loss": {s: loss for s, loss in arm.losses("final_train_loss").items() if s in seeds},
+        **rises,
+    }
 
 
 def rise_names(arm):
@@ -370,7 +390,7 @@ def latex_lines(table):
 LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-    **{"±": r"$\pm$", "×": r"$\times$", "–": "--", "≥": r"$\geq$", "<": "$<$", ">": "$>$", "*": ""},
+    **{"|": "$|$", "±": r"$\pm$", "×": r"$\times$", "–": "--", "≥": r"$\geq$", "<": "$<$", ">": "$>$", "*": ""},
 }
 
 

@@ -153,9 +153,7 @@ def resume(t, folder):
         t.pretrained = pretrained_in(folder, t.machine.device)
     folder.cut_log(t.step)
     if best := folder.load("best.pt"):
-        # One of a later step than last.pt is still to come, and may come out otherwise: sums need not repeat.
-        loss = best["val_loss"] if best["iter"] <= t.step else math.inf
-        t.best = {"val_loss": loss, "iter": best["iter"]}
+        t.best = {"val_loss": best["val_loss"], "iter": best["iter"]}
     elif any(event["kind"] == "eval" for event in read_log(folder.path)[0]):
         raise UserError(
             f"{folder.path} has lost its best.pt: restore it, or begin afresh with --overwrite=True"
@@ -253,6 +251,7 @@ def checkpoint(t, folder):
         if not all(parameter.isfinite().all() for parameter in t.model.parameters()):
             raise Diverged(t.step - 1)
         folder.save("last.pt", t.state())
+        t.saved = t.step
 
 
 def evaluate(t, folder):
@@ -273,10 +272,19 @@ def evaluate(t, folder):
         folder.append(event)
         if t.pretrained:
             folder.append({"kind": "distance", "iter": t.step, **moved(t)})
-        if event["val_loss"] < t.best["val_loss"]:
-            t.best = {"val_loss": event["val_loss"], "iter": t.step}
-            folder.save("best.pt", {"model": t.model.weights(), **t.best})
+    if event["val_loss"] < t.best["val_loss"]:
+        keep_best(t, folder, event["val_loss"])
     return event
+
+
+def keep_best(t, folder, val_loss):
+    """Save these weights as the best, and before them a checkpoint: a best from beyond last.pt might not come
+    again after a resume, where sums do not repeat."""
+    if t.step and t.saved != t.step:
+        checkpoint(t, folder)
+    with t.meter.paused():
+        t.best = {"val_loss": val_loss, "iter": t.step}
+        folder.save("best.pt", {"model": t.model.weights(), **t.best})
 
 
 def steer(t):

@@ -41,7 +41,8 @@ class Training:
 
     start: what run.json tells of the weights that init_from gave it, None where they are fresh.
     pretrained: those weights, before NoisyTune, by name; None where there are none.
-    step: updates done. best: the lowest val loss so far, and its iteration; best.pt is the same on disk.
+    step: updates done; saved: those in last.pt. best: the lowest val loss so far, and its iteration; best.pt is
+    the same on disk.
     trace: (max_iters, 4) on the device, a row an iteration: mini-batch loss, gradient norm before clipping,
     noise norm, factor of the learning rate; so that nothing is fetched from the device between log lines.
     """
@@ -63,7 +64,7 @@ class Training:
             create_moments(self.optimizer)
         self.diagnosis = Diagnosis(self.optimizer) if config.diagnose_interval else None
         self.measured = None  # by the last step that was to be diagnosed
-        self.step = self.checked = 0
+        self.step, self.checked, self.saved = 0, 0, None
         self.best = {"val_loss": math.inf, "iter": None}
         self.meter = Meter(config.tokens_per_iter)
         self.trace = torch.full((config.max_iters, 4), math.nan, device=machine.device)
@@ -86,7 +87,7 @@ class Training:
         self.model.load_state_dict(state["model"]["state"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.step = self.checked = state["step"]
+        self.step = self.checked = self.saved = state["step"]
         self.meter.seconds_before = state["seconds"]
         self.trace[: self.step] = state["trace"]
         if self.config.noise_schedule == "plateau":

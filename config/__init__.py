@@ -140,7 +140,7 @@ NOT_IDENTITY = {
 # Ranges of the knobs taken alone.
 POSITIVE = (
     *("batch_size", "block_size", "gradient_accumulation_steps", "n_layer", "n_head", "n_embd"),
-    *("max_iters", "lr_decay_iters", "noise_steps", "train_tokens", "plateau_interval"),
+    *("lr_decay_iters", "noise_steps", "train_tokens", "plateau_interval"),
     *("eval_interval", "eval_tokens", "eval_train_tokens", "log_interval", "checkpoint_interval"),
 )
 NOT_NEGATIVE = (
@@ -401,13 +401,12 @@ def check_init_from(config):
 
 def source_wanted(init_from):
     """What there is to do about an init_from that is not there, in words."""
-    *_, stems, seed = ("", "", *Path(init_from).parts)
-    files = [f"config/{stem}.py" for stem in stems.split("+")]
-    if re.fullmatch(r"seed\d+", seed) and all((ROOT / file).is_file() for file in files):
-        return f"train it first, python train.py {' '.join(files)} --seed={seed.removeprefix('seed')}"
-    if seed == "resume":
+    for file in sorted((ROOT / "config").glob("[a-z]*.py")):
+        if run_file(file).get("out_dir") == init_from:
+            return f"train it first by config/{file.name} (README.md has the command for each size)"
+    if init_from == "resume":
         return "a run that was stopped goes on by its own command, without init_from"
-    return "it is a run's folder, or one in the Hugging Face GPT-2 format, fetched as README.md says"
+    return "name a run's folder, or one in the Hugging Face GPT-2 format, fetched as README.md says"
 
 
 def check_noise_point(config):

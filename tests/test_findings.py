@@ -138,7 +138,7 @@ def test_an_experiment_counts_once_and_by_its_most_seeds(tmp_path):
         noise = {"baseline": {}, "noise": {"noise_sigma": 0.4}}
         make_study(tmp_path / name / "cpu", noise, seeds=(1, 2, 3, 4), name=name)
     text = findings.findings(tmp_path)
-    assert "each experiment (below, and in README.md) counted once: 1 better, 1 worse, 1 of fewer" in text
+    assert "each experiment (below, and in README.md) counted once: 1 better, 1 worse, 1 with fewer" in text
 
 
 def test_noise_that_helps_elsewhere_than_in_the_gradients_is_named(tmp_path):
@@ -153,7 +153,9 @@ def test_noise_that_helps_elsewhere_than_in_the_gradients_is_named(tmp_path):
     shift(folder, "first", -1.0)
     after = Study(folder).rows()["first_tuned"][-1].mean
     text = findings.findings(tmp_path)
-    assert f"{elsewhere} `first` (and `first_tuned` minus `tuned`: {after:+.4f}" in text
+    assert (
+        f"{elsewhere} `first`; with the learning rate tuned, `first_tuned` minus `tuned` {after:+.4f}" in text
+    )
     assert "counted once: none." in text, "it is no noise in the gradients"
 
 
@@ -273,7 +275,9 @@ def test_what_adds_up_is_said_to_help_where_noise_that_does_not_does_more_harm(m
     shift(mechanism, "anticorrelated", 0.1)
     text = findings.findings(tmp_path)
     assert "Anti-correlated noise, as random, but with a sum in the weights that stays small, has 1" in text
-    assert "of the effect of `noise` too, as if what is taken back were of noise that adds up there" in text
+    assert (
+        "of the effect of `noise` too: what is taken back may be the doing of noise that adds up there" in text
+    )
     assert "- `anticorrelated` minus `second_moment_mean`: +0.0000 ± 0.0000 (n = 4)." in text
     shift(mechanism, "anticorrelated", 0.2)
     assert "Anti-correlated" not in findings.findings(tmp_path), "it does more than the mean alone"
@@ -422,7 +426,7 @@ def test_who_only_delays_overfitting_is_said(tmp_path):
             write_json(path, read_json(path) | {"final_val_loss": final, "best_iter": 1000})
     text = findings.findings(tmp_path)
     alone = "`worse_at_best` (at its best worse), `delays` (at its best not resolved)"
-    assert f"resolved as better at their best: `better`; at the end alone: {alone}. Of these" in text
+    assert f"resolved as better at their best: `better`; at the end alone: {alone}. For these" in text
     assert "one text of 5,000 symbols" in text
     best = Study(folder).settings[0].arm("delays").losses("best_val_loss").values()
     more = 1.0 - sum(best) / 4

@@ -321,7 +321,7 @@ def test_the_readme_has_the_same_speeds(benches, measured):
         assert f"| {' | '.join(cells)} |" in README.replace(" ms a step", " ms"), cells
     text, (paper, cpu) = " ".join(README.split()), measured.values()
     assert f"{1e3 * cpu['noise']:.1f} ms of that step" in text
-    assert f"each of which takes two CPU cores {paper['steps']['ours']:.1f} s" in text
+    assert f"an iteration takes two CPU cores {paper['steps']['ours']:.1f} s" in text
     assert f"and {1e3 * paper['noise']:.0f} ms at the paper's, {paper['share']:.1f} % of a step" in text
     sampled = [paper["sampled"][part][2] for part in ("begun", "full")]
     assert "sampled {:.1f} times as fast".format(*sampled) in text

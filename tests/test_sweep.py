@@ -217,7 +217,7 @@ def test_a_folder_of_another_config_is_refused_before_any_work(study):
 
 def test_a_start_that_is_not_there_is_refused_before_any_work(study):
     file = study('"tuned": dict(init_from="out/pretrained"),')
-    with pytest.raises(UserError, match="start from out/pretrained, which is not there yet: it is a run"):
+    with pytest.raises(UserError, match="start from out/pretrained, which is not there yet: name a run"):
         sweep.main([file])
     assert not Path("out").exists()
     study('"tuned": dict(init_from="out/tiny/full/baseline/seed1"),')

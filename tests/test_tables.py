@@ -124,10 +124,20 @@ def test_a_study_is_not_mixed_from_cards_and_processors(tmp_path):
         write_json(folder / "run.json", {**about, "machine": {"device": device, "name": "x"}})
     with pytest.raises(UserError, match="differ in device: 'cpu' and 'cuda'"):
         read_settings([tmp_path])
-    resumed = {"machine": {"device": "cpu"}, "resumed": [{"machine": {"device": "cuda:0"}}]}
+    parts = [{"iter": 0, "machine": {"device": "mps"}}, {"iter": 0, "machine": {"device": "cuda:0"}}]
+    resumed = {"machine": {"device": "cpu"}, "resumed": [*parts, {"iter": 1000, "machine": {"device": "mps"}}]}
+    for path in tmp_path.rglob("run.json"):
+        write_json(
+            path,
+            json.loads(path.read_text())
+            | {"machine": {"device": "cuda"}}
+            | (resumed if path.parts[-2] == "seed2" else {}),
+        )
+    assert read_settings([tmp_path])[0].arms[0].runs[1].device == "cuda", "where there were steps"
+    resumed["resumed"] = [{"iter": 500, "machine": {"device": "cuda:0"}}]
     for path in tmp_path.rglob("run.json"):
         write_json(path, json.loads(path.read_text()) | (resumed if path.parts[-2] == "seed2" else {}))
-    with pytest.raises(UserError, match="differ in device: 'cpu' and 'cpu\\+cuda'"):
+    with pytest.raises(UserError, match="differ in device: 'cuda' and 'cpu\\+cuda'"):
         read_settings([tmp_path])
 
 
