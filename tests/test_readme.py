@@ -16,11 +16,12 @@ from arms import read_settings
 from config import ROOT, Config, load
 from controls import found_shares
 from data.corpus import Corpus
+from findings import overfitting
 from model import GPT, GPTConfig
 from sample import read_options
-from sentences import Study
+from sentences import FINAL, Study
 from study import read_study
-from tables import PAPER, comparisons
+from tables import PAPER, comparisons, outcome, with_interval
 
 SAMPLE_OPTIONS = vars(read_options(["a run"]))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -171,6 +172,23 @@ def test_the_measured_differences_are_those_in_the_results():
     assert f"a matched warm-up {alike}, which may be all (6 seeds). {gain}" in text
     assert shares["second_moment_mean"][1] > 1, "what else the noise does is a gain"
     assert shares["matched_warmup"][1] < 1 < shares["matched_warmup"][2]
+
+
+def test_what_limited_data_showed_is_in_the_results():
+    study = Study(ROOT / "results" / "limited_data" / "cpu")
+    text = " ".join(README.split())
+    (said,) = overfitting(study)
+    (above,) = re.findall(r"is higher by ([\d.]+ ± [\d.]+) \(n = 6\)", said)
+    assert f"without any regularization it ends {above} nats above its best" in text
+    best, final = study.rows(), study.rows(FINAL)
+    noise, augmented = (
+        [with_interval(rows[name][-1].mean, rows[name][-1].half, "+") for rows in (best, final)]
+        for name in ("noise_0.1_0.99", "augmentation")
+    )
+    assert f"difference is {noise[1]} at the end, and {noise[0]} at its best, not resolved" in text
+    assert f"has {augmented[1]} at the end and {augmented[0]} at its best (6 seeds)" in text
+    assert [outcome(rows["noise_0.1_0.99"]) for rows in (best, final)] == ["not resolved", "better"]
+    assert [outcome(rows["augmentation"]) for rows in (best, final)] == ["better", "better"]
 
 
 def test_every_file_and_knob_that_the_readme_names_is_there():
