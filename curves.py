@@ -268,15 +268,17 @@ def mechanism_figure(settings):
 def mechanism_panels(setting):
     named = setting.study.get("decisive", []) if setting.study else []
     arms = [after_the_first(arm) for name in named if (arm := setting.arm(name))]
-    if not setting.baseline or not any(run.measured for arm in arms for run in arm.runs):
+    if not any(run.measured for arm in arms for run in arm.runs):
         return []
-    end = setting.knobs["max_iters"]
+    end, baseline = setting.knobs["max_iters"], setting.baseline
+    of_effect = baseline and (
+        f" Share of effect: an arm's difference to {baseline.name} over that of the noise, with Fieller's 95 %"
+        " interval."
+    )
     caption = (
-        f"{setting.described}. {seeds_line(arms)} Share of effect: an arm's difference to"
-        f" {setting.baseline.name} over that of the noise, with Fieller's 95 % interval. Signal: RMS of the"
-        " part of AdamW's update that is of clean gradients, in learning rates, the noise in the second moment"
-        " with it. Share of signal: of the update's mean square; all of it where none of the noise is in the"
-        " first moment."
+        f"{setting.described}. {seeds_line(arms)}{of_effect or ''} Signal: RMS of the part of AdamW's update that"
+        " is of clean gradients, in learning rates, the noise in the second moment with it. Share of signal: of"
+        " the update's mean square; all of it where none of the noise is in the first moment."
     )
 
     def losses(axes):
@@ -299,7 +301,7 @@ def mechanism_panels(setting):
 
     return [
         Panel(losses, setting.title, (), names(arms), 1.6, xlabel=None),
-        Panel(effect, height=1.3, xlabel=None),
+        *([Panel(effect, height=1.3, xlabel=None)] if baseline else []),
         Panel(signal, height=1, xlabel=None),
         Panel(share, caption=wrap(caption), height=1),
     ]

@@ -449,6 +449,17 @@ def test_the_mechanism_figure_has_the_shares_of_the_noises_effect(tmp_path):
         assert line.get_ydata() == pytest.approx([share] * 4)
 
 
+def test_a_part_of_a_study_is_drawn_without_its_baseline(tmp_path):
+    arms_ = {"baseline": {}, "noise": {"noise_sigma": 0.1}}
+    folder = make_study(tmp_path, arms_, decisive=list(arms_))
+    for path in folder.rglob("log.jsonl"):
+        with open(path, "a") as log:
+            for at in (0, 500):
+                print(json.dumps({"kind": "diagnosis", "iter": at, "signal_rms": 0.1}), file=log)
+    panels = [len(curves.mechanism_figure(read_settings([part])).axes) for part in (folder, folder / "noise")]
+    assert panels == [4, 3], "without the share of the noise's effect"
+
+
 def test_black_is_the_baselines_alone_and_no_two_lines_are_alike():
     styles = [panels.line_style(number) for number in range(22)]
     assert [style["color"] for style in styles].count("#000000") == 1

@@ -18,7 +18,7 @@ import plot
 import sweep
 from arms import read_settings
 from config import ROOT, UserError, load
-from files import lock, read_json
+from files import lock, read_json, write_json
 from study import parse_seeds, read_study
 
 BASE = """
@@ -433,6 +433,17 @@ def test_a_record_of_another_experiment_is_not_replaced(undisturbed, tmp_path, m
     path.write_text(json.dumps({**read_json(path), "noise_sigma": 0.7}))
     with pytest.raises(UserError, match="another config: noise_sigma"):
         collect.main(["out", f"--to={tmp_path}"])
+
+
+def test_an_empty_study_is_not_collected(undisturbed, tmp_path, monkeypatch, capsys):
+    folder, _ = undisturbed
+    empty = tmp_path / "out" / "later" / "cpu"
+    empty.mkdir(parents=True)
+    record = read_json(next((folder / "out").rglob("study.json")))
+    write_json(empty / "study.json", record | {"name": "later"})
+    collect.main([str(tmp_path / "out"), f"--to={tmp_path / 'results'}"])
+    assert "0 runs copied" in capsys.readouterr().out
+    assert not list((tmp_path / "results").rglob("study.json"))
 
 
 def test_a_record_of_another_run_is_not_replaced(undisturbed, tmp_path, monkeypatch):
