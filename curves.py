@@ -276,9 +276,9 @@ def mechanism_panels(setting):
         " interval."
     )
     caption = (
-        f"{setting.described}. {seeds_line(arms)}{of_effect or ''} Signal: RMS of the part of AdamW's update that"
-        " is of clean gradients, in learning rates, the noise in the second moment with it. Share of signal: of"
-        " the update's mean square; all of it where none of the noise is in the first moment."
+        f"{setting.described}. {seeds_line(arms)}{of_effect or ''} Signal: RMS of the part of AdamW's update"
+        " that is of clean gradients, in learning rates, the noise in the second moment with it. Share of signal:"
+        " of the update's mean square; all of it where none of the noise is in the first moment."
     )
 
     def losses(axes):
