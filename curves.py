@@ -277,8 +277,8 @@ def mechanism_panels(setting):
     )
     caption = (
         f"{setting.described}. {seeds_line(arms)}{of_effect or ''} Signal: RMS of the part of AdamW's update"
-        " that is of clean gradients, in learning rates, the noise in the second moment with it. Share of signal:"
-        " of the update's mean square; all of it where none of the noise is in the first moment."
+        " that is of clean gradients, in learning rates, the noise in the second moment with it. Share of"
+        " signal: of the update's mean square; all of it where none of the noise is in the first moment."
     )
 
     def losses(axes):
