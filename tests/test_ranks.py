@@ -225,6 +225,8 @@ def test_a_resume_says_that_the_device_or_its_compiler_is_another(command, capsy
     card = here.record() | {"device": "cuda:0", "name": "A card"}
     here.as_recorded(card)
     assert "and A card as this run began: other noise and dropout from here on" in capsys.readouterr().out
+    here.as_recorded(here.record() | {"device": "mps", "name": "mps"})
+    assert "and mps as this run began: other noise and dropout from here on" in capsys.readouterr().out
     here.as_recorded(here.record() | {"name": "Another CPU"})
     assert capsys.readouterr().out == "", "the same draws"
     here.as_recorded(here.record() | {"compile": True})
