@@ -83,9 +83,7 @@ class Run:
         """The kind of device that it was trained on, without its number; the kinds, where it was resumed and
         trained on another."""
         began = [{"iter": 0, **self.about}, *self.about.get("resumed", [])]
-        ends = [part["iter"] for part in began[1:]] + [
-            math.inf if self.result is None else self.config.max_iters
-        ]
+        ends = [*(part["iter"] for part in began[1:]), self.config.max_iters]
         trained = [part for part, end in zip(began, ends) if part["iter"] < end] or began[:1]
         kinds = [part.get("machine", {}).get("device", "").partition(":")[0] for part in trained]
         return "+".join(dict.fromkeys(kinds))

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-import arms
+from arms import shares
 from compare import compare, interval, share
 from sentences import BEST, named, section
 from tables import DASH, LOSSES, lost, with_interval
@@ -253,7 +253,7 @@ def shares_at(study, name):
     """{iteration: the share that an arm has of the noise's effect on the val loss then, or None}, at the
     evaluations that are the nearest to ON_THE_WAY."""
     setting, arm, noise, _ = study.rows()[name]
-    found = arms.shares(arm, noise, setting.baseline)
+    found = shares(arm, noise, setting.baseline)
     wanted = [part * setting.knobs["max_iters"] for part in ON_THE_WAY]
     times = sorted({min(found, key=lambda at: abs(at - time)) for time in wanted}) if found else []
     return {at: found[at] for at in times}
@@ -264,8 +264,8 @@ def on_the_way(study):
     found = {name: shares_at(study, name) for name in found_shares(study)}
     times = sorted(set().union(*found.values()))
     rows = [
-        f"| `{name}` | {' | '.join(short_share(shares.get(at)) for at in times)} |"
-        for name, shares in found.items()
+        f"| `{name}` | {' | '.join(short_share(by_time.get(at)) for at in times)} |"
+        for name, by_time in found.items()
     ]
     if len(times) > 1:
         head = "The same at evaluations on the way, when what acts at once and what acts later differ:"

@@ -139,9 +139,9 @@ def load_hashed(path):
         file.seek(0)
         try:
             return torch.load(file, map_location="cpu", weights_only=True), digest
-        except MemoryError:
-            raise
-        except Exception:  # of a dozen types, as the damage has it
+        except Exception as error:  # of a dozen types, as the damage has it
+            if isinstance(error, MemoryError) or "allocate memory" in str(error):
+                raise
             raise UserError(
                 f"{path} is damaged or no checkpoint of this code:"
                 " restore it, or begin afresh with --overwrite=True"

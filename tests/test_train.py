@@ -226,12 +226,14 @@ def test_too_little_memory_to_resume_is_no_damaged_checkpoint(run, command, monk
     (result,) = run(max_iters=5).glob("result.json")
     result.unlink()
 
-    def exhausted(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+    def exhausted(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(train.Training, "restore", exhausted)
-    with pytest.raises(UserError, match="too little memory"):
-        train.main(command(max_iters=5))
+    for place, name in ((train.Training, "restore"), (torch, "load")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, exhausted)
+            with pytest.raises(UserError, match="too little memory"):
+                train.main(command(max_iters=5))
 
 
 @pytest.mark.parametrize("spoilt", ["loss", "gradient"])
@@ -289,6 +291,7 @@ def test_compilation_that_fails_falls_back_with_one_line(run, capsys, monkeypatc
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "compilation failed" in line]
     assert "no compiler" in line
     assert same_weights(folder, run("plain"))
+    assert json.loads((folder / "result.json").read_text())["compiled"] is False, "whatever was asked for"
 
 
 def test_a_mistake_of_ours_is_not_taken_for_a_failed_compilation(command, monkeypatch):
