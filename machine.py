@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from config import ROOT, UserError, cores
+from model import has_instructions
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,11 @@ class Machine:
         for name in ("dtype", "threads"):
             if getattr(self, name) != recorded[name]:
                 print(f"{name} {recorded[name]} as this run began, not {getattr(self, name)}")
-        return replace(self, dtype=recorded["dtype"], threads=recorded["threads"])
+        here = replace(self, dtype=recorded["dtype"], threads=recorded["threads"])
+        if here.through_float32 != recorded.get("through_float32", here.through_float32):
+            how = "" if here.through_float32 else "not "
+            print(f"{here.dtype} {how}through float32, unlike as this run began: sums rounded otherwise")
+        return here
 
     def apply(self):
         """Make this process compute so."""
@@ -83,11 +88,16 @@ class Machine:
 
     def record(self):
         """For run.json."""
-        return {**asdict(self), "name": self.name}
+        return {**asdict(self), "name": self.name, "through_float32": self.through_float32}
 
     @property
     def kind(self):
         return self.device.split(":")[0]
+
+    @property
+    def through_float32(self):
+        """Whether 16 bits are multiplied by model.py's `product`, for want of instructions for it."""
+        return self.kind == "cpu" and not has_instructions(getattr(torch, self.dtype))
 
     @property
     def name(self):
@@ -98,7 +108,8 @@ class Machine:
     def __str__(self):
         threads = f", {self.threads} threads" if self.kind == "cpu" else ""
         many = f", {self.processes} processes" if self.processes > 1 else ""
-        return f"{self.device} ({self.name}), {self.dtype}{threads}{', compiled' if self.compile else ''}{many}"
+        how = (" through float32" if self.through_float32 else "") + threads
+        return f"{self.device} ({self.name}), {self.dtype}{how}{', compiled' if self.compile else ''}{many}"
 
     def autocast(self):
         """The context of the forward pass."""

@@ -85,8 +85,31 @@ def plain_attention(q, k, v, p):
     (B, H, T, d), S = q.shape, k.shape[2]
     q, k, v = (part.reshape(B * H, -1, d) for part in (q, k, v))
     future = torch.full((T, S), -math.inf, dtype=q.dtype, device=q.device).triu(1 + S - T)
-    scores = torch.baddbmm(future, q, k.transpose(1, 2), alpha=1 / math.sqrt(d))  # (B H, T, S)
-    return (dropout(scores.softmax(-1), p) @ v).view(B, H, T, d)
+    scores = product(torch.baddbmm, future, q, k.transpose(1, 2), alpha=1 / math.sqrt(d))  # (B H, T, S)
+    return product(torch.bmm, dropout(scores.softmax(-1), p), v).view(B, H, T, d)
+
+
+def product(operation, *operands, **options):
+    """operation(*operands), a matrix product, in the precision of autocast.
+
+    A CPU without instructions for 16 bits takes many times as long for it as for float32. There the operands
+    are rounded to 16 bits, multiplied and summed in float32, and the sum is rounded: what the instructions do,
+    but for the order of summation. So also backward.
+    """
+    dtype = torch.get_autocast_dtype("cpu")
+    if operands[0].device.type != "cpu" or not torch.is_autocast_enabled("cpu") or has_instructions(dtype):
+        return operation(*operands, **options)
+    with torch.autocast("cpu", enabled=False):
+        operands = [operand if operand is None else operand.to(dtype).float() for operand in operands]
+        return operation(*operands, **options).to(dtype)
+
+
+def has_instructions(dtype):
+    """Whether PyTorch has kernels for products of this dtype on this CPU, and not just a loop over elements."""
+    if dtype.itemsize > 2:
+        return True
+    name = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}[dtype]
+    return torch.backends.mkldnn.is_available() and getattr(torch.ops.mkldnn, name)()
 
 
 def dropout(x, p):
@@ -114,7 +137,7 @@ def linear(x, layer, gelu=False):
     if many and not torch.is_grad_enabled() and torch.backends.mkldnn.is_available():
         what = ("gelu", [], "tanh") if gelu else ("none", [], "")
         return torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, *what)
-    x = layer(x)
+    x = product(F.linear, x, layer.weight, layer.bias)
     return F.gelu(x, approximate="tanh") if gelu else x
 
 
@@ -203,7 +226,7 @@ class GPT(nn.Module):
         x = dropout(x, self.config.dropout if self.training else 0.0)
         for layer, block in enumerate(self.blocks):
             x = block(x, caches[layer]) if caches else block(x)
-        logits = F.linear(self.ln_f(x[:, -1:] if caches else x), self.wte.weight)
+        logits = product(F.linear, self.ln_f(x[:, -1:] if caches else x), self.wte.weight)
         if targets is None:
             return logits, None
         wide = logits if logits.dtype == torch.float64 else logits.float()

@@ -131,9 +131,7 @@ def provenance(settings):
     ended = [run for run in runs if run.result]
     diverged = sum(run.result["status"] == "diverged" for run in ended)
     about = [run.about for run in runs]
-    machines = sorted(
-        {f"{a['machine']['name']}, {a['machine']['dtype']}, {threads(a['machine'])}" for a in about}
-    )
+    machines = sorted({machine_of(a) for a in about})
     revisions = sorted({revision(versions) for a in about for versions in versions_of(a)})
     versions = sorted({f"PyTorch {a['versions']['torch']}" for a in about})
     days = sorted({a.get("began", "an unknown day")[:10] for a in about})
@@ -160,8 +158,12 @@ def revision(versions):
     return commit[:10] + (changes and "+changes")
 
 
-def threads(machine):
-    return f"{machine['threads']} thread{'s' * (machine['threads'] > 1)} a run"
+def machine_of(about):
+    """A run's machine in words: its name, precision and threads."""
+    machine = about["machine"]
+    through = " through float32" if machine.get("through_float32") else ""
+    threads = f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}"
+    return f"{machine['name']}, {machine['dtype']}{through}, {threads} a run"
 
 
 def seeds_of(settings):

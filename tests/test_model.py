@@ -6,8 +6,9 @@ from sys import modules
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
-from model import GPT, GPTConfig, choose, dropout
+from model import GPT, GPTConfig, choose, dropout, has_instructions, product
 
 
 def small(**changes):
@@ -293,3 +294,54 @@ def test_dropout_drops_p_and_keeps_the_mean(p, dtype):
     torch.manual_seed(1)
     assert torch.equal(dropout(x, p), y)
     assert not torch.equal(dropout(x, p), y)
+
+
+OPERATIONS = {  # product's arguments, of an x (120, 40), w (100, 40) and b (100,)
+    "linear": lambda x, w, b: (F.linear, x, w, b),
+    "linear without a bias": lambda x, w, b: (F.linear, x, w, None),
+    "scores": lambda x, w, b: (torch.baddbmm, b.detach()[:50], *halves(x, w)),
+    "values": lambda x, w, b: (torch.bmm, *halves(x, w)),
+}
+
+
+def halves(x, w):
+    return x.view(2, 60, 40), w.view(2, 50, 40).transpose(1, 2)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_products_without_instructions_round_where_instructions_do(operation, dtype, monkeypatch):
+    """Against float64: operands rounded to 16 bits, exact sums rounded once, forward and backward."""
+    monkeypatch.setattr("model.has_instructions", lambda dtype: False)
+    generator = torch.Generator().manual_seed(6)
+    parts = [torch.randn(shape, generator=generator) for shape in ((120, 40), (100, 40), (100,))]
+    alpha = {"alpha": 0.25} if operation == "scores" else {}
+
+    def computed(rounded, product):
+        leaves = [rounded(part).requires_grad_() for part in parts]
+        y = product(*OPERATIONS[operation](*leaves), **alpha)
+        y.backward(torch.linspace(-1, 1, y.numel()).view_as(y).to(dtype).to(y.dtype))
+        return [y.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
+
+    with torch.autocast("cpu", dtype=dtype):
+        found = computed(torch.clone, product)
+    exact = computed(lambda part: part.to(dtype).double(), lambda op, *operands, **o: op(*operands, **o))
+    assert (found[0].dtype, len(found)) == (dtype, len(exact))
+    for mine, exactly in zip(found, exact):
+        differ = mine.to(dtype) != exactly.to(dtype)
+        assert differ.float().mean() < 0.01, "a sum in another order is rounded the other way now and then"
+        torch.testing.assert_close(mine.double(), exactly, rtol=torch.finfo(dtype).eps, atol=1e-5)
+
+
+@pytest.mark.parametrize(("instructions", "autocast"), [(True, True), (False, False)])
+def test_products_are_left_alone_with_instructions_and_outside_of_autocast(instructions, autocast, monkeypatch):
+    monkeypatch.setattr("model.has_instructions", lambda dtype: instructions)
+    operands = torch.ones(2, 3), torch.ones(4, 3)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        seen = product(lambda *operands: operands, *operands)
+    assert all(one is other for one, other in zip(seen, operands, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_wide_types_have_instructions_everywhere(dtype):
+    assert has_instructions(dtype)

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -231,6 +232,20 @@ def test_a_resume_says_that_the_device_or_its_compiler_is_another(command, capsy
     assert capsys.readouterr().out == "", "the same draws"
     here.as_recorded(here.record() | {"compile": True})
     assert "not compiled, unlike as this run began" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("instructions", [True, False])
+def test_a_resume_says_that_16_bits_are_computed_otherwise(instructions, command, capsys, monkeypatch):
+    monkeypatch.setattr(machine, "has_instructions", lambda dtype: instructions or dtype == torch.float32)
+    here = Machine.choose(load(command(dtype="float32")))
+    began = replace(here, dtype="bfloat16").record()
+    assert began["through_float32"] is not instructions
+    assert ("through float32" in str(replace(here, dtype="bfloat16"))) is not instructions
+    here.as_recorded(began)
+    assert capsys.readouterr().out == "dtype bfloat16 as this run began, not float32\n"
+    here.as_recorded(began | {"through_float32": instructions})
+    words = "not through" if instructions else "through"
+    assert f"bfloat16 {words} float32, unlike as this run began" in capsys.readouterr().out
 
 
 def test_processes_share_the_cores_and_have_a_card_each(command, monkeypatch):

@@ -327,7 +327,8 @@ def test_the_report_says_in_words_what_the_tables_say(tmp_path):
     for path in folder.rglob("run.json"):
         about = json.loads(path.read_text())
         versions = {"torch": "2.13.0", "revision": "0123456789abcdef"}
-        write_json(path, {**about, "machine": machine, "versions": versions, "began": "2026-11-21T00:00:00"})
+        here = machine | {"through_float32": path.parent.name == "seed2"}
+        write_json(path, {**about, "machine": here, "versions": versions, "began": "2026-11-21T00:00:00"})
     for path in folder.rglob("result.json"):
         write_json(path, {**json.loads(path.read_text()), "seconds": 1200.0})
     assert report.main([str(tmp_path)]) == 0
@@ -339,7 +340,7 @@ def test_the_report_says_in_words_what_the_tables_say(tmp_path):
     for words in (
         "9 runs, 0 of them diverged, 3 seeds an arm",
         "3.0 hours",
-        "A machine, bfloat16, 1 thread a run",
+        "A machine, bfloat16 through float32, 1 thread a run and A machine, bfloat16, 1 thread a run",
     ):
         assert words in text
     for words in ("revision 0123456789;", "2026-11-21", "python sweep.py config/study/tiny.py config/cpu.py"):
