@@ -52,6 +52,7 @@ def step_choices(config, corpus, machine):
 
     found = [
         (machine.dtype, machine.dtype != "float32", lambda: in_float32(*setting)),
+        ("16 bits through float32", machine.through_float32, undone(model, product=by_its_own_kernel)),
         ("blocks compiled", machine.compile, lambda: OurLoop(config, corpus, replace(machine, compile=False))),
         ("attention fused", machine.kind == "cuda", lambda: with_plain_attention(*setting)),
         ("attention by plain products", plainly, undone(model, plain_attention=fused_attention)),
@@ -91,6 +92,11 @@ def in_float32(config, corpus, machine):
     return OurLoop(config, corpus, replace(machine, dtype="float32"))
 
 
+def by_its_own_kernel(operation, *operands, **options):
+    """`model.product` without a look at what the CPU has instructions for."""
+    return operation(*operands, **options)
+
+
 def with_plain_attention(*setting):
     loop = OurLoop(*setting)
     for block in loop.model.blocks:
@@ -117,8 +123,9 @@ def attention_in_parts(q, k, v, p):
     """As it is written in teaching: product, scale, mask, softmax, dropout, product."""
     T = q.shape[2]
     future = torch.ones((T, T), dtype=torch.bool, device=q.device).triu(1)
-    scores = (q @ k.transpose(2, 3) / math.sqrt(q.shape[3])).masked_fill(future, -math.inf)
-    return model.dropout(scores.softmax(-1), p) @ v
+    scores = model.product(torch.matmul, q, k.transpose(2, 3)) / math.sqrt(q.shape[3])
+    shares = scores.masked_fill(future, -math.inf).softmax(-1)
+    return model.product(torch.matmul, model.dropout(shares, p), v)
 
 
 def drawn_by_rows(config):

@@ -237,6 +237,8 @@ class GPT(nn.Module):
 
         In parts where dropout draws on a CPU, which the compiler leaves to eager code.
         """
+        if on:  # or it would stop at each product to ask
+            torch.compiler.assume_constant_result(has_instructions)
         for block in self.blocks:
             if on:
                 block.compile()

@@ -11,14 +11,22 @@ import training
 from loops import OurLoop
 
 STEP_CHOICES = [
-    *("bfloat16", "attention by plain products", "its scale and mask within a product"),
+    *("bfloat16", "16 bits through float32"),
+    *("attention by plain products", "its scale and mask within a product"),
     *("four dropout masks a draw", "AdamW fused", "a batch by one index", "noise by one draw"),
 ]
 
 
+def set_instructions(monkeypatch, there):
+    """Make this a CPU that has instructions for 16 bits, or that has none."""
+    for module in ("model", "machine"):
+        monkeypatch.setattr(f"{module}.has_instructions", lambda dtype: there or dtype.itemsize > 2)
+
+
 @pytest.fixture
-def chosen(parts):
+def chosen(parts, monkeypatch):
     """chosen(name, key=value, ...): (train.py's loop, the same without the choice of that name)."""
+    set_instructions(monkeypatch, False)
 
     def build(name, **knobs):
         setting = parts(**{"dtype": "bfloat16", "noise_sigma": 0.1, "dropout": 0.1} | knobs)
@@ -27,19 +35,22 @@ def chosen(parts):
     return build
 
 
-def test_choices_are_those_that_are_taken(parts):
+def test_choices_are_those_that_are_taken(parts, monkeypatch):
     def taken(**knobs):
         return list(choices.step_choices(*parts(**knobs)))
 
-    assert taken(dtype="bfloat16", noise_sigma=0.1, dropout=0.1) == STEP_CHOICES
+    for instructions in (True, False):
+        set_instructions(monkeypatch, instructions)
+        wanted = [name for name in STEP_CHOICES if not (instructions and "through" in name)]
+        assert taken(dtype="bfloat16", noise_sigma=0.1, dropout=0.1) == wanted
     assert taken(dtype="float32", noise_sigma=0.0, dropout=0.0, input_noise=0.1) == ["AdamW fused"]
     assert taken(dtype="float32", noise_sigma=0.1, noise_scale="global", optimizer="sgd", dropout=0.1) == [
-        *STEP_CHOICES[1:4], "a batch by one index"
+        *STEP_CHOICES[2:5], "a batch by one index"
     ]  # fmt: skip
-    machine = SimpleNamespace(kind="cuda", dtype="bfloat16", compile=True)
+    machine = SimpleNamespace(kind="cuda", dtype="bfloat16", compile=True, through_float32=False)
     config, corpus, _ = parts(noise_sigma=0.1)
     assert list(choices.step_choices(config, corpus, machine)) == [
-        *("bfloat16", "blocks compiled", "attention fused"), *STEP_CHOICES[4:]
+        *("bfloat16", "blocks compiled", "attention fused"), *STEP_CHOICES[5:]
     ]  # fmt: skip
     assert not choices.evaluation_choices(machine)
 
@@ -60,17 +71,20 @@ def test_a_step_without_a_choice_is_the_same_step(chosen, name):
 @pytest.mark.parametrize(
     ("name", "module", "function", "other"),
     [
-        (STEP_CHOICES[1], model, "plain_attention", "fused_attention"),
-        (STEP_CHOICES[2], model, "plain_attention", "attention_in_parts"),
-        (STEP_CHOICES[5], training, "batch", "batch_by_rows"),
-        (STEP_CHOICES[6], training, "add_noise", "noise_by_tensors"),
+        (STEP_CHOICES[1], model, "product", "by_its_own_kernel"),
+        (STEP_CHOICES[2], model, "plain_attention", "fused_attention"),
+        (STEP_CHOICES[3], model, "plain_attention", "attention_in_parts"),
+        (STEP_CHOICES[6], training, "batch", "batch_by_rows"),
+        (STEP_CHOICES[7], training, "add_noise", "noise_by_tensors"),
     ],
 )
 def test_without_a_choice_the_other_is_called_and_the_choice_comes_back(
     chosen, monkeypatch, name, module, function, other
 ):
     called, inner, before = [], getattr(choices, other), getattr(module, function)
-    monkeypatch.setattr(choices, other, lambda *given: called.append(other) or inner(*given))
+    monkeypatch.setattr(
+        choices, other, lambda *given, **options: called.append(other) or inner(*given, **options)
+    )
     ours, undone = chosen(name)
     ours.train_step()
     assert not called

@@ -267,17 +267,22 @@ def compile_with(monkeypatch, backend):
     monkeypatch.setattr(Block, "compile", lambda block: nn.Module.compile(block, backend=backend))
 
 
-def test_compiled_blocks_train_as_eager_ones(run, monkeypatch):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "bfloat16 through float32"])
+def test_compiled_blocks_train_as_eager_ones(dtype, run, monkeypatch):
+    """Each block is one graph, whichever way its products go."""
     ran = []
+    if dtype.startswith("bfloat16"):
+        monkeypatch.setattr("model.has_instructions", lambda _: dtype == "bfloat16")
 
     def backend(graph, _):
         return lambda *inputs: ran.append(1) or graph(*inputs)
 
     compile_with(monkeypatch, backend)
-    compiled = run("compiled", compile="on", dropout=0.0)
+    knobs = {"dtype": dtype.split()[0], "dropout": 0.0}
+    compiled = run("compiled", compile="on", **knobs)
     steps_of_blocks = 2 * 2 * (12 + 2)  # blocks, micro-steps, iterations and the rehearsal; no evaluation
     assert len(ran) == steps_of_blocks
-    plain = run("plain", dropout=0.0)
+    plain = run("plain", **knobs)
     for name, tensor in weights(plain).items():
         torch.testing.assert_close(weights(compiled)[name], tensor, rtol=1e-3, atol=1e-4)
 
