@@ -116,7 +116,7 @@ def unfused_adamw(config, model, scaled=False):
 
 
 def fused_attention(q, k, v, p):
-    return F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
+    return model.product(F.scaled_dot_product_attention, q, k, v, dropout_p=p, is_causal=True)
 
 
 def attention_in_parts(q, k, v, p):

@@ -52,13 +52,13 @@ def forgetting(studies):
         " more. The prediction and the matched warm-up have one v for all elements; in the run these differ."
         " What is measured of a matched warm-up is the factor of its learning rate. Intervals are over seeds.",
         "",
-        "| study | arm | t_1/2, predicted | t_1/2, measured | noise over the batch's own at 0 | less from t |",
+        "| study | arm | t_1/2, predicted | t_1/2, measured | noise over the batch's own | under it from |",
         "|---|---|---:|---:|---:|---:|",
         *rows,
         "",
         "The last two columns: the norm of the injected noise over that of the mini-batch gradient's own, from"
-        " two half-batches (McCandlish et al., arXiv:1812.06162), means over the same seeds, at the iterations"
-        " that were measured.",
+        " two half-batches (McCandlish et al., arXiv:1812.06162), means over the same seeds, at the first step;"
+        " and the iteration, of those that were measured, from which it is the smaller one.",
         *(f"\n    {study.command}" for study in found),
     ]
     return ["\n".join(table)]
@@ -306,7 +306,7 @@ def in_short(study):
     if "matched_warmup" in found:
         at, then = next(iter(shares_at(study, "matched_warmup").items()))
         said += (
-            f". A smaller step alone (`matched_warmup`) has {words['matched_warmup']} in the end:"
+            f". One factor for all elements' steps (`matched_warmup`) has {words['matched_warmup']} in the end:"
             f" {judged(*found['matched_warmup'][1][1:])}; at iteration {at:,} it has {short_share(then)}. (Its"
             " mean step is the larger one while v forgets: this does not tell the step from the preconditioner)"
         )

@@ -143,9 +143,10 @@ def loops_table(bench):
         begun = bench.get("started", {}).get(name, {})
         peak = begun.get("peak_memory_bytes")
         seconds = [begun.get(f"compile_{cache}_seconds") for cache in ("cold", "kept")]
-        compiled = ", compiled" if bench["machine"]["compile"] and name != "plain" else ""
+        how = " through float32" if bench["machine"].get("through_float32") and name != "plain" else ""
+        how += ", compiled" if bench["machine"]["compile"] and name != "plain" else ""
         rows.append([
-            *(NAMES[name], loop["dtype"] + compiled, *cells(loop["seconds"], scale=1e3), f"{rate:,.0f}"),
+            *(NAMES[name], loop["dtype"] + how, *cells(loop["seconds"], scale=1e3), f"{rate:,.0f}"),
             *(f"{share:.1%}" if share else DASH, f"{peak / 1e9:.2f} GB" if peak else DASH),
             *(f"{value:.1f} s" if value is not None else DASH for value in seconds),
         ])  # fmt: skip

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 from matplotlib import rc_context
 
-from arms import differences, mean_band, notes, other_knobs, shares
+from arms import by, differences, mean_band, notes, other_knobs, shares
 from panels import STYLE, Panel, figure_of, line_style, wrap
 from tables import with_interval
 
@@ -33,12 +33,28 @@ def loss_figure(settings, name, label):
 
 
 def spread(setting):
-    """The arms of a setting in panels of at most MOST_ARMS, about as many in each, the baseline its first."""
+    """The arms of a setting in panels of at most MOST_ARMS, the baseline first in each. Where one panel does
+    not hold them, absolute noise stands apart from relative, and a grid has a panel for each gamma."""
     baseline = [setting.baseline] if setting.baseline else []
     others = [arm for arm in setting.arms if arm not in baseline]
-    panels = max(1, math.ceil(len(others) / (MOST_ARMS - len(baseline))))
-    ends = [round(panel * len(others) / panels) for panel in range(panels + 1)]
-    return [baseline + others[start:end] for start, end in itertools.pairwise(ends)]
+    room = MOST_ARMS - len(baseline)
+    configs = [arm.runs[0].config for arm in others]
+    sigmas, gammas = ({getattr(config, knob) for config in configs} for knob in ("noise_sigma", "noise_gamma"))
+    is_grid = len(sigmas) * len(gammas) == len(others)
+
+    def family(arm):
+        config = arm.runs[0].config
+        return config.noise_scale == "absolute", config.noise_gamma if is_grid else None
+
+    families = by(others, family).values() if len(others) > room else [others]
+    return [baseline + part for arms in families for part in evenly(arms, room)]
+
+
+def evenly(arms, most):
+    """Some arms in parts of at most so many, about as many in each; one empty part of none."""
+    parts = max(1, math.ceil(len(arms) / most))
+    ends = [round(part * len(arms) / parts) for part in range(parts + 1)]
+    return [arms[start:end] for start, end in itertools.pairwise(ends)]
 
 
 def loss_panel(setting, arms, name, label):

@@ -196,9 +196,9 @@ def mean_of(row):
 
 
 def cell(row):
-    """What a cell of the map says: the difference, in brackets where it is not resolved; and what was lost."""
+    """What a cell of the map says: the difference, in brackets unless resolved by now; and what was lost."""
     said = "" if row[-1].mean is None else f"{row[-1].mean:+.4f}"
-    said = f"({said})" if outcome(row) == "not resolved" else said
+    said = f"({said})" if outcome(row) in ("not resolved", "interim") else said
     return "\n".join(filter(None, [said, *lost(row[1])])) or "none yet"
 
 

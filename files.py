@@ -63,6 +63,15 @@ def lock(path, wait=False):
     wait: until it is free. Otherwise None where another process holds it.
     """
     file = open(path, "a")
+    while not held(file, wait):
+        if not wait:
+            file.close()
+            return None
+    return file
+
+
+def held(file, wait):
+    """Whether an open file is locked for this process now; Windows gives up waiting after ten seconds."""
     try:
         if os.name == "nt":
             import msvcrt
@@ -73,8 +82,8 @@ def lock(path, wait=False):
 
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
-        file.close()
         if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            file.close()
             raise
-        return None
-    return file
+        return False
+    return True

@@ -56,6 +56,7 @@ def main(argv):
     machine = Machine.choose(config)
     if machine.kind != "cuda" and config.device == "auto":
         raise UserError("PyTorch sees no CUDA card here; to rehearse without one, python gpu.py --help")
+    words = in_its_precision(words, config, machine)
     study = read_study(STUDY, *overlays(words))
     open_corpus(config, machine)  # prepares it before the clock runs
     out.mkdir(parents=True, exist_ok=True)
@@ -94,6 +95,11 @@ def read_options(argv):
     if not re.fullmatch(r"\d*\.?\d+", options["minutes"]) or not float(options["minutes"]):
         raise UserError(f"--minutes={options['minutes']} is not a number above 0")
     return float(options["minutes"]), Path(options["out"]), words
+
+
+def in_its_precision(words, config, machine):
+    """The words, with float16 where the card is for that: it would emulate the study's bfloat16."""
+    return [*words, "--dtype=float16"] if (config.dtype, machine.dtype) == ("auto", "float16") else words
 
 
 def overlays(words):

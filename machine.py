@@ -41,6 +41,8 @@ class Machine:
         if device == "cuda":  # PyTorch wants a number
             device = f"cuda:{rank}"
         dtype = best_dtype(device) if config.dtype == "auto" else config.dtype
+        if device.startswith("cuda") and dtype == "bfloat16" and not has_bfloat16(device):
+            print(f"{torch.cuda.get_device_name(device)} emulates bfloat16: --dtype=float16 is faster there")
         compiled = config.compile == "on" or (config.compile == "auto" and device.startswith("cuda"))
         threads = config.threads or default_threads(processes)
         return cls(device, dtype, threads, compiled, processes)
@@ -71,7 +73,7 @@ class Machine:
             if getattr(self, name) != recorded[name]:
                 print(f"{name} {recorded[name]} as this run began, not {getattr(self, name)}")
         here = replace(self, dtype=recorded["dtype"], threads=recorded["threads"])
-        if here.through_float32 != recorded.get("through_float32", here.through_float32):
+        if here.through_float32 != recorded.get("through_float32", False):
             how = "" if here.through_float32 else "not "
             print(f"{here.dtype} {how}through float32, unlike as this run began: sums rounded otherwise")
         return here
@@ -175,8 +177,10 @@ def out_of_memory(error):
 
 
 def best_device():
-    if torch.cuda.is_available() and supported("cuda"):
-        return "cuda"
+    if torch.cuda.is_available():
+        if supported("cuda"):
+            return "cuda"
+        print(f"{torch.cuda.get_device_name()} is older than this PyTorch has kernels for: left aside")
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
@@ -223,10 +227,13 @@ def default_threads(processes):
 def best_dtype(device):
     """bfloat16 where the hardware has it, float16 on older CUDA cards, else float32."""
     if device.startswith("cuda"):
-        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)() if device == "cpu" else {}
-    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-    return "bfloat16" if fast else "float32"
+        return "bfloat16" if has_bfloat16(device) else "float16"
+    return "bfloat16" if device == "cpu" and has_instructions(torch.bfloat16) else "float32"
+
+
+def has_bfloat16(card):
+    """Whether a CUDA card has instructions for it; PyTorch emulates it on older ones."""
+    return torch.cuda.get_device_capability(card) >= (8, 0)
 
 
 def versions():

@@ -92,9 +92,9 @@ def plain_attention(q, k, v, p):
 def product(operation, *operands, **options):
     """operation(*operands), a matrix product, in the precision of autocast.
 
-    A CPU without instructions for 16 bits takes many times as long for it as for float32. There the operands
-    are rounded to 16 bits, multiplied and summed in float32, and the sum is rounded: what the instructions do,
-    but for the order of summation. So also backward.
+    A CPU without instructions for 16 bits takes much longer for them than for float32. There the operands are
+    rounded to 16 bits, multiplied and summed in float32, and the sum is rounded: what the instructions do, but
+    for the order of summation. So also backward.
     """
     dtype = torch.get_autocast_dtype("cpu")
     if operands[0].device.type != "cpu" or not torch.is_autocast_enabled("cpu") or has_instructions(dtype):
@@ -105,11 +105,19 @@ def product(operation, *operands, **options):
 
 
 def has_instructions(dtype):
-    """Whether PyTorch has kernels for products of this dtype on this CPU, and not just a loop over elements."""
+    """Whether this CPU computes products of this dtype by instructions for it, through oneDNN.
+
+    PyTorch says so of bfloat16 wherever there is AVX-512, but without its own instructions oneDNN emulates it.
+    """
     if dtype.itemsize > 2:
         return True
-    name = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}[dtype]
-    return torch.backends.mkldnn.is_available() and getattr(torch.ops.mkldnn, name)()
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if dtype == torch.float16:
+        return torch.ops.mkldnn._is_mkldnn_fp16_supported()
+    found = getattr(torch.cpu, "get_capabilities", dict)()
+    emulated = "avx512_bf16" in found and not (found["avx512_bf16"] or found["amx_bf16"])
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported() and not emulated
 
 
 def dropout(x, p):

@@ -7,20 +7,29 @@ Every number and every verdict in it is computed here. `python plot.py results` 
 """
 
 import sys
+import textwrap
+from dataclasses import replace
 from pathlib import Path
 
-from arms import by, changed_knobs, read_settings
+import numpy as np
+
+from arms import by, changed_knobs
 from config import UserError, run_script
 from costs import find_benches, tables_of
-from files import read_json
 from findings import findings
 from panels import save_text
-from sentences import command
+from sentences import BEST, CHOOSING, Study, tally
 from tables import (
+    DIFFERENCE_NOTE,
+    INTERVAL_NOTE,
+    LOSSES,
+    NOT_RESOLVED,
+    TARGET_NOTE,
     against,
     comparison_table,
     loss_table,
     markdown,
+    markdown_lines,
     sharpness_table,
     title_of,
     told_apart,
@@ -32,14 +41,24 @@ from tables import (
 HEAD = """# Results
 
 Written by `report.py` from the records beside it, the figures by `plot.py`. A record is a run folder with its
-log thinned and its checkpoints left out; `python collect.py out` adds those of studies' finished runs. Losses
-are in nats per symbol. Differences are means over seeds, paired, arm minus reference: below 0 is better.
-Intervals are 95 % t intervals, unadjusted; verdicts follow the paired t-test, Holm-adjusted over each table.
-"Not resolved" says that these seeds cannot tell, not that there is no difference. What all of it answers is in
-[FINDINGS.md](FINDINGS.md).
+log thinned and its checkpoints left out; `python collect.py out` adds those of studies' finished runs. What all
+of it answers is in [FINDINGS.md](FINDINGS.md).
 """
+IN_ALL = ("Losses are in nats per symbol.", INTERVAL_NOTE, DIFFERENCE_NOTE, NOT_RESOLVED, TARGET_NOTE)
 
-
+ORDER = (  # of the sections; studies of one's own come after these
+    *(
+        "table1_shakespeare",
+        "table1_enwik8",
+        "table1_text8",
+        "best_against_best",
+        "limited_data",
+        "regularizers",
+    ),
+    *("mechanism", "decisive", "optimizers", "schedules", "sensitivity", "robustness_of_result"),
+    *("noisytune", "noisytune_tuned", "aa_control", *CHOOSING),
+)
+MANY = 10  # arms; the losses of more are not shown here
 LONG = 8  # comparisons; with more, the sentence names the arms and leaves their differences to the table
 
 
@@ -50,53 +69,125 @@ def main(argv):
     if len(argv) != 1:
         raise UserError("which records? python report.py results")
     results = Path(argv[0])
-    studies = sorted(path.parent for path in results.rglob("study.json"))
-    if not studies:
+    folders = sorted((path.parent for path in results.rglob("study.json")), key=place_of)
+    if not folders:
         raise UserError(f"no study lies in {results}: python collect.py out copies the finished ones there")
-    costs = [cost_section(bench, results) for bench in find_benches([results])]
-    text = "\n".join([HEAD, *contents(studies), "", *(section(study, results) for study in studies), *costs])
+    studies, benches = [Study(folder) for folder in folders], find_benches([results])
+    parts = [*contents(studies, benches, results), *joint_figures(results)]
+    parts += [*(section(study, results) for study in studies), *(cost_section(b, results) for b in benches)]
+    text = "\n".join([HEAD, textwrap.fill(" ".join(IN_ALL), 112), "", *parts])
     for name, said in {"README.md": text, "FINDINGS.md": findings(results)}.items():
         print(f"written: {save_text(results / name, said)}", file=sys.stderr)
     return 0
 
 
-def contents(studies):
-    """A line with a link for every section."""
-    return [f"- [{read_json(study / 'study.json')['title']}](#{anchor(study)})" for study in studies]
+def place_of(folder):
+    """By which a study's folder is put in order."""
+    name = folder.parent.name
+    return ORDER.index(name) if name in ORDER else len(ORDER), folder
 
 
-def anchor(study):
-    return f"{study.parent.name}-{study.name}"
+def contents(studies, benches, results):
+    """A table with a link to every section, what was trained for it and what came out."""
+    lines = [
+        "| study | runs | hours | val, best evaluation, each arm against its reference |",
+        "|---|---:|---:|---|",
+    ]
+    total = np.zeros(2)
+    for study in studies:
+        runs = all_runs(study.settings)
+        hours = hours_of(runs)
+        total += len(runs), hours
+        said = "chooses learning rates" if study.name in CHOOSING else tally(study.rows().values())
+        link = f"[{study.record['title']}](#{anchor(study.folder)})"
+        lines.append(f"| {link} | {len(runs)} | {hours:.1f} | {said} |")
+    lines.append(f"| all | {total[0]:.0f} | {total[1]:.1f} | |")
+    for bench in benches:
+        place = bench.relative_to(results)
+        lines.append(f"| [What a step costs: `{place}`](#{anchor(bench)}) | | | |")
+    return [*lines, ""]
+
+
+def anchor(folder):
+    return f"{folder.parent.name}-{folder.name}"
+
+
+def joint_figures(results):
+    """The studies of the paper's Table 1 in one figure, as plot.py draws those of one size together."""
+    found = sorted((results / "figures").glob("*/figure2_validation_loss.png"))
+    return [line for path in found for line in (image(path.relative_to(results), "Table 1, all corpora"), "")]
+
+
+def image(path, about):
+    return f'<img src="{path.as_posix()}" width="400" alt="{about}: {path.stem}">'
 
 
 def section(study, results):
     """What there is to say of one study at one size."""
-    record, settings = read_json(study / "study.json"), read_settings([study])
-    place = study.relative_to(results)
+    settings, place = study.settings, study.folder.relative_to(results)
+    compared = [] if study.name in CHOOSING else told_apart(settings)
     lines = [
-        f'<a id="{anchor(study)}"></a>',
+        f'<a id="{anchor(study.folder)}"></a>',
         "",
-        f"## {record['title']}",
+        f"## {study.record['title']}",
         "",
         f"`{place}`: {provenance(settings)}",
         "",
-        f"    {command(record, settings)}",
+        f"    {study.command}",
         "",
         *arms_in_knobs(settings),
+        *(line for setting in settings if study.name in CHOOSING for line in chosen(setting)),
+        *(line for losses, rows in compared for line in (in_words(losses, rows), "")),
+        *figures(study, place),
+        "",
     ]
-    compared = told_apart(settings)
-    for losses, rows in compared:
-        lines += [in_words(losses, rows), ""]
+    differences = [comparison_table(settings, *losses) for losses, _ in compared]
+    lines += [markdown(map(in_short, differences[:1])), *map(folded, differences[1:])]
+    lines += [folded(loss_table(setting), "Losses; ") for setting in settings]
+    return "\n".join([*lines, *map(folded, filter(None, map(sharpness_table, settings)))])
+
+
+def figures(study, place):
+    """Those of a study's figures that are worth showing here, and a line that tells where the others are."""
+    settings, there = study.settings, study.folder / "figures"
     schedules = {arm.runs[0].config.noise_schedule for s in settings for arm in s.arms if arm.noisy}
-    drawn = ("figure3_noise",) if len(schedules) > 1 else ()
-    for figure in ("mechanism", "distance", *drawn, "sensitivity", "differences", "figure2_validation_loss"):
-        if (study / "figures" / f"{figure}.png").is_file():
-            lines.append(
-                f'<img src="{place}/figures/{figure}.png" width="400" alt="{record["title"]}: {figure}">'
-            )
-    tables = [comparison_table(settings, *losses) for losses, _ in compared]
-    flat = [table for table in map(sharpness_table, settings) if table]
-    return "\n".join([*lines, "", markdown([*tables, *map(loss_table, settings), *flat])])
+    names = ["mechanism", "distance", *(["figure3_noise"] if len(schedules) > 1 else []), "sensitivity"]
+    names += [] if study.name in CHOOSING else ["differences"]
+    names += ["figure2_validation_loss"] if all(len(s.arms) <= MANY for s in settings) else []
+    shown = [name for name in names if (there / f"{name}.png").is_file()]
+    lines = [image(place / "figures" / f"{name}.png", study.record["title"]) for name in shown]
+    return [*lines, "", f"All figures and tables of it: [`{place}/figures`]({place.as_posix()}/figures)."]
+
+
+def chosen(setting):
+    """For each kind of arm in a study of learning rates the arm of the lowest mean, and the next; a list."""
+    means = {
+        arm.name: float(np.mean(list(arm.losses(BEST).values()))) for arm in setting.arms if arm.losses(BEST)
+    }
+    kinds = by([arm for arm in setting.arms if arm.name in means], without_rate)
+    for arms in kinds.values():
+        first, *others = sorted((arm.name for arm in arms), key=means.get)
+        after = f"; next `{others[0]}`, {means[others[0]] - means[first]:+.4f}" if others else ""
+        yield f"- lowest {LOSSES[BEST]}: `{first}`, {means[first]:.4f}{after}"
+    yield from ("", "Chosen by these means alone: no verdict here is anyone's.", "")
+
+
+def without_rate(arm):
+    """What an arm has in common with those that differ from it in their learning rate."""
+    knobs = vars(arm.runs[0].config)
+    apart = ("learning_rate", "min_lr", "seed", "data_seed", "out_dir")
+    return tuple((name, value) for name, value in knobs.items() if name not in apart)
+
+
+def in_short(table):
+    """A table without the notes that the head has for all."""
+    return replace(table, notes=tuple(note for note in table.notes if note not in IN_ALL))
+
+
+def folded(table, what=""):
+    """A table in short, to be unfolded; its title says so, after `what`."""
+    _, _, *lines = markdown_lines(in_short(table))
+    return "\n".join([f"<details><summary>{what}{table.title}</summary>", "", *lines, "</details>", ""])
 
 
 def arms_in_knobs(settings):
@@ -119,32 +210,41 @@ def shortened(value):
 def cost_section(bench, results):
     """What bench.py measured, in a folder of its own."""
     place = bench.relative_to(results)
-    lines = [f"## What a step costs: `{place}`", ""]
+    lines = [f'<a id="{anchor(bench)}"></a>', "", f"## What a step costs: `{place}`", ""]
     if (bench / "figures" / "bench.png").is_file():
-        lines += [f'<img src="{place}/figures/bench.png" width="400" alt="Cost of a step\'s ingredients">', ""]
+        lines += [image(place / "figures" / "bench.png", "What ingredients add to a step"), ""]
     return "\n".join([*lines, markdown(tables_of(bench))])
 
 
 def provenance(settings):
     """Seeds, hours, machine, revision and days of a study's runs."""
-    runs = [run for setting in settings for arm in setting.arms for run in arm.runs]
-    ended = [run for run in runs if run.result]
-    diverged = sum(run.result["status"] == "diverged" for run in ended)
+    runs = all_runs(settings)
+    diverged = sum(run.result["status"] == "diverged" for run in runs if run.result)
     about = [run.about for run in runs]
-    machines = sorted({machine_of(a) for a in about})
+    machines = by(sorted(map(machine_of, about)), str)
+    machines = [
+        f"{name}{f' ({len(same)} runs)' if len(machines) > 1 else ''}" for name, same in machines.items()
+    ]
     revisions = sorted({revision(versions) for a in about for versions in versions_of(a)})
     versions = sorted({f"PyTorch {a['versions']['torch']}" for a in about})
     days = sorted({a.get("began", "an unknown day")[:10] for a in about})
-    hours = sum(run.result["seconds"] for run in ended) / 3600
     sizes = "; ".join(sorted({f"{setting.title}, {setting.size}" for setting in settings}))
     planned = settings[0].study["arms"]
     arms = {arm.name for setting in settings for arm in setting.arms}
     part = f"{len(arms)} of {len(planned)} arms, " if len(arms) < len(planned) else ""
     return (
         f"{sizes}. {part}{len(runs)} runs, {diverged} of them diverged, {seeds_of(settings)} an arm,"
-        f" {hours:.1f} hours of runs on {' and '.join(machines)}; {', '.join(versions)};"
+        f" {hours_of(runs):.1f} hours of runs on {' and '.join(machines)}; {', '.join(versions)};"
         f" revision {', '.join(revisions)}; {days[0]}{f' to {days[-1]}' if len(days) > 1 else ''}."
     )
+
+
+def all_runs(settings):
+    return [run for setting in settings for arm in setting.arms for run in arm.runs]
+
+
+def hours_of(runs):
+    return sum(run.result["seconds"] for run in runs if run.result) / 3600
 
 
 def versions_of(about):

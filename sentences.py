@@ -4,6 +4,7 @@ from arms import by, read_settings
 from tables import LOSSES, comparisons, outcome, verdict, with_interval
 
 BEST, FINAL = "best_val_loss", "final_val_loss"
+CHOOSING = ("tuning", "sgd_rates", "noisytune_rates")  # studies that choose learning rates and judge nothing
 ENOUGH = 4  # pairs; with fewer, under Holm's correction, next to nothing could be resolved
 
 
@@ -62,8 +63,10 @@ def difference(row):
     c = row[-1]
     if c.mean is None:
         return verdict(*row)
-    resolvable = f", resolvable {c.resolvable:.4f}" if c.resolvable is not None else ""
-    return f"{with_interval(c.mean, c.half, '+')} (n = {c.n}{resolvable}): {verdict(*row)}"
+    told = c.resolvable is not None and outcome(row) != "interim"
+    resolvable = f", resolvable {c.resolvable:.4f}" if told else ""
+    welch = "" if c.paired else ", unpaired, Welch's test"
+    return f"{with_interval(c.mean, c.half, '+')} (n = {c.n}{resolvable}{welch}): {verdict(*row)}"
 
 
 def item(row):

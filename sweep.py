@@ -21,6 +21,7 @@ import argparse
 import math
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -35,6 +36,7 @@ from runs import RunFolder, parse_event
 from study import parse_seeds, read_study
 
 FAILED, TIME_IS_UP = 1, 4  # exit status
+STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM)  # exit status of a run that was asked to, at work or not yet
 POLL = 0.2  # seconds between looks at the processes
 
 
@@ -236,9 +238,9 @@ class Sweep:
             del self.running[folder]
             if result := result_of(run):
                 say(f"{run}: {outcome(result)}")
-            elif not is_free(run) and not self.stopping:  # another sweep was first
-                self.waiting.append(run)
-            elif not self.stopping:
+            elif not is_free(run):  # another sweep was first
+                self.waiting += [] if self.stopping else [run]
+            elif not (self.stopping and process.returncode in STOPPED):
                 self.failed.append((run, last_line(output_of(run))))
                 say(f"{run}: failed with exit status {process.returncode}")
 

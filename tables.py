@@ -45,6 +45,14 @@ class Table:
 
 # Losses.
 
+DIFFERENCE_NOTE = (
+    "Difference: arm minus reference, mean over seeds, paired (Welch's where marked), below 0 better, ± half"
+    " of its 95 % t interval (unadjusted). Verdict: paired t-test, Holm-adjusted over the comparisons of one"
+    f" loss in one study, at {LEVEL:g}. Sign flips: the permutation test's p, and in brackets the least that"
+    " so many seeds can give. Resolvable: the smallest difference that these seeds find with 80 % power at the"
+    " strictest level of these. r: the correlation of the pairs."
+)
+NOT_RESOLVED = '"Not resolved" says that these seeds cannot tell, not that there is no difference.'
 INTERVAL_NOTE = "Means over n seeds ± half of the 95 % t interval."
 TARGET_NOTE = (
     "Iterations to the lowest mean val loss of the baseline up to half-way, linear between evaluations."
@@ -324,6 +332,8 @@ def comparison_table(settings, name, *same):
         label = f"{arm.name} ({setting.title}, {setting.size})" if several else arm.name
         flips = f"{c.p_flip:.3f} (≥ {c.floor:.3f})" if c.p_flip is not None else DASH
         said = verdict(setting, arm, reference, c)
+        if outcome((setting, arm, reference, c)) == "interim":  # of a family that is not whole
+            c = dataclasses.replace(c, p_holm=None, resolvable=None)
         rows.append([
             *(label, reference.name, str(c.n) if c.paired or not c.n else f"{c.n}, Welch"),
             with_interval(c.mean, c.half, "+") if c.mean is not None else DASH,
@@ -337,21 +347,16 @@ def comparison_table(settings, name, *same):
         records.append({**place, **names, **dataclasses.asdict(c), "verdict": said})
     where = "" if several else f"; {found[0][0].title}: {found[0][0].size}"
     title = f"{title_of((name, *same))}: difference to the reference{where}"
-    return Table(title, columns, rows, records, (legend(found),))
+    return Table(title, columns, rows, records, legend(found))
 
 
 def legend(found):
-    whole = "this table's" if len(families(found)) == 1 else "its study's"
+    """What goes beneath a table of comparisons."""
     sizes = sorted({sum(row[-1].p is not None for row in rows) for rows in families(found).values()})
     if sizes == [0]:
-        return "Below 0 is better. One seed gives no interval and no test."
-    return (
-        "Below 0 is better. Difference: mean over seeds, paired, ± half of its 95 % t interval (unadjusted)."
-        f" Verdict: paired t-test, Holm-adjusted over {whole} {' or '.join(map(str, sizes))} comparisons, at"
-        f" {LEVEL:g}. Sign flips: the permutation test's p, and in brackets the least that so many seeds can"
-        " give. Resolvable: the smallest difference that these seeds find with 80 % power at the strictest"
-        " level of these. r: the correlation of the pairs."
-    )
+        return ("Below 0 is better. One seed gives no interval and no test.",)
+    whose = "this table's" if len(families(found)) == 1 else "its study's"
+    return (f"Adjusted over {whose} {' or '.join(map(str, sizes))} comparisons.", DIFFERENCE_NOTE)
 
 
 def probability(p):

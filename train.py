@@ -191,13 +191,13 @@ def announce(t, folder):
 def rehearse(t):
     """Two forward and backward passes that change nothing: they compile, and tell how long the run will be.
 
-    Where compilation fails, which shows at the first call, the run goes on without it.
+    Where compilation fails, which shows at the first call at the latest, the run goes on without it.
     """
-    t.model.compile_blocks(on=t.machine.compile)
     try:
+        t.model.compile_blocks(on=t.machine.compile)
         float(accumulate(t))
     except Exception as error:
-        if not t.model.compiled or out_of_memory(error):
+        if not t.machine.compile or out_of_memory(error):
             raise
         reason = " ".join([type(error).__name__, *str(error).strip().splitlines()[:2]])
         print(f"compilation failed, going on without it ({reason}); --compile=off avoids the attempt")

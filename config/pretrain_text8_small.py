@@ -1,4 +1,4 @@
-"""Pretrain a GPT on text8, to be fine-tuned. In a few minutes on a CPU:
+"""Pretrain a GPT on text8, to be fine-tuned. In about ten minutes on a CPU:
 
 python train.py config/pretrain_text8_small.py config/cpu.py --max_iters=10000
 

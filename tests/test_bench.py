@@ -463,6 +463,15 @@ def test_so_many_runs_at_once_as_let_most_of_them_end():
     assert gpu.best_jobs(jobs((1, 10), (2, 10), (4, 10)), 100) == 4
 
 
+@pytest.mark.parametrize(
+    ("asked", "chosen", "more"),
+    [("auto", "float16", ["--dtype=float16"]), ("auto", "bfloat16", []), ("float16", "float16", [])],
+)
+def test_the_runs_on_an_old_card_are_in_float16_as_what_is_measured(asked, chosen, more):
+    config, machine = SimpleNamespace(dtype=asked), SimpleNamespace(dtype=chosen)
+    assert gpu.in_its_precision(["cpu.py"], config, machine) == ["cpu.py", *more]
+
+
 def test_without_a_card_it_says_so(small, monkeypatch):
     monkeypatch.setattr("machine.best_device", lambda: "cpu")
     with pytest.raises(UserError, match="no CUDA card here"):

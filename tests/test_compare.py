@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from compare import LEVEL, compare, compare_all, holm, interval, noncentrality, resolvable, share, sign_flip
+from config import ROOT
 
 
 def seeds(values, start=1):
@@ -132,6 +133,12 @@ def test_two_arms_that_are_the_same_bits_are_not_resolved():
 TABLES, ARMS, SEEDS = 2500, 6, 8
 
 
+def told(words):
+    """Print what a simulation gave, which is what the README says of it."""
+    print(words)
+    assert f"- {words}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def nothing_to_find():
     """Tables of arms that differ from their baseline by chance alone: all are compared with one baseline,
@@ -146,7 +153,7 @@ def nothing_to_find():
 
 def test_with_no_effect_the_familywise_rate_is_at_most_5_percent(nothing_to_find):
     wrong = sum(any(one.verdict in ("better", "worse") for one in table) for table in nothing_to_find)
-    print(f"{wrong / TABLES:.1%} of {TABLES:,} tables of {ARMS} arms without effect have a verdict")
+    told(f"{wrong / TABLES:.1%} of {TABLES:,} tables of {ARMS} arms without effect have a verdict")
     assert wrong / TABLES <= LEVEL + 3 * math.sqrt(LEVEL * (1 - LEVEL) / TABLES)
     assert wrong / TABLES > 0.01, "a procedure that never resolves anything is no procedure"
 
@@ -160,7 +167,7 @@ def test_unadjusted_verdicts_would_not_pass(nothing_to_find):
 def test_intervals_cover_at_their_nominal_rate(nothing_to_find):
     one_each = [table[0] for table in nothing_to_find]
     covered = np.mean([abs(one.mean) <= one.half for one in one_each])
-    print(f"{covered:.1%} of {TABLES:,} paired intervals cover what is true")
+    told(f"{covered:.1%} of {TABLES:,} paired intervals cover what is true")
     assert covered == pytest.approx(0.95, abs=3 * math.sqrt(0.95 * 0.05 / TABLES))
 
 
@@ -172,7 +179,7 @@ def test_some_effects_do_not_raise_the_rate_of_wrong_verdicts_on_the_rest():
         table = compare_all([(seeds(arm), seeds(losses[0])) for arm in losses[1:]])
         assert {one.verdict for one in table[:3]} == {"worse"}
         wrong += any(one.verdict in ("better", "worse") for one in table[3:])
-    print(f"{wrong / TABLES:.1%} of {TABLES:,} tables, half of whose arms are worse, have a verdict on another")
+    told(f"{wrong / TABLES:.1%} of {TABLES:,} tables, half of whose arms are worse, have a verdict on another")
     assert 0.01 < wrong / TABLES <= LEVEL + 3 * math.sqrt(LEVEL * (1 - LEVEL) / TABLES)
 
 
@@ -182,7 +189,7 @@ def test_welchs_intervals_cover_too():
         one = compare(seeds(rng.normal(1.5, 0.003, 6)), seeds(rng.normal(1.5, 0.009, 4), 100))
         assert not one.paired
         covered += abs(one.mean) <= one.half
-    print(f"{covered / TABLES:.1%} of {TABLES:,} unpaired intervals cover what is true")
+    told(f"{covered / TABLES:.1%} of {TABLES:,} unpaired intervals cover what is true")
     assert covered / TABLES == pytest.approx(0.95, abs=0.02), "approximate, by its degrees of freedom"
 
 

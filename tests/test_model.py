@@ -2,6 +2,7 @@
 
 import math
 from sys import modules
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -345,3 +346,25 @@ def test_products_are_left_alone_with_instructions_and_outside_of_autocast(instr
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_wide_types_have_instructions_everywhere(dtype):
     assert has_instructions(dtype)
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted"),
+    [
+        ({"avx512_bf16": True, "amx_bf16": False}, True),
+        ({"avx512_bf16": False, "amx_bf16": True}, True),
+        ({"avx512_bf16": False, "amx_bf16": False, "avx512_f": True}, False),  # emulated by oneDNN
+        ({"architecture": "aarch64"}, True),  # by oneDNN's own word
+    ],
+)
+def test_bfloat16_that_is_emulated_is_not_by_instructions(found, wanted, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    supported = SimpleNamespace(_is_mkldnn_bf16_supported=lambda: True, _is_mkldnn_fp16_supported=lambda: False)
+    monkeypatch.setattr(torch.ops, "mkldnn", supported)
+    assert has_instructions(torch.bfloat16) is wanted
+    assert not has_instructions(torch.float16)
+    supported._is_mkldnn_bf16_supported = lambda: False
+    assert not has_instructions(torch.bfloat16)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops, "mkldnn", None)
+    assert not has_instructions(torch.bfloat16), "of a PyTorch without oneDNN, as on a Mac"

@@ -412,6 +412,31 @@ def test_many_arms_are_spread_over_panels_with_the_baseline_in_each(tmp_path):
     assert len(curves.loss_figure([setting], "val_loss", "validation loss").axes) == len(parts) == 3
 
 
+def test_many_arms_stand_together_by_the_unit_of_their_noise_and_a_grids_by_gamma(tmp_path):
+    def names(folder, arms):
+        (setting,) = read_settings([make_study(tmp_path / folder, {"baseline": {}, **arms}, seeds=(1,))])
+        return [[arm.name for arm in part[1:]] for part in curves.spread(setting)]
+
+    mixed = {
+        f"{n}{scale}": {"noise_sigma": n, "noise_scale": scale}
+        for n in range(1, 5)
+        for scale in ("absolute", "global")
+    }
+    assert names("mixed", mixed) == [
+        [name for name in mixed if unit in name] for unit in ("absolute", "global")
+    ]
+    few = dict(list(mixed.items())[:6])
+    assert names("few", few) == [list(few)], "in one panel where it has room"
+    grid = {
+        f"{n}_{gamma}": {"noise_sigma": n, "noise_gamma": gamma} for n in range(1, 5) for gamma in (0.9, 0.99)
+    }
+    assert names("grid", grid) == [
+        [name for name in grid if name.endswith(f"_{gamma}")] for gamma in (0.9, 0.99)
+    ]
+    del grid["1_0.9"]
+    assert names("torn", grid) == [list(grid)[:4], list(grid)[4:]], "no grid"
+
+
 def test_the_mechanism_figure_has_the_decisive_arms_and_their_signal(tmp_path):
     arms_ = {"baseline": {}, "noise": {"noise_sigma": 0.1}, "other": {"noise_sigma": 0.2}}
     folder = make_study(tmp_path, arms_, decisive=["baseline", "noise"])

@@ -243,6 +243,9 @@ def test_a_resume_says_that_16_bits_are_computed_otherwise(instructions, command
     assert ("through float32" in str(replace(here, dtype="bfloat16"))) is not instructions
     here.as_recorded(began)
     assert capsys.readouterr().out == "dtype bfloat16 as this run began, not float32\n"
+    del began["through_float32"]  # of a run that is older than the word
+    here.as_recorded(began)
+    assert ("through float32, unlike" in capsys.readouterr().out) is not instructions
     here.as_recorded(began | {"through_float32": instructions})
     words = "not through" if instructions else "through"
     assert f"bfloat16 {words} float32, unlike as this run began" in capsys.readouterr().out

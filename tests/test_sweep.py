@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import checkpoint, same_weights
@@ -272,6 +273,19 @@ def test_a_run_that_another_process_trains_is_left_alone_until_it_is_free(study,
     swept.running.clear()
     swept.start()
     assert started == [second, first]
+
+
+@pytest.mark.parametrize(("status", "failed"), [(143, False), (-15, False), (1, True), (-9, True), (0, True)])
+def test_a_run_that_fails_while_it_is_asked_to_stop_is_told(study, monkeypatch, status, failed):
+    plan = read_study(study())
+    run = plan.runs[0]
+    run.folder.mkdir(parents=True)
+    sweep.output_of(run).write_text("no space left\n")
+    swept = sweep.Sweep(plan, jobs=1, budget=-1)
+    swept.running[run.folder] = (run, SimpleNamespace(poll=lambda: status, returncode=status))
+    swept.collect()
+    assert swept.failed == ([(run, "no space left")] if failed else [])
+    assert swept.report() == (sweep.FAILED if failed else sweep.TIME_IS_UP)
 
 
 # The sweeps themselves, in processes.

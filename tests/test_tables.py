@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from arms import differences, read_settings
 from compare import compare_all, interval
 from config import UserError
 from files import write_json
-from sentences import tally
+from sentences import Study, difference, tally
 
 # Arms.
 
@@ -171,7 +172,7 @@ def test_the_comparisons_are_compared_and_written_in_three_forms(two_arms):
     assert f"noise & baseline & 3 & {difference.replace('±', r'$' + chr(92) + 'pm$')} &" in latex
     assert all(rule in latex for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
     printed = latex.split(r"\end{tabular}")[1]
-    assert "Below 0 is better." in printed
+    assert "below 0 better" in printed
     assert r"95 \% t interval (unadjusted)" in printed
     assert "reduced size" in printed
     assert "%" not in printed.replace(r"\%", ""), "nothing of it is a comment"
@@ -313,22 +314,28 @@ def test_there_is_no_verdict_before_the_planned_seeds_are_there(tmp_path):
     record = json.loads((tmp_path / "study.json").read_text())
     write_json(tmp_path / "study.json", {**record, "seeds": [1, 2, 3, 4]})
     settings = read_settings([tmp_path])
-    assert tables.comparison_table(settings, "best_val_loss").rows[0][-1] == "interim, 3 of 4 seeds"
+    table = tables.comparison_table(settings, "best_val_loss")
+    *_, p, p_holm, _, resolvable, _, word = table.rows[0]
+    assert (p_holm, resolvable, word) == ("–", "–", "interim, 3 of 4 seeds")
+    assert p != "–"
+    assert (table.records[0]["p_holm"], table.records[0]["resolvable"]) == (None, None)
+    assert "resolvable" not in difference(tables.comparisons(settings, "best_val_loss")[0])
     assert "there is no verdict" in drawn_text(effects.forest_figure(settings))
 
 
 # The report.
 
+MACHINE = {"name": "A machine", "dtype": "bfloat16", "threads": 1}
+VERSIONS = {"torch": "2.13.0", "revision": "0123456789abcdef"}
+
 
 def test_the_report_says_in_words_what_the_tables_say(tmp_path):
     arms_ = {"baseline": {}, "noise": {"noise_sigma": 0.1}, "same": {"learning_rate": 0.01}}
     folder = make_study(tmp_path / "tiny" / "cpu", arms_)
-    machine = {"name": "A machine", "dtype": "bfloat16", "threads": 1}
     for path in folder.rglob("run.json"):
         about = json.loads(path.read_text())
-        versions = {"torch": "2.13.0", "revision": "0123456789abcdef"}
-        here = machine | {"through_float32": path.parent.name == "seed2"}
-        write_json(path, {**about, "machine": here, "versions": versions, "began": "2026-11-21T00:00:00"})
+        here = MACHINE | {"through_float32": path.parent.name == "seed2"}
+        write_json(path, {**about, "machine": here, "versions": VERSIONS, "began": "2026-11-21T00:00:00"})
     for path in folder.rglob("result.json"):
         write_json(path, {**json.loads(path.read_text()), "seconds": 1200.0})
     assert report.main([str(tmp_path)]) == 0
@@ -340,7 +347,7 @@ def test_the_report_says_in_words_what_the_tables_say(tmp_path):
     for words in (
         "9 runs, 0 of them diverged, 3 seeds an arm",
         "3.0 hours",
-        "A machine, bfloat16 through float32, 1 thread a run and A machine, bfloat16, 1 thread a run",
+        "A machine, bfloat16 through float32, 1 thread a run (3 runs) and A machine, bfloat16,",
     ):
         assert words in text
     for words in ("revision 0123456789;", "2026-11-21", "python sweep.py config/study/tiny.py config/cpu.py"):
@@ -355,6 +362,59 @@ def test_the_report_says_in_words_what_the_tables_say(tmp_path):
         report.main([str(tmp_path / "nowhere")])
     with pytest.raises(UserError, match=r"which records\? python report\.py results"):
         report.main([])
+
+
+def test_the_reports_contents_are_in_order_with_runs_hours_and_what_came_out(tmp_path):
+    arms_ = {"baseline": {}, "noise": {"noise_sigma": 0.1}}
+    for name in ("own", "sensitivity", "table1_text8", "tuning"):
+        make_study(tmp_path / name / "cpu", arms_, name=name, seeds=(1, 2, 3, 4))
+    for path in tmp_path.rglob("run.json"):
+        write_json(path, json.loads(path.read_text()) | {"machine": MACHINE, "versions": VERSIONS})
+    for path in tmp_path.rglob("result.json"):
+        write_json(path, json.loads(path.read_text()) | {"seconds": 900.0})
+    for name in ("figure2_validation_loss", "differences"):
+        for figures in (tmp_path / "own" / "cpu" / "figures", tmp_path / "figures" / "cpu"):
+            figures.mkdir(parents=True, exist_ok=True)
+            (figures / f"{name}.png").write_bytes(b"")
+    report.main([str(tmp_path)])
+    text = (tmp_path / "README.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| [A study]")]
+    names = ["table1_text8", "sensitivity", "tuning", "own"]
+    assert [row[0] for row in rows] == [f"[A study](#{name}-cpu)" for name in names]
+    assert [row[1:] for row in rows] == [
+        *[["8", "2.0", "1 worse"]] * 2, ["8", "2.0", "chooses learning rates"], ["8", "2.0", "1 worse"]
+    ]  # fmt: skip
+    assert "| all | 32 | 8.0 | |" in text
+    places = [text.index(f'<a id="{name}-cpu"></a>') for name in names]
+    assert places == sorted(places)
+    assert text.count("<img") == 3, "of its own study both, and the figure of all corpora"
+    assert text.index("figures/cpu/figure2") < places[0]
+    once = " ".join(text.split())
+    for words in (tables.NOT_RESOLVED, "Sign flips: the", "Means over n seeds", "Iterations to the lowest"):
+        assert once.count(words) == 1, words
+    assert text.count("<details><summary>Losses; shakespeare_char") == 4
+
+
+def test_the_report_of_a_study_of_rates_says_which_it_chose_and_judges_nothing(tmp_path):
+    rates = {"plain_lr1": 0.1, "plain_lr2": 0.2, "plain_lr3": 0.3}
+    arms_ = {name: {"learning_rate": rate, "min_lr": rate / 10} for name, rate in rates.items()}
+    arms_ |= {"noise_lr2": {"learning_rate": 0.2, "min_lr": 0.02, "noise_sigma": 0.1}}
+    folder = make_study(tmp_path / "tuning" / "cpu", arms_, baseline="plain_lr1", name="tuning", seeds=(1, 2))
+    for arm, loss in {"plain_lr1": 1.5, "plain_lr2": 1.25, "plain_lr3": 1.375, "noise_lr2": 1.0}.items():
+        for path in (folder / arm).rglob("result.json"):
+            write_json(path, json.loads(path.read_text()) | {"best_val_loss": loss})
+    for path in folder.rglob("run.json"):
+        write_json(path, json.loads(path.read_text()) | {"machine": MACHINE, "versions": VERSIONS})
+    for path in folder.rglob("result.json"):
+        write_json(path, json.loads(path.read_text()) | {"seconds": 900.0})
+    study = Study(folder)
+    assert list(report.chosen(study.settings[0]))[:2] == [
+        "- lowest val, best evaluation: `plain_lr2`, 1.2500; next `plain_lr3`, +0.1250",
+        "- lowest val, best evaluation: `noise_lr2`, 1.0000",
+    ]
+    text = report.section(study, tmp_path)
+    assert "no verdict" in text
+    assert not re.search(r"better|worse|not resolved", text)
 
 
 def test_the_report_tells_what_an_arm_changes(tmp_path):

@@ -14,6 +14,7 @@ import torch
 from conftest import checkpoint, same_weights, weights, write_corpus
 from torch import nn
 
+import machine
 import train
 import training as method
 from config import ROOT, UserError, load
@@ -299,6 +300,15 @@ def test_compilation_that_fails_falls_back_with_one_line(run, capsys, monkeypatc
     assert json.loads((folder / "result.json").read_text())["compiled"] is False, "whatever was asked for"
 
 
+def test_a_python_that_cannot_compile_falls_back_too(run, capsys, monkeypatch):
+    def refuse(_):
+        raise RuntimeError("torch.compile is not supported on this Python")
+
+    monkeypatch.setattr(Block, "compile", refuse)
+    run("compiled", compile="on")
+    assert "compilation failed, going on without it (RuntimeError torch.compile is" in capsys.readouterr().out
+
+
 def test_a_mistake_of_ours_is_not_taken_for_a_failed_compilation(command, monkeypatch):
     monkeypatch.setattr(train, "accumulate", lambda t: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -485,3 +495,32 @@ def test_input_noise_is_a_stream_of_its_own(run):
     one, again, none = run("one", input_noise=0.3), run("again", input_noise=0.3), run("none")
     assert same_weights(one, again)
     assert not same_weights(one, none)
+
+
+# The card.
+
+
+def test_a_card_that_is_too_old_is_left_aside_in_words(monkeypatch, capsys):
+    card = {"is_available": True, "get_arch_list": ["sm_75", "compute_120"], "get_device_name": "An old card"}
+    for name, value in card.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 0))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert machine.best_device() == "cpu"
+    assert capsys.readouterr().out == "An old card is older than this PyTorch has kernels for: left aside\n"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
+    assert machine.best_device() == "cuda"
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("capability", "emulated"), [((7, 5), True), ((8, 0), False)])
+def test_bfloat16_that_a_card_emulates_is_said(command, monkeypatch, capsys, capability, emulated):
+    monkeypatch.setattr(machine, "check_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "A card")
+    Machine.choose(load(command(device="cuda", dtype="bfloat16")))
+    assert ("A card emulates bfloat16: --dtype=float16" in capsys.readouterr().out) is emulated
+    assert Machine.choose(load(command(device="cuda", dtype="auto"))).dtype == (
+        "float16" if emulated else "bfloat16"
+    )
+    assert capsys.readouterr().out == ""
