@@ -329,6 +329,26 @@ def test_what_it_costs_is_as_it_was_measured(benches, measured):
         assert words in text, words
 
 
+def test_what_a_cpu_without_bfloat16_takes_is_as_it_was_measured():
+    bench = costs.read_bench(ROOT / "results" / "speed" / "cpu_through_float32")["bench"]
+    assert bench["machine"]["through_float32"]
+    rows = {row["name"]: row for row in bench["choices"]}
+    worth = {name: median(costs.ratios(row["undone"], row["done"])) for name, row in rows.items()}
+    through, loops = rows["16 bits through float32"], bench["loops"]
+    quiet = median(costs.ratios(loops["plain"]["seconds"], loops["quiet"]["seconds"]))
+    whole = {name: sum(parts.values()) for name, parts in costs.whole_run(bench).items()}
+    text = " ".join(SPEED.split())
+    for words in (
+        f"a step of `cpu.py`'s size took {1e3 * median(through['undone']):.0f} ms",
+        f"through float32 (`model.product`) it takes {1e3 * median(through['done']):.0f} ms,"
+        f" {worth['16 bits through float32']:.2f} times as fast",
+        f"in float32 alone it is {worth['bfloat16']:.2f} times as long",
+        f"in float32, by {quiet:.2f} without noise",
+        f"a whole run is, by {whole['plain'] / whole['ours']:.2f}.",
+    ):
+        assert words in text, words
+
+
 def test_the_readme_has_the_same_speeds(benches, measured):
     for (bench, worth), numbers in zip(benches.values(), measured.values(), strict=True):
         form = ".0f" if numbers["steps"]["plain"] > 1 else ".1f"
