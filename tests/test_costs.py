@@ -62,6 +62,10 @@ def test_ratios_are_turn_by_turn_and_costs_are_differences():
     assert "| noise | +1.00 | -1.00 to +2.00 | +16.7 | -16.7 to +33.3 |" in text
     assert "| train.py | bfloat16, compiled | 6.0 | 5.0 to 8.0 | 2,730,667 |" in text
     assert "| 3.00 GB | 9.0 s | 2.0 s |" in text
+    cpu = {**found, "machine": {**found["machine"], "device": "cpu", "compile": False, "through_float32": True}}
+    text = markdown([costs.loops_table(cpu)])
+    assert "| plain loop | bfloat16 | " in text
+    assert "| train.py | bfloat16 through float32 | " in text
     assert costs.mfu(found, "ours") == pytest.approx(16_384 * 70e6 / 0.006 / 989e12)
     record = comma_separated([costs.loops_table(found)]).splitlines()[1]
     assert record.startswith("loops,plain,0.024,0.02,0.03,")

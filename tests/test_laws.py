@@ -439,6 +439,17 @@ def test_law_6_every_file_of_a_run_is_written_atomically():
     assert sorted(writes) == ["files.py: a", "files.py: a variable", "runs.py: a", "sweep.py: a"]
 
 
+def test_who_waits_for_a_lock_waits_however_long(tmp_path, monkeypatch):
+    """Windows gives up after ten seconds, and says that another process holds it."""
+    answers, held = [False, False, True], files.held
+    monkeypatch.setattr(files, "held", lambda file, wait: answers.pop(0) and held(file, wait))
+    files.lock(tmp_path / "lock", wait=True).close()
+    assert not answers
+    answers += [False, True]
+    assert files.lock(tmp_path / "lock") is None
+    assert answers == [True], "asked once"
+
+
 # Law 7. A mistake of the user's is one line, exit status 2, before any work.
 
 

@@ -293,6 +293,16 @@ def test_a_cell_says_what_is_not_resolved_and_what_was_lost(tmp_path):
     assert "n = 0 pairs" in drawn_text(figure)
 
 
+def test_a_map_of_interim_seeds_resolves_nothing(tmp_path):
+    grid = {f"s{s}_g{g}": {"noise_sigma": s, "noise_gamma": g} for s in (0.01, 0.1, 0.5) for g in (0.9, 0.99)}
+    folder = make_study(tmp_path, {"baseline": {}, **grid}, seeds=range(1, 9))
+    for planned, bracketed in ((8, False), (9, True)):
+        record = read_json(folder / "study.json") | {"seeds": list(range(1, planned + 1))}
+        write_json(folder / "study.json", record)
+        axes = effects.sensitivity_figure(read_settings([folder])).axes[0]
+        assert {text.get_text().startswith("(") for text in axes.texts} == {bracketed}
+
+
 def test_a_map_of_one_seed_has_no_verdicts_and_says_so(tmp_path):
     grid = {f"s{s}_g{g}": {"noise_sigma": s, "noise_gamma": g} for s in (0.01, 0.1, 0.5) for g in (0.9, 0.99)}
     settings = read_settings([make_study(tmp_path, {"baseline": {}, **grid}, seeds=(1,))])

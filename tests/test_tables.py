@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -321,6 +322,17 @@ def test_there_is_no_verdict_before_the_planned_seeds_are_there(tmp_path):
     assert (table.records[0]["p_holm"], table.records[0]["resolvable"]) == (None, None)
     assert "resolvable" not in difference(tables.comparisons(settings, "best_val_loss")[0])
     assert "there is no verdict" in drawn_text(effects.forest_figure(settings))
+
+
+def test_unpaired_arms_are_said_to_be(tmp_path):
+    make_study(tmp_path, {"baseline": {}, "noise": {"noise_sigma": 0.1}}, seeds=(1, 2, 3))
+    for seed in (1, 2, 3):
+        shutil.rmtree(tmp_path / "noise" / f"seed{seed}")
+        fake_run(tmp_path / "noise" / f"seed{seed + 3}", seed + 3, noise_sigma=0.1)
+    settings = read_settings([tmp_path])
+    (row,) = tables.comparisons(settings, "best_val_loss")
+    assert ", unpaired, Welch's test): " in difference(row)
+    assert tables.comparison_table(settings, "best_val_loss").rows[0][2] == "3, Welch"
 
 
 # The report.
