@@ -94,7 +94,8 @@ def described(record):
     """The machine, the configuration and the day, in words."""
     machine, threads = record["machine"], ""
     if machine["device"] == "cpu":
-        threads = f", {machine['threads']} thread{'s' * (machine['threads'] > 1)}"
+        through = f", {machine['dtype']} through float32" if machine.get("through_float32") else ""
+        threads = f"{through}, {machine['threads']} thread{'s' * (machine['threads'] > 1)}"
     batch = "\u00a0×\u00a0".join(
         str(record["config"][name])
         for name in ("gradient_accumulation_steps", "batch_size", "block_size")

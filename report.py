@@ -169,7 +169,7 @@ def chosen(setting):
         first, *others = sorted((arm.name for arm in arms), key=means.get)
         after = f"; next `{others[0]}`, {means[others[0]] - means[first]:+.4f}" if others else ""
         yield f"- lowest {LOSSES[BEST]}: `{first}`, {means[first]:.4f}{after}"
-    yield from ("", "Chosen by these means alone: no verdict here is anyone's.", "")
+    yield from ("", "The rates are chosen by these means; nothing is judged here.", "")
 
 
 def without_rate(arm):

@@ -66,6 +66,7 @@ def test_ratios_are_turn_by_turn_and_costs_are_differences():
     text = markdown([costs.loops_table(cpu)])
     assert "| plain loop | bfloat16 | " in text
     assert "| train.py | bfloat16 through float32 | " in text
+    assert "NVIDIA H200, bfloat16 through float32, 8 threads;" in text
     assert costs.mfu(found, "ours") == pytest.approx(16_384 * 70e6 / 0.006 / 989e12)
     record = comma_separated([costs.loops_table(found)]).splitlines()[1]
     assert record.startswith("loops,plain,0.024,0.02,0.03,")

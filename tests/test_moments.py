@@ -295,9 +295,10 @@ class WrittenOut:
 def test_a_runs_steps_are_adamw_written_out(training_of, monkeypatch, dtype, point, scale):
     """Accumulated, clipped, under the scaler or not, which skips the third one. `pytest -rP` shows the errors.
 
-    Where noise cancels a gradient in v alone, what is left of v is rounding: a few weights of a thousand.
+    Where noise cancels a gradient in v alone, what is left of v is rounding: a few weights of a thousand. More
+    noise in the first moment would take off, and make float16 skip steps of its own.
     """
-    sigma = 0.5 if scale != "absolute" else 1e-3 if point == "first_moment" else 0.03
+    sigma = 0.5 if scale != "absolute" else 1e-4 if point == "first_moment" else 0.03
     knobs = {"noise_point": point, "noise_scale": scale, "noise_sigma": sigma, "dtype": dtype}
     t = training_of(max_iters=60, grad_clip=0.5, weight_decay=0.5, dropout=0.0, **knobs)
     written = WrittenOut(t, monkeypatch)
