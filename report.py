@@ -232,10 +232,12 @@ def provenance(settings):
     planned = settings[0].study["arms"]
     arms = {arm.name for setting in settings for arm in setting.arms}
     part = f"{len(arms)} of {len(planned)} arms, " if len(arms) < len(planned) else ""
+    rounding = " Pairs across these differ in rounding too, as in `aa_control`'s arm of that name."
     return (
         f"{sizes}. {part}{len(runs)} runs, {diverged} of them diverged, {seeds_of(settings)} an arm,"
         f" {hours_of(runs):.1f} hours of runs on {' and '.join(machines)}; {', '.join(versions)};"
         f" revision {', '.join(revisions)}; {days[0]}{f' to {days[-1]}' if len(days) > 1 else ''}."
+        f"{rounding if len(machines) > 1 else ''}"
     )
 
 
