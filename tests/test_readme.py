@@ -191,6 +191,23 @@ def test_what_limited_data_showed_is_in_the_results():
     assert [outcome(rows["augmentation"]) for rows in (best, final)] == ["better", "better"]
 
 
+def test_what_schedules_showed_is_in_the_results():
+    rows = Study(ROOT / "results" / "schedules" / "cpu").rows()
+    text = " ".join(README.split())
+    words = (
+        "end {} to {} nats above the baseline, and it {};",
+        "one has {2}, it is {0} to {1} with them (4 seeds;",
+    )
+    for unit, said, resolved in zip(("", "_global"), words, (4, 2)):
+        shapes = [rows[name + unit] for name in ("linear", "cosine", "inverse", "constant")]
+        ends = sorted((row[-1] for row in shapes), key=lambda c: c.mean)
+        found = (ends[0], ends[-1], rows[f"exponential{unit}"][-1])
+        assert said.format(*(with_interval(c.mean, c.half, "+") for c in found)) in text
+        assert sum(outcome(row) == "worse" for row in shapes) == resolved
+        assert {row[-1].n for row in shapes} == {4}
+    assert "two of these four are resolved" in text
+
+
 def test_every_file_and_knob_that_the_readme_names_is_there():
     places = ("", "config", "results", "data/text_char")
     others = (
