@@ -47,14 +47,8 @@ of it answers is in [FINDINGS.md](FINDINGS.md).
 IN_ALL = ("Losses are in nats per symbol.", INTERVAL_NOTE, DIFFERENCE_NOTE, NOT_RESOLVED, TARGET_NOTE)
 
 ORDER = (  # of the sections; studies of one's own come after these
-    *(
-        "table1_shakespeare",
-        "table1_enwik8",
-        "table1_text8",
-        "best_against_best",
-        "limited_data",
-        "regularizers",
-    ),
+    *("table1_shakespeare", "table1_enwik8", "table1_text8"),
+    *("best_against_best", "limited_data", "regularizers"),
     *("mechanism", "decisive", "optimizers", "schedules", "sensitivity", "robustness_of_result"),
     *("noisytune", "noisytune_tuned", "aa_control", *CHOOSING),
 )
