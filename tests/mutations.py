@@ -94,8 +94,8 @@ MUTATIONS = [  # law, what it does, file, old, new, test
     ),
     (
         *(4, "a resume begins one step late", "training.py"),
-        'self.step = self.checked = state["step"]',
-        'self.step = self.checked = state["step"] + 1',
+        'self.step = self.checked = self.saved = state["step"]',
+        'self.step = self.checked = self.saved = state["step"] + 1',
         f"{LAWS}::test_law_4_sigkill_at_random_steps",
     ),
     (
