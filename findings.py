@@ -215,17 +215,25 @@ def paper(studies):
 
 def flatness(studies):
     """Whether noise finds flatter minima, which the paper explains its gains by."""
-    text = ["## Does it find flatter minima?"]
-    for study in studies:
-        items = [line for row in study.rows().values() for line in flatter(row)]
-        if items:
-            head = (
-                f"**{study.record['title']}.** `{study.name}/{study.size}`: the rise of the train loss under"
-                " relative changes rho of the weights (`sharpness.py`), and the train loss itself, with 95 % t"
-                " intervals (unadjusted):"
-            )
-            text.append("\n".join([head, "", *items, "", f"    {study.command}"]))
-    return text if len(text) > 1 else [*text, "Open: `sharpness.py` has measured no run of these."]
+    planned, open_questions = named(studies, "flatness")
+    measured = [text for study in studies if (text := sharpnesses(study))]
+    if not measured:
+        open_questions.append("Open: `sharpness.py` has measured no run of these.")
+    judged = [part for study in planned for part in section(study)]
+    return ["## Does it find flatter minima?", *judged, *measured, *open_questions]
+
+
+def sharpnesses(study):
+    """What sharpness.py measured of a study's runs, each arm against its reference; None where it did not."""
+    items = [line for row in study.rows().values() for line in flatter(row)]
+    if not items:
+        return None
+    head = (
+        f"**{study.record['title']}.** `{study.name}/{study.size}`: the rise of the train loss under relative"
+        " changes rho of the weights, and the train loss itself, with 95 % t intervals (unadjusted):"
+    )
+    measure = f"    python sharpness.py out/{study.name}/{study.size}"
+    return "\n".join([head, "", *items, "", f"    {study.command}", measure])
 
 
 def flatter(row):

@@ -49,7 +49,7 @@ IN_ALL = ("Losses are in nats per symbol.", INTERVAL_NOTE, DIFFERENCE_NOTE, NOT_
 ORDER = (  # of the sections; studies of one's own come after these
     *("table1_shakespeare", "table1_enwik8", "table1_text8"),
     *("best_against_best", "limited_data", "regularizers"),
-    *("mechanism", "decisive", "optimizers", "schedules", "sensitivity", "robustness_of_result"),
+    *("mechanism", "decisive", "optimizers", "schedules", "sensitivity", "flatness", "robustness_of_result"),
     *("noisytune", "noisytune_tuned", "aa_control", *CHOOSING),
 )
 MANY = 10  # arms; the losses of more are not shown here

@@ -181,7 +181,7 @@ def test_every_number_is_the_comparisons_and_has_its_command(tmp_path):
 
 def test_a_question_without_a_study_is_open(tmp_path):
     text = table1(tmp_path, +0.5)
-    for name in ("mechanism", "limited_data", "noisytune"):
+    for name in ("mechanism", "flatness", "limited_data", "noisytune"):
         assert f"Open: `config/study/{name}.py` has not been run." in text
     assert "Open: `config/study/table1_shakespeare.py`" not in text
 

@@ -30,7 +30,7 @@ def test_the_rise_of_a_quadratic_is_its_formula(monkeypatch):
     h = torch.rand(4, 50)
 
     def loss():
-        return float((h * model.weight**2).sum() / 2)
+        return float((h * model.weight.detach() ** 2).sum() / 2)
 
     for rho in (0.5, 1.0):
         found = torch.tensor(sharpness.rises(model, loss, rho))
@@ -123,7 +123,7 @@ def measure(folder, by):
 
 def test_what_was_measured_is_tabled_and_told_in_pairs(tmp_path):
     arms = {"baseline": {}, "noise": {"noise_sigma": 0.1}, "unmeasured": {"noise_sigma": 0.2}}
-    folder = make_study(tmp_path / "tiny" / "cpu", arms, seeds=(1, 2, 3, 4))
+    folder = make_study(tmp_path / "flatness" / "cpu", arms, seeds=(1, 2, 3, 4), name="flatness")
     assert "Open: `sharpness.py` has measured no run of these." in findings.findings(tmp_path)
     assert tables.sharpness_table(Study(folder).settings[0]) is None
     measure(folder, {"baseline": 0.2, "noise": 0.15})
@@ -139,6 +139,11 @@ def test_what_was_measured_is_tabled_and_told_in_pairs(tmp_path):
     said = f"train loss {c.mean:+.4f} ± {c.half:.4f}, at rho 0.05 +0.0000 ± 0.0000, at rho 0.1 -0.0500 ± 0.0000"
     assert f"- `noise` minus `baseline`: {said} (n = 4)." in text
     assert "- `unmeasured` minus `baseline`: train loss" not in text
+    section = text[text.index("## Does it find flatter minima?") : text.index("## Against what else")]
+    assert "    python sharpness.py out/flatness/cpu\n" in section
+    assert "Open" not in section
+    c = compare(*(setting.arm(name).losses("best_val_loss") for name in ("noise", "baseline")))
+    assert f"- `noise` minus `baseline`: {c.mean:+.4f} ± {c.half:.4f} (n = 4, resolvable" in section
     (folder / "noise" / "seed4" / "sharpness.json").unlink()
     (setting,) = read_settings([folder])
     row = tables.sharpness_table(setting).rows[1]
