@@ -272,7 +272,6 @@ QKV = "transformer.h.0.attn.c_attn.weight"
         ({}, too_large, "ln_f.bias is not finite"),
         ({}, integers, "ln_f.bias is (16,) torch.int8"),
     ],
-    ids=str,
 )  # fmt: skip
 def test_what_our_gpt_cannot_be_is_one_line(tmp_path, said, tensors, words):
     folder = write_model(tmp_path / "model")
