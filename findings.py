@@ -10,7 +10,7 @@ from arms import by
 from compare import compare, interval
 from config import identity
 from controls import DERIVATION, among, forgetting, mechanism, plateau_sums
-from sentences import BEST, CHOOSING, FINAL, Study, difference, item, named, section, tally
+from sentences import BEST, CHOOSING, FINAL, difference, item, named, section, tally
 from tables import DASH, LOSSES, PAPER, measured_losses, outcome, verdict, with_interval
 
 HEAD = """# Findings
@@ -28,9 +28,8 @@ at which size it was run; what holds at a reduced size need not hold at the pape
 """
 
 
-def findings(results):
-    """The whole text, for a folder of records."""
-    studies = [Study(path.parent) for path in sorted(results.rglob("study.json"))]
+def findings(studies):
+    """The whole text, of sentences.read_studies's."""
     parts = [HEAD, advice(studies), *paper(studies), DERIVATION, *forgetting(studies)]
     parts += [*mechanism(studies), *flatness(studies), *instead(studies)]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"

@@ -18,7 +18,7 @@ from config import UserError, run_script
 from costs import find_benches, tables_of
 from findings import findings
 from panels import save_text
-from sentences import BEST, CHOOSING, Study, tally
+from sentences import BEST, CHOOSING, read_studies, tally
 from tables import (
     DIFFERENCE_NOTE,
     INTERVAL_NOTE,
@@ -63,22 +63,22 @@ def main(argv):
     if len(argv) != 1:
         raise UserError("which records? python report.py results")
     results = Path(argv[0])
-    folders = sorted((path.parent for path in results.rglob("study.json")), key=place_of)
-    if not folders:
+    studies, benches = read_studies(results), find_benches([results])
+    if not studies:
         raise UserError(f"no study lies in {results}: python collect.py out copies the finished ones there")
-    studies, benches = [Study(folder) for folder in folders], find_benches([results])
-    parts = [*contents(studies, benches, results), *joint_figures(results)]
-    parts += [*(section(study, results) for study in studies), *(cost_section(b, results) for b in benches)]
+    shown = sorted(studies, key=place_of)
+    parts = [*contents(shown, benches, results), *joint_figures(results)]
+    parts += [*(section(study, results) for study in shown), *(cost_section(b, results) for b in benches)]
     text = "\n".join([HEAD, textwrap.fill(" ".join(IN_ALL), 112), "", *parts])
-    for name, said in {"README.md": text, "FINDINGS.md": findings(results)}.items():
+    for name, said in {"README.md": text, "FINDINGS.md": findings(studies)}.items():
         print(f"written: {save_text(results / name, said)}", file=sys.stderr)
     return 0
 
 
-def place_of(folder):
-    """By which a study's folder is put in order."""
-    name = folder.parent.name
-    return ORDER.index(name) if name in ORDER else len(ORDER), folder
+def place_of(study):
+    """By which a study is put in order."""
+    name = study.folder.parent.name
+    return ORDER.index(name) if name in ORDER else len(ORDER), study.folder
 
 
 def contents(studies, benches, results):

@@ -13,13 +13,16 @@ class Study:
 
     def __init__(self, folder):
         self.folder, self.settings = folder, read_settings([folder])
+        self.compared = {}  # rows, by loss
         self.record = self.settings[0].study
         self.name, self.size = self.record["name"], self.record["size"]
 
     def rows(self, loss=BEST):
         """{arm: (setting, arm, reference, Comparison)}, in the study's order."""
-        rows = sorted(comparisons(self.settings, loss), key=lambda row: row[1].number)
-        return {row[1].name: row for row in rows}
+        if loss not in self.compared:
+            rows = sorted(comparisons(self.settings, loss), key=lambda row: row[1].number)
+            self.compared[loss] = {row[1].name: row for row in rows}
+        return self.compared[loss]
 
     @property
     def seeds(self):
@@ -35,6 +38,11 @@ class Study:
     @property
     def command(self):
         return command(self.record, self.settings)
+
+
+def read_studies(results):
+    """The studies of a folder of records, by their places."""
+    return [Study(path.parent) for path in sorted(results.rglob("study.json"))]
 
 
 def command(record, settings):

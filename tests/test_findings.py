@@ -13,10 +13,14 @@ import findings
 from compare import compare
 from controls import measured_half, predicted_half
 from files import read_json, write_json
-from sentences import Study
+from sentences import Study, read_studies
 
 NOISE = {"noise_sigma": 0.1, "noise_gamma": 0.99}
 MEAN = "the mean that the noise has in AdamW's second moment"
+
+
+def findings_of(results):
+    return findings.findings(read_studies(results))
 
 
 def shift(folder, arm, by):
@@ -31,7 +35,7 @@ def table1(results, by):
     folder, arms = results / "table1_shakespeare" / "cpu", {"baseline": {}, "cell": NOISE}
     make_study(folder, arms, seeds=(1, 2, 3, 4), name="table1_shakespeare")
     shift(folder, "cell", by)
-    return findings.findings(results)
+    return findings_of(results)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +62,7 @@ def tuned(results, noise, warmup, planned=(1, 2, 3, 4)):
     shift(folder, "noise", noise - effect / 1.025)
     shift(folder, "warmup500", warmup)
     write_json(folder / "study.json", {**read_json(folder / "study.json"), "seeds": planned})
-    return findings.findings(results)
+    return findings_of(results)
 
 
 @pytest.mark.parametrize(
@@ -94,17 +98,17 @@ def test_the_advice_on_noisytune_follows_from_the_arms_that_are_it_alone(tmp_pat
         for seed, more in enumerate((1e-3, -1e-3, 2e-3, -2e-3), start=1):
             path = folder / "lambda0.15" / f"seed{seed}" / "result.json"
             write_json(path, read_json(path) | {"best_val_loss": read_json(path)["best_val_loss"] + more})
-    assert f"**NoisyTune before fine-tuning: {advice}" in findings.findings(tmp_path)
+    assert f"**NoisyTune before fine-tuning: {advice}" in findings_of(tmp_path)
     result = {path: read_json(path) for path in (folder / "lambda0.15").rglob("result.json")}
     for path in result:
         write_json(path, {"status": "diverged", "diverged_at": 9})
     assert "leave it out, no arm is resolved as better than fine-tuning alone** (1 diverged)." in (
-        findings.findings(tmp_path)
+        findings_of(tmp_path)
     )
     for path, before in result.items():
         write_json(path, before)
     write_json(folder / "study.json", {**read_json(folder / "study.json"), "seeds": [1, 2, 3, 4, 5]})
-    assert "**NoisyTune before" not in findings.findings(tmp_path), "while planned seeds are missing"
+    assert "**NoisyTune before" not in findings_of(tmp_path), "while planned seeds are missing"
 
 
 def test_a_claim_too_small_for_these_seeds_is_said(tmp_path):
@@ -116,7 +120,7 @@ def test_a_claim_too_small_for_these_seeds_is_said(tmp_path):
     for path in (folder / "noise").rglob("result.json"):
         same = read_json(folder / "baseline" / path.parent.name / "result.json")
         write_json(path, same | {"best_val_loss": same["best_val_loss"] + 0.3})
-    assert words not in findings.findings(tmp_path), "no spread, and nothing too small"
+    assert words not in findings_of(tmp_path), "no spread, and nothing too small"
 
 
 def test_missing_seeds_give_no_verdict_and_no_advice(tmp_path):
@@ -137,7 +141,7 @@ def test_an_experiment_counts_once_and_by_its_most_seeds(tmp_path):
     for name in ("aa_control", "tuning"):
         noise = {"baseline": {}, "noise": {"noise_sigma": 0.4}}
         make_study(tmp_path / name / "cpu", noise, seeds=(1, 2, 3, 4), name=name)
-    text = findings.findings(tmp_path)
+    text = findings_of(tmp_path)
     assert "each experiment (below, and in README.md) counted once: 1 better, 1 worse, 1 with fewer" in text
 
 
@@ -149,10 +153,10 @@ def test_noise_that_helps_elsewhere_than_in_the_gradients_is_named(tmp_path):
     versus = {"first_tuned": "tuned"}
     make_study(folder, arms, seeds=(1, 2, 3, 4), name="mechanism", versus=versus)
     elsewhere = "Put elsewhere than into the gradients, it is resolved as better in:"
-    assert elsewhere not in findings.findings(tmp_path)
+    assert elsewhere not in findings_of(tmp_path)
     shift(folder, "first", -1.0)
     after = Study(folder).rows()["first_tuned"][-1].mean
-    text = findings.findings(tmp_path)
+    text = findings_of(tmp_path)
     assert (
         f"{elsewhere} `first`; with the learning rate tuned, `first_tuned` minus `tuned` {after:+.4f}" in text
     )
@@ -166,7 +170,7 @@ def test_what_noise_is_worth_at_the_end_of_overfitting_is_counted_apart(tmp_path
     make_study(folder, arms, baseline="none", seeds=(1, 2, 3, 4), name="limited_data")
     for path in (folder / "noise").rglob("result.json"):
         write_json(path, read_json(path) | {"final_val_loss": 1.0})
-    text = findings.findings(tmp_path)
+    text = findings_of(tmp_path)
     assert "counted once: 2 worse. At the end of runs that go on overfitting" in text
     assert "(`limited_data`; val, final, whole split): 1 better; what that is worth is below." in text
 
@@ -219,7 +223,7 @@ def mechanism(tmp_path):
 
 
 def test_a_control_has_its_share_of_the_noises_effect(mechanism, tmp_path):
-    text = findings.findings(tmp_path)
+    text = findings_of(tmp_path)
     assert (
         "- `second_moment_mean`: 100% (100% to 100%) of the effect of `noise`: it accounts for it (n = 4)."
         in text
@@ -258,7 +262,7 @@ def test_the_answer_in_short_follows_from_the_shares(mechanism, tmp_path, by, sa
             write_json(path, read_json(path) | {"best_val_loss": read_json(path)["best_val_loss"] + more})
     else:
         shift(mechanism, "second_moment_mean", by)
-    text = findings.findings(tmp_path)
+    text = findings_of(tmp_path)
     head = "**In short,** over 1,000 iterations (n = 4): "
     (line,) = [line for line in text.splitlines() if line.startswith(head)]
     assert said in line
@@ -267,20 +271,20 @@ def test_the_answer_in_short_follows_from_the_shares(mechanism, tmp_path, by, sa
     assert "in the end: it has a part of it; at iteration 250 it has 100% (100% to 100%)" in line
     assert "Anti-correlated" not in line, "it has no more than the noise here"
     write_json(mechanism / "study.json", read_json(mechanism / "study.json") | {"seeds": [1, 2, 3, 4, 5]})
-    assert "**In short" not in findings.findings(tmp_path), "while planned seeds are missing"
+    assert "**In short" not in findings_of(tmp_path), "while planned seeds are missing"
 
 
 def test_what_adds_up_is_said_to_help_where_noise_that_does_not_does_more_harm(mechanism, tmp_path):
     shift(mechanism, "second_moment_mean", 0.1)
     shift(mechanism, "anticorrelated", 0.1)
-    text = findings.findings(tmp_path)
+    text = findings_of(tmp_path)
     assert "Anti-correlated noise, as random, but with a sum in the weights that stays small, has 1" in text
     assert (
         "of the effect of `noise` too: what is taken back may be the doing of noise that adds up there" in text
     )
     assert "- `anticorrelated` minus `second_moment_mean`: +0.0000 ± 0.0000 (n = 4)." in text
     shift(mechanism, "anticorrelated", 0.2)
-    assert "Anti-correlated" not in findings.findings(tmp_path), "it does more than the mean alone"
+    assert "Anti-correlated" not in findings_of(tmp_path), "it does more than the mean alone"
 
 
 def test_an_effect_that_is_a_gain_is_called_one_and_first_moments_that_diverged_are_told(mechanism, tmp_path):
@@ -293,7 +297,7 @@ def test_an_effect_that_is_a_gain_is_called_one_and_first_moments_that_diverged_
     arms = ["baseline", "noise", "second_moment_mean", "first_moment"]
     record = {"name": "mechanism", "size": "cpu", "title": "A study", "baseline": "baseline", "arms": arms}
     write_json(mechanism / "study.json", record | {"versus": dict.fromkeys(arms[2:], "noise")})
-    text = findings.findings(tmp_path)
+    text = findings_of(tmp_path)
     assert f"{MEAN}, without any randomness, is enough for its gain: alone it has 100%" in text
     assert "in the first moment alone is not known: all 4 runs diverged" in text
 
@@ -305,7 +309,7 @@ def test_shares_on_the_way(mechanism, tmp_path):
             if (event["kind"], event["iter"]) == ("eval", 500):
                 event["val_loss"] += 0.1 * (1 + 0.3 * int(path.parent.name.removeprefix("seed")))  # its effect
         path.write_text("".join(json.dumps(event) + "\n" for event in events))
-    text = findings.findings(tmp_path)
+    text = findings_of(tmp_path)
     assert "| share of the noise's effect at iteration | 250 | 500 | 750 | 1,000 |" in text
     same = "100% (100% to 100%)"
     assert f"| `matched_warmup` | {same} | 200% (200% to 200%) | {same} | {same} |" in text
@@ -325,7 +329,7 @@ def test_a_baseline_at_another_rate_has_no_effect_to_share(mechanism, tmp_path):
     write_json(mechanism / "study.json", record | {"arms": arms, "versus": {"warmup_tuned": "tuned"}})
     shift(mechanism, "tuned", -0.3)
     shift(mechanism, "warmup_tuned", -0.3)
-    text = findings.findings(tmp_path)
+    text = findings_of(tmp_path)
     assert "`warmup_tuned` minus `tuned`" in text
     assert "of the effect of `tuned`" not in text
 
@@ -333,7 +337,7 @@ def test_a_baseline_at_another_rate_has_no_effect_to_share(mechanism, tmp_path):
 @pytest.mark.parametrize("arm", ["second_moment_mean", "noise", "baseline"])
 def test_where_runs_diverged_there_is_no_share(mechanism, tmp_path, arm):
     write_json(mechanism / arm / "seed1" / "result.json", {"status": "diverged", "diverged_at": 9})
-    text = findings.findings(tmp_path)
+    text = findings_of(tmp_path)
     assert ("- `matched_warmup`: 5" in text) == (arm == "second_moment_mean")
     assert "- `second_moment_mean`: " not in text
     assert "**In short" not in text
@@ -341,7 +345,7 @@ def test_where_runs_diverged_there_is_no_share(mechanism, tmp_path, arm):
 
 def test_a_share_of_runs_that_ended_above_their_start_is_none(mechanism, tmp_path):
     shift(mechanism, "second_moment_mean", 20.0)
-    text = findings.findings(tmp_path)
+    text = findings_of(tmp_path)
     assert "- `second_moment_mean`: " not in text
     assert "worse, 4 of 4 ended above their start" in text
 
@@ -357,7 +361,7 @@ def test_the_prediction_stands_beside_what_was_measured(mechanism, tmp_path):
     assert measured_half(matched, setting.baseline) == pytest.approx(301), "its rate's, not its moments'"
     under = next(at for at in range(0, 1000, 20) if 300 * 0.99**at < 1)
     row = f"`noise` | {predicted_half(noise):,.0f} | 400 ± 0 (n = 4) | 300 | {under} |"
-    assert f"| `mechanism`, 1,000 iterations | {row}" in findings.findings(tmp_path)
+    assert f"| `mechanism`, 1,000 iterations | {row}" in findings_of(tmp_path)
 
 
 def test_what_is_predicted_for_after_the_end_is_not_put_in_figures(tmp_path):
@@ -389,7 +393,7 @@ def test_whether_the_baseline_overfits_is_said(tmp_path, more, word):
         result = json.loads(path.read_text())
         final = result["final_val_loss"] + more
         write_json(path, {**result, "final_val_loss": final, "best_iter": 750})
-    text = findings.findings(tmp_path)
+    text = findings_of(tmp_path)
     assert f"The baseline, `none`, {word}: its best evaluation is at iteration 750 (mean)" in text
     assert f"higher by {more:.4f} ± 0.0000 (n = 3)" in text
     assert text.count("val, final, whole split.") == 1, "a method may only delay overfitting"
@@ -424,7 +428,7 @@ def test_who_only_delays_overfitting_is_said(tmp_path):
     for arm, final in (("delays", 1.0), ("worse_at_best", 1.0), ("beside_noise", 0.5)):
         for path in (folder / arm).rglob("result.json"):
             write_json(path, read_json(path) | {"final_val_loss": final, "best_iter": 1000})
-    text = findings.findings(tmp_path)
+    text = findings_of(tmp_path)
     alone = "`worse_at_best` (at its best worse), `delays` (at its best not resolved)"
     assert f"resolved as better at their best: `better`; at the end alone: {alone}. For these" in text
     assert "one text of 5,000 symbols" in text
@@ -434,10 +438,10 @@ def test_who_only_delays_overfitting_is_said(tmp_path):
     assert f"| {more:.4f} ± " in row
     assert row.endswith("| not resolved | better |")
     write_json(folder / "study.json", {**read_json(folder / "study.json"), "seeds": [1, 2, 3, 4, 5]})
-    assert "resolved as better at" not in findings.findings(tmp_path), "while planned seeds are missing"
+    assert "resolved as better at" not in findings_of(tmp_path), "while planned seeds are missing"
     for arm in ("better", "delays", "worse_at_best", "beside_noise"):
         shutil.rmtree(folder / arm)
-    assert "resolved as better at" not in findings.findings(tmp_path), "with nothing to compare"
+    assert "resolved as better at" not in findings_of(tmp_path), "with nothing to compare"
 
 
 def test_schedules_are_compared_with_each_other(tmp_path):
@@ -450,7 +454,7 @@ def test_schedules_are_compared_with_each_other(tmp_path):
     }
     folder = make_study(tmp_path / "schedules" / "cpu", arms, seeds=(1, 2, 3, 4), name="schedules")
     shift(folder, "linear", 0.5)
-    text = findings.findings(tmp_path)
+    text = findings_of(tmp_path)
     c = compare(
         *(Study(folder).settings[0].arm(name).losses("best_val_loss") for name in ("linear", "exponential"))
     )
@@ -460,7 +464,7 @@ def test_schedules_are_compared_with_each_other(tmp_path):
     lost = [("linear", 1), *(("exponential_global", seed) for seed in (1, 2, 3, 4))]
     for arm, seed in lost:
         write_json(folder / arm / f"seed{seed}" / "result.json", {"status": "diverged", "diverged_at": 9})
-    text = findings.findings(tmp_path)
+    text = findings_of(tmp_path)
     assert "(n = 3), 1 of 4 diverged." in text
     head = "- `exponential_tensor` minus `exponential_global`: nothing to compare"
     assert f"{head}, `exponential_global`: 4 of 4 diverged." in text
@@ -477,7 +481,7 @@ def test_how_much_noise_a_plateau_came_to_is_said(tmp_path):
                 print(json.dumps({"kind": "train", "iter": at, "sigma": sigma}), file=log)
     part = (100 * 0.04 + 0.025 + 200 * 0.01) / (301 * 0.04)
     said = f"its sum of sigma_t^2 came to {part:.0%} of that of `constant` (n = 4, from the logged sigmas)."
-    assert said in findings.findings(tmp_path)
+    assert said in findings_of(tmp_path)
 
 
 def test_comparisons_come_in_the_order_of_the_studys_arms(tmp_path):
@@ -494,7 +498,7 @@ def test_runs_that_diverged_count_as_an_outcome(tmp_path):
     folder = tmp_path / "table1_shakespeare" / "cpu"
     for path in (folder / "cell").rglob("result.json"):
         write_json(path, {"status": "diverged", "diverged_at": 9})
-    text = findings.findings(tmp_path)
+    text = findings_of(tmp_path)
     assert "against the baseline, val, best evaluation: `table1_shakespeare/cpu` 1 diverged." in text
 
 
@@ -502,7 +506,7 @@ def test_the_cells_of_the_wider_grid_are_told_apart_from_the_papers(tmp_path):
     table1(tmp_path, 0.5)
     wider = {"baseline": {}, "a": {"noise_sigma": 0.2}, "b": {"noise_sigma": 0.3}}
     make_study(tmp_path / "sensitivity" / "cpu", wider, seeds=(1, 2, 3, 4), name="sensitivity")
-    text = findings.findings(tmp_path)
+    text = findings_of(tmp_path)
     head = "against the baseline, val, best evaluation:"
     assert f"Cells of the paper's grid, {head} `table1_shakespeare/cpu` 1 worse." in text
     assert f"Cells of `sensitivity`, a wider one, {head} `sensitivity/cpu` 2 worse." in text
@@ -512,7 +516,7 @@ def test_an_arm_that_is_better_though_some_of_it_exploded_is_better(tmp_path):
     tuned(tmp_path, -0.3, 0.0)
     path = tmp_path / "best_against_best" / "cpu" / "noise" / "seed1" / "result.json"
     write_json(path, read_json(path) | {"final_train_loss": 90.0})
-    text = findings.findings(tmp_path)
+    text = findings_of(tmp_path)
     assert ": better, 1 of 4 ended above their start." in text
     assert (
         "**Keep it, with its learning rate tuned: it is resolved as better than the tuned baseline.**" in text

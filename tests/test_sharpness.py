@@ -20,7 +20,7 @@ from evaluate import mean_loss
 from files import read_json, write_json
 from model import GPT
 from noise import stream_seed
-from sentences import Study
+from sentences import Study, read_studies
 
 
 def test_the_rise_of_a_quadratic_is_its_formula(monkeypatch):
@@ -124,7 +124,7 @@ def measure(folder, by):
 def test_what_was_measured_is_tabled_and_told_in_pairs(tmp_path):
     arms = {"baseline": {}, "noise": {"noise_sigma": 0.1}, "unmeasured": {"noise_sigma": 0.2}}
     folder = make_study(tmp_path / "flatness" / "cpu", arms, seeds=(1, 2, 3, 4), name="flatness")
-    assert "Open: `sharpness.py` has measured no run of these." in findings.findings(tmp_path)
+    assert "Open: `sharpness.py` has measured no run of these." in findings.findings(read_studies(tmp_path))
     assert tables.sharpness_table(Study(folder).settings[0]) is None
     measure(folder, {"baseline": 0.2, "noise": 0.15})
     (setting,) = read_settings([folder])
@@ -134,7 +134,7 @@ def test_what_was_measured_is_tabled_and_told_in_pairs(tmp_path):
     assert losses[0][2] == pytest.approx(0.19)
     assert rows["noise"][1] == "4"
     assert rows["noise"][4].startswith("0.2250 ± ")
-    text = findings.findings(tmp_path)
+    text = findings.findings(read_studies(tmp_path))
     c = compare(*(setting.arm(name).losses("final_train_loss") for name in ("noise", "baseline")))
     said = f"train loss {c.mean:+.4f} ± {c.half:.4f}, at rho 0.05 +0.0000 ± 0.0000, at rho 0.1 -0.0500 ± 0.0000"
     assert f"- `noise` minus `baseline`: {said} (n = 4)." in text
