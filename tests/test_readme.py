@@ -195,7 +195,7 @@ def test_what_schedules_showed_is_in_the_results():
     rows = Study(ROOT / "results" / "schedules" / "cpu").rows()
     text = " ".join(README.split())
     words = (
-        "end {} to {} nats above the baseline, and it {};",
+        "end {} to {} nats above the baseline, and it {}.",
         "one has {2}, it is {0} to {1} with them (4 seeds;",
     )
     for unit, said, resolved in zip(("", "_global"), words, (4, 2)):
