@@ -1,7 +1,7 @@
 """Run folders as arms that may be compared, and their curves. No torch.
 
-An arm is one config under several seeds: out/<arm>/seed<n>. A setting is what arms must share to be set side
-by side: corpus, model size, batch, length, evaluations and kind of device.
+An arm is one config under several seeds: out/<arm>/seed<n>. A setting is what arms must share to be
+comparable: corpus, model size, batch, length, evaluations and kind of device.
 """
 
 import collections

@@ -3,17 +3,17 @@
     python bench.py [config files] [--key=value] [--out=DIR]
     python bench.py config/shakespeare_noise.py config/cpu.py
 
-Everything is measured in turns within one process, warmed up and synchronised, so that what else the machine
-does meets all alike: a step of the plain loop (loops.py says what it is) and of train.py as the configuration
-has it; that step, an evaluation and a sample with each choice that makes them fast undone; a step with and
-without each kind of noise, dropout, augmentation, clipping, logging and diagnosis; evaluations, checkpoints and
-samples. In processes of their own: peak memory, and compilation with an empty cache and with the one that it
-left. The tables are printed, and DIR (out/bench) gets bench.json, the seconds of every turn, for plot.py.
+Everything is measured interleaved within one process, warmed up and synchronized, so that other load on the
+machine affects all alike: a step of the plain loop (see loops.py) and of train.py as configured; that step, an
+evaluation and a sample with each choice that makes them fast undone; a step with and without each kind of
+noise, dropout, augmentation, clipping, logging and diagnosis; evaluations, checkpoints and samples. Measured in
+processes of their own: peak memory, and compilation with an empty cache and with the one that it left. The
+tables are printed, and DIR (out/bench) gets bench.json, the seconds of every turn, for plot.py.
 
     --losses       instead: whether the two loops train alike, max_iters iterations with each of three seeds
-    --profile      instead: the operations of both loops' steps that take longest, DIR/profile.json, and a trace
-                   of train.py's by PyTorch's profiler, DIR/trace.json for chrome://tracing
-    --jobs=1,2,4   instead: runs an hour by how many train at once, as sweep.py starts them; DIR/jobs.json
+    --profile      instead: the operations in both loops' steps that take longest, DIR/profile.json, and a trace
+                   of train.py's step by PyTorch's profiler, DIR/trace.json for chrome://tracing
+    --jobs=1,2,4   instead: runs per hour by how many train at once, as sweep.py starts them; DIR/jobs.json
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """What makes train.py fast, undone one choice at a time.
 
-With a choice undone, a step, an evaluation or a sample computes the same in PyTorch's own way, or as people
-write it: equal but for rounding, and for which numbers dropout, batches and noise draw.
+With a choice undone, a step, an evaluation or a sample computes the same by PyTorch's defaults, or by the usual
+code: equal except for rounding, and for which numbers dropout, batches and noise draw.
 """
 
 import contextlib

@@ -1,11 +1,11 @@
-"""Copy what is worth keeping of the finished runs of studies from out/ to results/, to be committed.
+"""Copy compact records of the finished runs of studies from out/ to results/, where they can be committed.
 
     python collect.py out/table1_shakespeare [more folders] [--to=results]
 
-Of every study (a folder with study.json, written by sweep.py) at or below the folders, each finished or
-diverged run: config.json, run.json (without a vocabulary of subwords), result.json, sharpness.json where it was
-measured, and its log thinned to about a hundred events, numbers to six digits.
-results/<study>/<size>/<arm>/seed<n> is a run folder still, and plot.py reads it as one.
+For every study (a folder with study.json, written by sweep.py) at or below the folders it copies each finished
+or diverged run: config.json, run.json (without a vocabulary of subwords), result.json, sharpness.json if it was
+measured, and the log, thinned to about a hundred events with numbers of six digits.
+results/<study>/<size>/<arm>/seed<n> is still a run folder, and plot.py reads it as one.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What the controls say of how the noise acts: the derivation, half times, each control's share of the effect.
+"""What the controls say about how the noise acts: derivation, half times, each control's share of the effect.
 
 The words follow from the shares, and these from the records. No torch.
 """

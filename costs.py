@@ -1,9 +1,9 @@
 """What bench.py has measured, as tables and as a figure. No torch.
 
-A bench folder holds bench.json (the two loops, what train.py's choices are worth and what each ingredient adds,
-what is done now and then), jobs.json (runs an hour by how many train at once), profile.json (what takes longest
-in a step), or some of them. The first two hold the seconds of every turn; what is made of them is here: medians
-over turns, the lowest and the highest, and ratios turn by turn.
+A bench folder holds some of bench.json (the two loops, what train.py's choices are worth, what each ingredient
+adds, what is done occasionally), jobs.json (runs per hour by how many train at once) and profile.json (what
+takes longest in a step). The first two hold the seconds of every turn; this file computes medians, lowest and
+highest over turns, and ratios turn by turn.
 """
 
 import re

@@ -1,6 +1,6 @@
-"""The figures of what arms do on their way: losses, noise, cost, mechanism, distance.
+"""Figures of what arms do during training: losses, noise, cost, mechanism, distance.
 
-A line an arm: the mean over its seeds. Each figure is None where there is nothing to draw.
+Each arm is a line, the mean over its seeds. A figure is None where there is nothing to draw.
 """
 
 import itertools

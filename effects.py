@@ -1,6 +1,6 @@
-"""The figures of how arms differ from their reference: the forest plot, and the map over sigma_0 and gamma.
+"""Figures of how arms differ from their reference: the forest plot, and the map over sigma_0 and gamma.
 
-Each is None where there is nothing to draw.
+A figure is None where there is nothing to draw.
 """
 
 import itertools

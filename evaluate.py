@@ -2,8 +2,8 @@
 
 python evaluate.py RUN        the whole splits, for a run's best and last weights
 
-Train comes last, since it takes the longest; of a run it is what it was trained on (the knob train_tokens).
-RUN may be an exported model too, of a corpus under data/.
+Train comes last, since it takes longest; it is the part that the run was trained on (the knob train_tokens).
+RUN may also be an exported model, of a corpus under data/.
 """
 
 import contextlib

@@ -2,9 +2,9 @@
 
     python export.py RUN FOLDER
 
-They are the best ones of RUN, or its last where there are no best. FOLDER gets config.json and
-model.safetensors (gpt2.py says what is in them), corpus.json (the vocabulary, and where the text is from) and
-README.md, a model card. It is a new folder, an empty one, or an export, which is replaced.
+These are RUN's best weights, or its last if there are no best. FOLDER gets config.json and model.safetensors
+(gpt2.py says what is in them), corpus.json (the vocabulary, and where the text is from) and README.md, a model
+card. FOLDER must be new, empty, or an earlier export, which is replaced.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """The Hugging Face GPT-2 format, read and written.
 
-    config.json          the shape; all else that it can say has one value that our GPT can be (FIXED)
+    config.json          the shape; everything else in it has the one value that our GPT supports (FIXED)
     model.safetensors    the weights; or shards of them, which model.safetensors.index.json names
 
     ours                             theirs, with or without "transformer." before it
@@ -9,7 +9,7 @@
     blocks.0.attn.qkv, .attn.proj    h.0.attn.c_attn, .attn.c_proj
     blocks.0.mlp.fc, .mlp.proj       h.0.mlp.c_fc, .mlp.c_proj
 
-Both fuse query, key and value in this order. The matrices of a c_ layer are (in, out), ours (out, in). After
+Both fuse query, key and value in this order. The matrices of a c_ layer are (in, out), ours (out, in). Source:
 transformers 5.23, its GPT2Config and GPT2LMHeadModel.
 """
 

@@ -1,20 +1,19 @@
-"""Everything that wants a CUDA card, by one command, in minutes.
+"""Everything that needs a CUDA card, by one command, in minutes.
 
     python gpu.py [config files] [--key=value] [--minutes=8] [--out=results/gpu]
 
-Each part has its share of the time; one that fails or takes longer is recorded with its error, and the next
-one begins:
+Each part has its share of the time; if it fails or takes longer, its error is recorded and the next one starts:
 
     tests      pytest -m cuda
     bench      bench.py: the cost of config/shakespeare_noise.py
     profile    bench.py --profile: the kernels that take longest
-    jobs       bench.py --jobs=1,2,4,8: runs an hour by how many train at once
+    jobs       bench.py --jobs=1,2,4,8: runs per hour by how many train at once
     runs       as many runs of config/study/table1_shakespeare.py as there is time for, then collect.py
 
-The config files and keys go over those of the paper's size. The folder gets what each part has said
+The config files and keys override those of the paper's size. The folder gets the output of each part
 (<part>.txt), bench.json, profile.json, jobs.json and the compact records of the runs, which plot.py draws, and
-summary.json: card, versions, date, how each part ended. Started once more it goes on with the runs, which lie
-in out/.
+summary.json: card, versions, date, how each part ended. Started again, it continues with the runs, which lie in
+out/.
 
 Without a card it can be rehearsed:
 

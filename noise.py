@@ -1,12 +1,12 @@
-"""Gradient noise for any PyTorch loop. Needs torch alone: copy this one file.
+"""Gradient noise for any PyTorch loop. Needs nothing but torch: copy this one file.
 
     g~_t = g_t + sigma(t) * scale(g_t) * xi_t
 
-Noise is three choices and one step. `sigma` says how much at iteration t (a function in SCHEDULES, or
-your own), a draw (DRAWS) gives xi_t, independent for every element, of mean 0 and sd 1, and a scale
-(SCALES) says in what unit sigma is counted. `GradientNoise.add_(t)` is the step, between clipping and
-`optimizer.step()`. Nothing is remembered from one step to the next: xi_t is a function of (seed, t). POINTS
-names the other places that noise may go to, as controls. `noisytune_` is the noise in pretrained weights.
+Noise is three choices and one step. `sigma` is the amount at iteration t (a function in SCHEDULES, or your
+own), a draw (DRAWS) gives xi_t, independent for every element, with mean 0 and sd 1, and a scale (SCALES) is
+the unit of sigma. `GradientNoise.add_(t)` is the step, between clipping and `optimizer.step()`. There is no
+state from one step to the next: xi_t is a function of (seed, t). POINTS names the other places to which noise
+may be added, as controls. `noisytune_` is the noise in pretrained weights.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Panels of a figure, laid out in inches for a column of print; and figures and texts on the disk. No data.
+"""Panels of a figure, laid out in inches for a column of print; writing figures and texts to disk. No data.
 
 A panel is a plot with its title and legend above it and its caption beneath it, none of them over the data.
 """

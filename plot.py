@@ -1,14 +1,15 @@
-"""Figures and tables from run folders alone.
+"""Figures and tables, from run folders and nothing else.
 
     python plot.py FOLDER [FOLDER ...] [--out=DIR]       the default DIR is FOLDER/figures
 
 Every run folder at or below the folders is read; out/<arm>/seed<n> is a run of that arm. Runs that share
-corpus, model size, batch, length, evaluations and kind of device are one setting, and one panel. A folder with
-studies in it (sweep.py) has each of them drawn into its own figures folder, those of the paper's Table 1 of one
-size together beside them, and the arms of no study together there too (a single one within itself).
+corpus, model size, batch, length, evaluations and kind of device form a setting, which is one panel. In a
+folder with studies (sweep.py), each study is drawn into its own figures folder, the studies of the paper's
+Table 1 of one size also together beside them, and arms of no study together there too (a single one within
+itself).
 
-For whatever there is it writes, figures as PNG and PDF of column width (3.3 inches), tables as Markdown, LaTeX
-(booktabs) and CSV:
+It writes whatever the runs allow of the following, figures as PNG and PDF of column width (3.3 inches), tables
+as Markdown, LaTeX (booktabs) and CSV:
 
     figure1_training_loss     mean loss over fixed train windows, dropout off
     figure2_validation_loss   mean loss over fixed val windows
@@ -17,13 +18,13 @@ For whatever there is it writes, figures as PNG and PDF of column width (3.3 inc
     differences               a forest plot of the differences to the baseline
     mechanism                 val loss of a study's decisive arms, and how much of their updates is signal
     distance                  how far fine-tuning moved the weights from those that init_from gave
-    sensitivity               a map of the differences over sigma_0 and gamma, where the arms are such a grid
+    sensitivity               a map of the differences over sigma_0 and gamma, if the arms are such a grid
     table1                    losses of every arm beside the paper's Table 1
     comparisons               differences to the baseline, their tests and verdicts
-    sharpness                 the rise of the loss under changes of the weights, where sharpness.py measured it
+    sharpness                 the rise of the loss under changes of the weights, if sharpness.py measured it
 
-Of a folder into which bench.py has measured, bench.json, jobs.json or profile.json, it draws `bench`: what each
-ingredient adds to a step, and the tables.
+From the bench.json, jobs.json or profile.json of bench.py it draws `bench`: what each ingredient adds to a
+step, and the tables.
 """
 
 from pathlib import Path

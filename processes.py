@@ -1,4 +1,4 @@
-"""What bench.py measures in processes of their own: how a loop starts, and runs that train at once."""
+"""What bench.py measures in separate processes: how a loop starts, and several runs that train at once."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""A run and its terminal: the bar or lines that it shows, its speed, and the signals that it heeds."""
+"""A run and its terminal: the bar or lines that it shows, its speed, and the signals that it obeys."""
 
 import contextlib
 import os

@@ -1,7 +1,7 @@
-"""Which process this is among those that torchrun started for one run, and what they do in common.
+"""Which process this is among those that torchrun started for one run, and what they do together.
 
-Rank 0, the main one, alone speaks and writes. PyTorch's distributed package is set up only where there are
-several. Signals, endings and the run folder are agreed upon over gloo, on the CPU; gradients are averaged
+Only rank 0, the main one, prints and writes. PyTorch's distributed package is set up only for several
+processes. Signals, endings and the run folder are agreed upon over gloo, on the CPU; gradients are averaged
 where they lie, over NCCL on CUDA.
 """
 

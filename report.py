@@ -1,9 +1,10 @@
-"""results/README.md and FINDINGS.md, from the records beside them: what was compared, what came out, and what
-that answers, in tables and in words.
+"""results/README.md and FINDINGS.md, from the records beside them: what was compared, the results, and what
+they answer, in tables and in words.
 
     python report.py results
 
-Every number and every verdict in it is computed here. `python plot.py results` draws the figures it shows.
+Every number and every verdict in them is computed from the records. `python plot.py results` draws the figures
+it shows.
 """
 
 import sys

@@ -1,10 +1,10 @@
 """A run folder: its files, its lock, its log, its checkpoints. It explains itself and is written atomically.
 
     config.json   every knob                     run.json      machine, versions, corpus, seeds
-    log.jsonl     one event a line               last.pt       everything that a resume needs
-    best.pt       the best evaluation's weights  result.json   how it ended; its presence says that it did
-    start.pt      only with init_from: the weights that it gave
-    sharpness.json   only where sharpness.py has measured it
+    log.jsonl     one event per line             last.pt       everything that a resume needs
+    best.pt       the best evaluation's weights  result.json   how the run ended; present only if it did
+    start.pt      only with init_from: the weights that the run started from
+    sharpness.json   only if sharpness.py has measured it
     lock          held while a process trains
 
 Readers need no torch; only the checkpoints import it.

@@ -2,10 +2,10 @@
 
     python sample.py RUN --prompt="ROMEO:" --num_samples=3 --temperature=0.8
 
-RUN is a run folder, or a model that export.py wrote; nothing else is needed, the corpus neither. Sample i is
-a function of the weights, the prompt, the options and (seed, i): asking for more samples leaves the first
-ones as they are. On another machine, or in a batch of another size, sums may round otherwise, which changes a
-draw once in a long while.
+RUN is a run folder, or a model that export.py wrote; nothing else is needed, not even the corpus. Sample i is a
+function of the weights, the prompt, the options and (seed, i): asking for more samples does not change the
+first ones. On another machine, or in a batch of another size, sums may round differently, which rarely changes
+a draw.
 """
 
 import argparse

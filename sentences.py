@@ -1,4 +1,4 @@
-"""What one study says, in sentences: its comparisons, their verdicts, the command that makes it. No torch."""
+"""What one study says, in sentences: its comparisons, their verdicts, the command that repeats it. No torch."""
 
 from arms import by, read_settings
 from tables import LOSSES, comparisons, outcome, verdict, with_interval

@@ -1,4 +1,4 @@
-"""How sharp the minimum is that a run ended in: the rise of its loss under random changes of its weights.
+"""How sharp the minimum is in which a run ended: the rise of its loss under random changes of its weights.
 
     python sharpness.py RUN [RUN ...]        run folders, or folders of them
 
@@ -9,8 +9,8 @@ off. A change is relative to each weight, so that a weight's scale does not matt
 same for all runs of one shape, so that runs can be compared in pairs; they are written into each run's folder,
 as sharpness.json, where collect.py, plot.py and report.py find them.
 
-What a rise means: flat minima are what the paper explains its gains by. In transformers sharpness by itself
-does not go with generalization, and it goes with the learning rate (Andriushchenko et al. 2023,
+What a rise means: the paper explains its gains by flat minima. In transformers sharpness by itself does not
+correlate with generalization, but it does with the learning rate (Andriushchenko et al. 2023,
 arXiv:2302.07011): compare runs of equal train loss and equal rate.
 """
 

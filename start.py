@@ -1,16 +1,16 @@
-"""The weights that a run starts from (the knob init_from): of another run, or of a folder in the Hugging Face
-GPT-2 format.
+"""The weights that a run starts from (the knob init_from): those of another run, or of a folder in the Hugging
+Face GPT-2 format.
 
-What the two models have in common is carried over, the rest keeps its fresh initial values:
+What the two models have in common is carried over; the rest keeps its fresh initial values:
 
     wte.weight     the rows of the symbols that both vocabularies have, by symbol, not by index
     wpe.weight     the first positions, as many as both have
     all the rest   whole: n_layer, n_head, n_embd and bias must be the source's
 
-A folder that export.py wrote tells its vocabulary. Another one goes with a corpus of as many tokens, whose rows
-are carried over one by one; 50,257 of them have to be GPT-2's.
+A folder that export.py wrote has its vocabulary with it. Any other needs a corpus of as many tokens, whose rows
+are carried over one by one; if there are 50,257, they must be GPT-2's.
 
-The optimizer and its schedules begin anew. A run needs its source until its own first checkpoint.
+The optimizer and its schedules start anew. A run needs its source until its own first checkpoint.
 """
 
 from dataclasses import dataclass

@@ -6,10 +6,10 @@
     baseline = "baseline"                      the arm that the others are compared with
     seeds = range(1, 9)
     versus = {"wide_noise": "wide"}            an arm that is compared with another arm; may be left out
-    decisive = ["baseline", "noise"]           the arms of the figure that answers it; may be left out
+    decisive = ["baseline", "noise"]           the arms of the figure `mechanism`; may be left out
 
-The later wins: base, overlays, common, arm, command line. A knob of an arm may be a function of the Config
-that the run would have without its arm: dict(data_seed=lambda run: 1000 + run.seed).
+Later ones override earlier ones: base, overlays, common, arm, command line. A knob of an arm may be a function
+of the Config that the run would have without its arm: dict(data_seed=lambda run: 1000 + run.seed).
 """
 
 import ast

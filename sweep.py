@@ -1,20 +1,20 @@
-"""Train the runs of a study that are missing, several at a time.
+"""Train the missing runs of a study, several at a time.
 
     python sweep.py config/study/table1_shakespeare.py [overlay.py ...] [--key=value ...] [options]
 
-    --jobs=K             processes at once (1); the CPU's threads are shared out among them, and where
-                         CUDA_VISIBLE_DEVICES lists several cards, the cards
-    --time-budget=S      stop after S seconds, each run at a checkpoint; the same command goes on
+    --jobs=K             processes at once (1), which share the CPU's threads, and the cards if
+                         CUDA_VISIBLE_DEVICES lists several
+    --time-budget=S      stop after S seconds, each run at a checkpoint; the same command continues
     --seeds=1-8          in place of the study's own
-    --arms=a,b           these arms alone, and what they are compared with
+    --arms=a,b           only these arms, and what they are compared with
     --dry-run            show the arms, the seeds, what exists and what is left
     --list               print a complete command line for every missing run
 
-Runs lie in out/<study>/<overlays>/<arm>/seed<n>. Finished ones are left alone, interrupted ones go on. A run
-that fails does not stop the others; its output lies beside its folder. Several sweeps may share one study.
+Runs lie in out/<study>/<overlays>/<arm>/seed<n>. Finished ones are left alone, interrupted ones continue. A run
+that fails does not stop the others; its output is beside its folder. Several sweeps may work on one study.
 
-Exit status: 0 all runs are there, 1 a run failed, 2 a mistake in the command, 4 time is up and runs are left,
-128 + n stopped by signal n.
+Exit status: 0 all runs are there, 1 a run failed, 2 a mistake in the command, 4 time is up and runs are
+missing, 128 + n stopped by signal n.
 """
 
 import argparse

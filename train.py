@@ -2,8 +2,8 @@
 
     python train.py config/shakespeare_noise.py [more files] [--key=value ...]
 
-A run is a function of its config, its corpus and its seed. It lives in a run folder (runs.py says what is
-in it), resumes there when it was stopped, and is drawn by plot.py from there.
+A run is a function of its config, its corpus and its seed. It lives in a run folder (runs.py says what is in
+it), from which it resumes if it was stopped, and from which plot.py draws it.
 
     torchrun --nproc_per_node=2 train.py config/shakespeare_noise.py
 

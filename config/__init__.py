@@ -1,8 +1,8 @@
 """Every knob of a run: one frozen dataclass, its checks, and `load(argv)`.
 
-A configuration is the defaults below, then the config files in the order given, then --key=value;
-the later wins. Config files are plain Python: what they assign must be a knob, of the knob's type.
-Names that begin with an underscore, functions and imports are the file's own.
+A configuration is the defaults below, overridden by the config files in the order given, then by --key=value.
+Config files are plain Python: what they assign must be a knob, of the knob's type. Names that begin with an
+underscore, functions and imports are the file's own.
 """
 
 import dataclasses

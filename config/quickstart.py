@@ -1,4 +1,4 @@
-"""A first run: three minutes on two CPU cores, on a corpus that comes with Python."""
+"""A first run: three to seven minutes on two CPU cores, on a corpus that comes with Python."""
 
 dataset = "pydoc_char"
 batch_size = 16

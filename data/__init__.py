@@ -1,1 +1,1 @@
-"""Corpora: `building` makes them (no torch), `corpus` reads them, one folder each says where one is from."""
+"""Corpora: `building` makes them (no torch), `corpus` reads them, and each has a folder with its source."""

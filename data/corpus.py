@@ -1,6 +1,6 @@
 """A prepared corpus: its tokens on the training device, batches as a function of a seed, fixed windows.
 
-`encode`, `decode` and `symbol_indices` need its meta alone, which a run folder has too.
+`encode`, `decode` and `symbol_indices` need only its meta, which a run folder has too.
 """
 
 import runpy

@@ -1,7 +1,7 @@
 """Getting a text: from a path, from mirrors, or out of a zip. No torch.
 
-A server, and an archive, may send anything: nothing appears under its name but the whole file with the right
-SHA-256, no more is taken than the file has, and nothing is unpacked to the disk.
+A server or an archive may send anything: only the whole file with the right SHA-256 ever appears under its
+name, no more is read than the file has, and nothing is unpacked to the disk.
 """
 
 import hashlib

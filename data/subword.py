@@ -1,6 +1,6 @@
 """Corpora of subwords: byte-level BPE as GPT-2 has it, by tiktoken. No torch.
 
-Their meta.json differs from that of characters (data/building.py) in this:
+Their meta.json differs from that of characters (data/building.py) as follows:
 
     unit         "token"
     vocabulary   the bytes of each token, decoded as latin-1: the ranks in their order, then the special ones

@@ -1,7 +1,7 @@
 """A/A control: what the method reports where there is no effect.
 
-One arm differs from the baseline in the order of its batches alone. The other has noise of sd 1e-9, a millionth
-of a gradient's element: the same batches and weights but for rounding, which is the other studies' pairing.
+One arm differs from the baseline only in the order of its batches. The other has noise of sd 1e-9, a millionth
+of a gradient's element: the same batches and weights up to rounding, as in the pairs of the other studies.
 """
 
 base = "config/shakespeare_baseline.py"

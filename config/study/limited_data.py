@@ -1,10 +1,10 @@
 """Limited data: 50,000 training characters and time enough to learn them by heart.
 
-Here a regularizer has something to do: the arm without any overfits. A method that only delays that wins on the
-final loss and not on the best one; both are compared. And since the learning rate falls, whoever is later at
-their best is there at a lower rate: `delay` has the first noise's delay (the mean of it in AdamW's second
-moment) without its randomness, and is compared with it. (It came to the study when the first seed's run without
-noise had been seen, and none with noise.)
+Here a regularizer has something to do: the arm without any overfits. A method that only delays this wins on the
+final loss and not on the best one; both are compared. And since the learning rate falls, an arm that is later
+at its best is there at a lower rate: `delay` has the first noise's delay (its mean in AdamW's second moment)
+without its randomness, and is compared with it. (`delay` was added after the first seed's run without noise had
+been seen, and before any with noise.)
 """
 
 base = "config/shakespeare_baseline.py"

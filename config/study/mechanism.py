@@ -1,9 +1,9 @@
 """Mechanism: through which part of AdamW the noise acts, by putting it into one part at a time.
 
-The arms that put the paper's first cell (or, mild, its last) somewhere else, or in its place what it would do
-there, are compared with that noise itself; noise, noise relative to the gradient's size, and the ordinary
-controls with the baseline, or with it at the learning rate that suits it best. The tuned rates are tuning.py's
-at cpu.py's size.
+Arms that put the paper's first cell (or, as `mild`, its last) somewhere else, or replace it by what it would do
+there, are compared with that noise itself. Noise, noise relative to the gradient's size, and the ordinary
+controls are compared with the baseline, or with the baseline at its best learning rate. The tuned rates are
+tuning.py's at cpu.py's size.
 """
 
 base = "config/shakespeare_baseline.py"

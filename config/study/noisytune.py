@@ -1,7 +1,7 @@
 """NoisyTune: noise in the pretrained weights before fine-tuning, beside noise in the gradients.
 
-Every run but those from scratch starts from the one model of config/pretrain_text8_small.py, trained before at
-the same size: the seeds tell of fine-tunings of that model, not of other models.
+All runs but those from scratch start from one model of config/pretrain_text8_small.py, trained first at the
+same size: the seeds vary the fine-tuning of that model, not the model.
 """
 
 base = "config/finetune_shakespeare.py"

@@ -1,7 +1,7 @@
 """Schedules of equal sum of sigma_t^2, the paper's first cell setting it; and at their published constants.
 
-The relative ones count sigma in units of the gradient's own RMS (global, or each tensor's), with the sum that
-exponential decay from 1 by 0.99 has. Plateau's sum is not known beforehand: it begins as the constant does.
+The relative ones count sigma in units of the gradient's own RMS (global, or each tensor's), with the sum of
+exponential decay from 1 by 0.99. Plateau's sum is not known in advance: it starts as the constant does.
 """
 
 base = "config/shakespeare_baseline.py"
