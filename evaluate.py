@@ -70,7 +70,7 @@ def model_in(checkpoint, meta, path):
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
         raise UserError(f"{path} holds no model of this code: restore it") from None
     if model.config.vocab_size != len(meta["vocabulary"]):
-        raise UserError(f"{path} has not the vocabulary of its run.json: restore it")
+        raise UserError(f"{path} does not match the vocabulary in its run.json: restore it")
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise UserError(f"{path} holds weights that are not finite: restore it")
     return model
@@ -81,7 +81,7 @@ def exported_model(folder, meta):
     weights); UserError where it is none for the corpus of its corpus.json, which is `meta`."""
     model, about = gpt2.read(folder)
     if model.config.vocab_size != len(meta["vocabulary"]):
-        raise UserError(f"{folder} has not the vocabulary of its corpus.json: restore it")
+        raise UserError(f"{folder} does not match the vocabulary in its corpus.json: restore it")
     return model, about
 
 

@@ -48,7 +48,7 @@ def read_words(argv):
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: name a new folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "corpus.json").is_file():
-        raise UserError(f"{folder} holds something else than an export: name a new folder, or an empty one")
+        raise UserError(f"{folder} holds something other than an export: name a new folder, or an empty one")
     return run, folder
 
 

@@ -180,7 +180,7 @@ def best_device():
     if torch.cuda.is_available():
         if supported("cuda"):
             return "cuda"
-        print(f"{torch.cuda.get_device_name()} is older than this PyTorch has kernels for: left aside")
+        print(f"{torch.cuda.get_device_name()} is too old for the kernels of this PyTorch: left aside")
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
@@ -200,7 +200,7 @@ def check_device(device):
         raise UserError(f"device={device!r}, and PyTorch sees {torch.cuda.device_count()} CUDA cards here")
     if kind == "cuda" and not supported(device):
         raise UserError(
-            f"{torch.cuda.get_device_name(device)} is older than this PyTorch has kernels for:"
+            f"{torch.cuda.get_device_name(device)} is too old for the kernels of this PyTorch:"
             " use --device=cpu, or a PyTorch for an older CUDA"
         )
     if kind == "mps" and not torch.backends.mps.is_available():
@@ -209,10 +209,10 @@ def check_device(device):
 
 def check_device_for(processes, device):
     if device not in ("cpu", "cuda"):
-        raise UserError(f"device={device!r} is for one process: {processes} want --device=cuda or --device=cpu")
+        raise UserError(f"device={device!r} is for one process: {processes} need --device=cuda or --device=cpu")
     if device == "cuda" and torch.cuda.device_count() < processes:
         raise UserError(
-            f"{processes} processes want a CUDA card each, and PyTorch sees {torch.cuda.device_count()} here:"
+            f"{processes} processes need a CUDA card each, and PyTorch sees {torch.cuda.device_count()} here:"
             " let torchrun start fewer, or use --device=cpu"
         )
 

@@ -92,7 +92,7 @@ def read_study(file, overlays=(), options=(), seeds=None, arms=None):
     parts = check_parts(run_file(file, "study file"), file)
     overrides = dict(read_option(word) for word in options)
     if ours := [name for name in overrides if name in OURS]:
-        raise UserError(f"--{ours[0]} is the study's own to set; its seeds are chosen by --seeds=1-4")
+        raise UserError(f"--{ours[0]} is set by the study itself; its seeds are chosen by --seeds=1-4")
     base = [parts["base"]] if isinstance(parts["base"], str) else parts["base"]
     files = [*map(from_root, base), *map(str, overlays)]
     labels = [Path(overlay).stem for overlay in overlays]
@@ -160,7 +160,7 @@ def check_knobs(knobs, where):
     if not isinstance(knobs, dict):
         raise UserError(f"{where}: knobs are written dict(name=value, ...), not {knobs!r}")
     if ours := [name for name in knobs if name in OURS]:
-        raise UserError(f"{where}: {ours[0]} is the study's own to set")
+        raise UserError(f"{where}: {ours[0]} is set by the study itself")
     known_knobs(knobs, where)
     return {name: value if callable(value) else check_type(name, value, where) for name, value in knobs.items()}
 

@@ -13,7 +13,7 @@
 Runs lie in out/<study>/<overlays>/<arm>/seed<n>. Finished ones are left alone, interrupted ones continue. A run
 that fails does not stop the others; its output is beside its folder. Several sweeps may work on one study.
 
-Exit status: 0 all runs are there, 1 a run failed, 2 a mistake in the command, 4 time is up and runs are
+Exit status: 0 all runs are done, 1 a run failed, 2 a mistake in the command, 4 time is up and runs are
 missing, 128 + n stopped by signal n.
 """
 
@@ -257,7 +257,7 @@ class Sweep:
         results = [result_of(run) for run in self.study.runs]
         left = results.count(None)
         diverged = sum(bool(result) and result["status"] == "diverged" for result in results)
-        print(f"{len(results) - left} of {len(results)} runs are there, {diverged} of them diverged")
+        print(f"{len(results) - left} of {len(results)} runs are done, {diverged} of them diverged")
         for run, error in self.failed:
             print(f"{run} failed: {error} ({output_of(run)})", file=sys.stderr)
         if self.signal:

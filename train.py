@@ -101,7 +101,7 @@ def train_in(folder, config, corpus, machine, ranks, source=None):
         ranks.main_only(finish, t, folder)
     except Stopped as stop:
         command = "the same command, without --overwrite," if config.overwrite else "the same command"
-        print(f"stopped after {t.step:,} iterations; {command} goes on from there")
+        print(f"stopped after {t.step:,} iterations; {command} continues from there")
         return 128 + stop.signal
     except Diverged as end:
         return ranks.main_only(give_up, t, folder, end.iteration)

@@ -330,7 +330,7 @@ def check_type(name, value, where):
     if type(value) in kinds:
         return value
     wanted = " or ".join(kind.__name__.replace("NoneType", "None") for kind in kinds)
-    raise UserError(f"{where}: {name} wants {wanted}, not {value!r}")
+    raise UserError(f"{where}: {name} must be {wanted}, not {value!r}")
 
 
 def alternatives(name):
@@ -376,7 +376,7 @@ def check_together(config):
     if config.noise_schedule == "inverse" and config.noise_sigma > 0:
         raise UserError("noise_schedule='inverse' takes noise_eta, a variance: set noise_sigma=0")
     if config.noise_schedule == "inverse" and config.noise_eta == 0:
-        raise UserError("noise_schedule='inverse' wants noise_eta, for instance --noise_eta=0.01")
+        raise UserError("noise_schedule='inverse' needs noise_eta, for instance --noise_eta=0.01")
     if config.noise_schedule != "inverse" and config.noise_eta > 0:
         raise UserError(
             f"noise_eta={config.noise_eta} belongs to noise_schedule='inverse';"
@@ -413,28 +413,28 @@ def check_noise_point(config):
     """UserError where the noise cannot go to where it is asked to go."""
     point, beta1, beta2 = config.noise_point, config.beta1, config.beta2
     if point != "gradient" and config.noise_before_clip:
-        raise UserError(f"noise_point={point!r} knows no clipping: leave noise_before_clip out")
+        raise UserError(f"noise_point={point!r} does not combine with noise_before_clip: leave that out")
     needs_moments = point.endswith(("moment", "moment_mean", "rate")) or config.reset_below_sigma > 0
     if needs_moments and config.optimizer != "adamw":
         raise UserError(
-            f"noise_point={point!r} and reset_below_sigma want optimizer='adamw', whose moments they use"
+            f"noise_point={point!r} and reset_below_sigma need optimizer='adamw', whose moments they use"
         )
     if "moment" in point and 0 in (beta1, beta2):
-        raise UserError(f"noise_point={point!r} wants beta1 and beta2 above 0, not {beta1} and {beta2}")
+        raise UserError(f"noise_point={point!r} needs beta1 and beta2 above 0, not {beta1} and {beta2}")
     if point in ("weights", "learning_rate") and (config.noise_scale, config.noise_where) != (
         "absolute",
         "all",
     ):
-        raise UserError(f"noise_point={point!r} wants noise_scale='absolute' and noise_where='all'")
+        raise UserError(f"noise_point={point!r} needs noise_scale='absolute' and noise_where='all'")
     if config.diagnose_interval and (
         config.optimizer == "sgd" or config.noise_before_clip or config.batch_size < 2
     ):
         raise UserError(
-            "diagnose_interval wants Adam or AdamW, noise after clipping, and a batch_size of 2 or more"
+            "diagnose_interval needs Adam or AdamW, noise after clipping, and a batch_size of 2 or more"
         )
     if config.reset_below_sigma and config.noise_schedule == "plateau":
         raise UserError(
-            "reset_below_sigma wants a sigma that is a function of the step: not noise_schedule='plateau'"
+            "reset_below_sigma needs a sigma that is a function of the step: not noise_schedule='plateau'"
         )
 
 

@@ -76,7 +76,7 @@ class Corpus:
             if len(tokens) <= block_size:
                 raise UserError(
                     f"the {split} split of {self.meta['name']} has {len(tokens):,} tokens, and a window of"
-                    f" block_size={block_size} wants {block_size + 1:,}: use a smaller block_size or more text"
+                    f" block_size={block_size} needs {block_size + 1:,}: use a smaller block_size or more text"
                 )
 
     def batch(self, seed, batch_size, block_size):

@@ -46,7 +46,7 @@ def fetch(urls, sha256, target, source=None, size=None, most=MOST):
         except DownloadError as error:
             failures.append(f"{url} ({error})")
     raise UserError(
-        f"{target.name} could not be had from {'; '.join(failures)}. If you have the file, use"
+        f"{target.name} could not be downloaded from {'; '.join(failures)}. If you have the file, use"
         f" python {shown(target.parent / 'prepare.py')} --source=PATH; config/quickstart.py needs no download"
     )
 
@@ -288,7 +288,7 @@ def member(archive, name):
         names = ", ".join(repr(entry.filename[:40]) for entry in entries[:3])
         more = ", ..." if len(entries) > 3 else ""
         raise UserError(
-            f"{archive.filename}: wants one member {name!r} and has {len(found)}, among {names or 'none'}{more}"
+            f"{archive.filename}: needs one member {name!r} and has {len(found)}, among {names or 'none'}{more}"
         )
     (entry,) = found
     if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG):

@@ -34,7 +34,7 @@ def prepare(text, description, argv, folder):
     """
     arguments = building.options(description, **PARTIAL).parse_args(argv)
     if arguments.partial and not arguments.source:
-        raise UserError(f"--partial wants --source=PATH_OR_URL, the first part of {text.name}")
+        raise UserError(f"--partial needs --source=PATH_OR_URL, the first part of {text.name}")
     if not arguments.partial and not arguments.force and building.prepared(folder, text.sha256):
         return
     with obtained(text, arguments.source, folder) as (path, origin):

@@ -252,7 +252,7 @@ def test_another_text_is_refused_and_nothing_is_written(tmp_path, script, text, 
 
 
 def test_partial_wants_a_source(tmp_path):
-    with pytest.raises(UserError, match="--partial wants --source=PATH_OR_URL"):
+    with pytest.raises(UserError, match="--partial needs --source=PATH_OR_URL"):
         text8.main(["--partial"], tmp_path)
 
 

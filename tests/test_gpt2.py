@@ -471,7 +471,7 @@ def test_an_export_without_its_vocabulary_is_one_line(exported):
     _, folder = exported()
     meta = json.loads((folder / "corpus.json").read_text())
     (folder / "corpus.json").write_text(json.dumps({**meta, "vocabulary": meta["vocabulary"][:-1]}))
-    with pytest.raises(UserError, match=r"has not the vocabulary of its corpus\.json"):
+    with pytest.raises(UserError, match=r"does not match the vocabulary in its corpus\.json"):
         sample.main([str(folder), "--device=cpu"])
     (folder / "corpus.json").unlink()
     with pytest.raises(UserError, match=r"nor the corpus\.json of an exported model"):
@@ -524,8 +524,8 @@ def test_a_mistake_of_an_export_is_one_line(run, tmp_path):
         ([str(source), "exported", "--force"], "--force is no option of export.py"),
         (["nowhere", str(tmp_path / "new")], "nowhere is no run folder"),
         ([str(source), str(tmp_path / "file")], "file is a file: name a new folder"),
-        ([str(source), str(tmp_path / "full")], "full holds something else than an export"),
-        ([str(source), str(source)], "run holds something else than an export"),
+        ([str(source), str(tmp_path / "full")], "full holds something other than an export"),
+        ([str(source), str(source)], "run holds something other than an export"),
     ):
         with pytest.raises(UserError) as error:
             export.main(words)

@@ -436,13 +436,13 @@ def test_the_moments_are_reset_once_when_sigma_falls_under_the_threshold(run, mo
 @pytest.mark.parametrize(
     ("knobs", "words"),
     [
-        ({"noise_point": "second_moment", "optimizer": "sgd"}, "want optimizer='adamw'"),
-        ({"noise_point": "learning_rate", "optimizer": "adam"}, "want optimizer='adamw'"),
+        ({"noise_point": "second_moment", "optimizer": "sgd"}, "need optimizer='adamw'"),
+        ({"noise_point": "learning_rate", "optimizer": "adam"}, "need optimizer='adamw'"),
         ({"noise_point": "first_moment", "beta1": 0.0}, "beta1 and beta2 above 0"),
         ({"noise_point": "weights", "noise_scale": "tensor"}, "noise_scale='absolute'"),
-        ({"noise_point": "second_moment", "noise_before_clip": True}, "knows no clipping"),
+        ({"noise_point": "second_moment", "noise_before_clip": True}, "does not combine with noise_before"),
         ({"reset_below_sigma": 0.1, "noise_schedule": "plateau"}, "a function of the step"),
-        ({"diagnose_interval": 5, "optimizer": "sgd"}, "wants Adam or AdamW"),
+        ({"diagnose_interval": 5, "optimizer": "sgd"}, "needs Adam or AdamW"),
     ],
 )
 def test_what_cannot_be_is_one_line(command, knobs, words):

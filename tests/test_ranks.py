@@ -261,7 +261,7 @@ def test_processes_share_the_cores_and_have_a_card_each(command, monkeypatch):
     assert (cuda.device, cuda.processes) == ("cuda:1", 2)
     assert Machine.choose(load(command(device="cuda"))).device == "cuda:0"
     for device, processes, words in (
-        ("cuda", 3, "3 processes want a CUDA card each"),
+        ("cuda", 3, "3 processes need a CUDA card each"),
         ("cuda:1", 2, "is for one process"),
         ("mps", 2, "is for one process"),
     ):

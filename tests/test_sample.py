@@ -213,7 +213,7 @@ def harm(folder, how):
         *((how, "best.pt is damaged") for how in ("cut", "empty", "noise", "one name")),
         *((how, "best.pt holds no model") for how in ("no model", "a tensor gone", "an unknown shape")),
         ("not finite", "best.pt holds weights that are not finite"),
-        ("another vocabulary", "best.pt has not the vocabulary of its run.json"),
+        ("another vocabulary", "best.pt does not match the vocabulary in its run.json"),
         ("no weights", "neither best.pt nor last.pt"),
         ("no run.json", "is no run folder"),
     ],

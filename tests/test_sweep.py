@@ -130,9 +130,9 @@ def test_the_studies_that_come_with_it_are_whole_at_both_sizes(name):
         ("seeds = (1, 2)", "", "assigns no seeds"),
         ("seeds = (1, 2)", "seeds = ()", "seeds=() are not numbers"),
         ("noise_sigma=0.01", "noise_sgima=0.01", "arm noise: no knob is called 'noise_sgima'; did you mean"),
-        ("noise_sigma=0.01", "noise_sigma='a'", "arm noise: noise_sigma wants float"),
+        ("noise_sigma=0.01", "noise_sigma='a'", "arm noise: noise_sigma must be float"),
         ("noise_sigma=0.01", "noise_sigma=-1.0", "arm noise: noise_sigma=-1.0 is out of range"),
-        ("noise_sigma=0.01", "seed=3", "arm noise: seed is the study's own to set"),
+        ("noise_sigma=0.01", "seed=3", "arm noise: seed is set by the study itself"),
         ('dtype="float32", ', "", "leaves dtype to the machine"),
         ('"noise": dict(noise_sigma=0.01)', '"noise": {{}}', "baseline and noise are the same experiment"),
         ('"noise": dict(noise_sigma=0.01)', '"a b": dict(noise_sigma=0.01)', "an arm is a folder"),
@@ -153,7 +153,7 @@ def test_a_mistake_in_a_study_is_one_line(study, old, new, words):
     [
         ([], "which study?"),
         (["tiny.py", "--seed=3"], "--seeds=1-4"),
-        (["tiny.py", "--out_dir=x"], "the study's own to set"),
+        (["tiny.py", "--out_dir=x"], "set by the study itself"),
         (["tiny.py", "--learning_rat=3"], "did you mean 'learning_rate'"),
         (["tiny.py", "--jobs=0"], "numbers above 0"),
         (["tiny.py", "--jobs=two"], "--jobs"),
@@ -306,7 +306,7 @@ def undisturbed(tmp_path_factory, corpus):
 def test_a_sweep_trains_every_run_and_says_so(undisturbed):
     folder, said = undisturbed
     assert len(runs_of(folder)) == 4
-    assert "4 of 4 runs are there, 0 of them diverged" in said
+    assert "4 of 4 runs are done, 0 of them diverged" in said
     assert said.count("best val loss") == 4
     again = process("tiny.py", cwd=folder)
     assert "0 of 4 runs are left" in again.communicate(timeout=60)[0]
@@ -373,7 +373,7 @@ def test_one_runs_failure_is_told_at_the_end_and_stops_no_other(study):
     assert swept.returncode == sweep.FAILED, said
     assert "too_long, seed 1 failed: error: the val split" in said
     assert "wild, seed 1: diverged at iteration" in said
-    assert "3 of 4 runs are there, 1 of them diverged" in said
+    assert "3 of 4 runs are done, 1 of them diverged" in said
     assert {path.parent.name for path in runs_of("out")} == {"baseline", "noise", "wild"}
 
 
@@ -396,7 +396,7 @@ def test_time_and_ctrl_c_stop_it_at_a_checkpoint(study):
     swept = process(file, "--time-budget=15", "--jobs=2", *SLOW)
     said, _ = swept.communicate(timeout=120)
     assert swept.returncode == sweep.TIME_IS_UP, said
-    assert "0 of 4 runs are there" in said
+    assert "0 of 4 runs are done" in said
     assert all(checkpoint(path.parent)["step"] > step for path, step in zip(logs(), first))
 
 

@@ -507,7 +507,7 @@ def test_a_card_that_is_too_old_is_left_aside_in_words(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 0))
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert machine.best_device() == "cpu"
-    assert capsys.readouterr().out == "An old card is older than this PyTorch has kernels for: left aside\n"
+    assert capsys.readouterr().out == "An old card is too old for the kernels of this PyTorch: left aside\n"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
     assert machine.best_device() == "cuda"
     assert capsys.readouterr().out == ""

@@ -1,6 +1,6 @@
 """Best against best: baseline, longer warm-up and noise, each at the learning rate that suits it best.
 
-The rates are tuning.py's at cpu.py's size, chosen on seeds that are not these; another size wants tuning first.
+The rates are tuning.py's at cpu.py's size, chosen on seeds that are not these; another size needs tuning first.
 """
 
 base = "config/shakespeare_baseline.py"
