@@ -14,7 +14,7 @@ import costs
 import noise
 from arms import read_settings
 from config import ROOT, Config, load
-from controls import found_shares
+from controls import found_shares, plateau_sums
 from data.corpus import Corpus
 from findings import overfitting
 from model import GPT, GPTConfig
@@ -192,20 +192,23 @@ def test_what_limited_data_showed_is_in_the_results():
 
 
 def test_what_schedules_showed_is_in_the_results():
-    rows = Study(ROOT / "results" / "schedules" / "cpu").rows()
+    study = Study(ROOT / "results" / "schedules" / "cpu")
+    rows = study.rows()
     text = " ".join(README.split())
     words = (
         "end {} to {} nats above the baseline, and it {}.",
-        "one has {2}, it is {0} to {1} with them (4 seeds;",
+        "one ends {2} above it, these four {0} to {1},",
     )
-    for unit, said, resolved in zip(("", "_global"), words, (4, 2)):
+    for unit, said in zip(("", "_global"), words):
         shapes = [rows[name + unit] for name in ("linear", "cosine", "inverse", "constant")]
         ends = sorted((row[-1] for row in shapes), key=lambda c: c.mean)
         found = (ends[0], ends[-1], rows[f"exponential{unit}"][-1])
         assert said.format(*(with_interval(c.mean, c.half, "+") for c in found)) in text
-        assert sum(outcome(row) == "worse" for row in shapes) == resolved
-        assert {row[-1].n for row in shapes} == {4}
-    assert "two of these four are resolved" in text
+    plateau = rows["plateau_global"][-1]
+    (share,) = re.findall(r"came to (\d+)% of that of `constant_global`", " ".join(plateau_sums(study)))
+    assert f"with {share} % of their sum, {with_interval(plateau.mean, plateau.half, '+')} (4 seeds;" in text
+    assert f"all {len(rows)} arms with noise are resolved as worse" in text
+    assert {(row[-1].n, outcome(row)) for row in rows.values()} == {(4, "worse")}
 
 
 def test_every_file_and_knob_that_the_readme_names_is_there():
