@@ -1,6 +1,6 @@
 """The Hugging Face GPT-2 format, read and written.
 
-    config.json          the shape; everything else in it has the one value that our GPT supports (FIXED)
+    config.json          the shape; of the rest the keys in FIXED must have values that our GPT supports
     model.safetensors    the weights; or shards of them, which model.safetensors.index.json names
 
     ours                             theirs, with or without "transformer." before it

@@ -12,8 +12,8 @@ Each part has its share of the time; if it fails or takes longer, its error is r
 
 The config files and keys override those of the paper's size. The folder gets the output of each part
 (<part>.txt), bench.json, profile.json, jobs.json and the compact records of the runs, which plot.py draws, and
-summary.json: card, versions, date, how each part ended. Started again, it continues with the runs, which lie in
-out/.
+summary.json: card, versions, date, how each part ended. Started again, it repeats the other parts and continues
+the runs, which lie in out/.
 
 Without a card it can be rehearsed:
 

@@ -1,9 +1,9 @@
 """The two loops that bench.py measures against each other, and how they take turns.
 
-The plain loop is the usual one. It trains the same model from the same initial weights, eagerly, with unfused
-AdamW, in the usual precision: on CUDA under autocast to bfloat16 (float16 with a scaler on a card without
-bfloat16), elsewhere in float32. It builds each batch from the memory map row by row, evaluates on random
-batches, and samples with the whole context computed anew for each token.
+The plain loop is written as such loops usually are. It trains the same model from the same initial weights,
+eagerly, with unfused AdamW, in the usual precision: on CUDA under autocast to bfloat16 (float16 with a scaler
+on a card without bfloat16), elsewhere in float32. It builds each batch from the memory map row by row,
+evaluates on random batches, and samples with the whole context computed anew for each token.
 """
 
 import contextlib

@@ -209,7 +209,9 @@ def check_device(device):
 
 def check_device_for(processes, device):
     if device not in ("cpu", "cuda"):
-        raise UserError(f"device={device!r} is for one process: {processes} need --device=cuda or --device=cpu")
+        raise UserError(
+            f"device={device!r} is for one process: {processes} processes need --device=cuda or --device=cpu"
+        )
     if device == "cuda" and torch.cuda.device_count() < processes:
         raise UserError(
             f"{processes} processes need a CUDA card each, and PyTorch sees {torch.cuda.device_count()} here:"

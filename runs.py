@@ -3,7 +3,7 @@
     config.json   every knob                     run.json      machine, versions, corpus, seeds
     log.jsonl     one event per line             last.pt       everything that a resume needs
     best.pt       the best evaluation's weights  result.json   how the run ended; present only if it did
-    start.pt      only with init_from: the weights that the run started from
+    start.pt      only with init_from: the weights that it gave, before NoisyTune
     sharpness.json   only if sharpness.py has measured it
     lock          held while a process trains
 

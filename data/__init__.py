@@ -1,1 +1,1 @@
-"""Corpora: `building` makes them (no torch), `corpus` reads them, and each has a folder with its source."""
+"""Corpora: `building` makes them (no torch), `corpus` reads them, and the prepare.py of each folder gets one."""

@@ -196,7 +196,7 @@ def test_what_schedules_showed_is_in_the_results():
     rows = study.rows()
     text = " ".join(README.split())
     words = (
-        "end {} to {} nats above the baseline, and it {}.",
+        "end {} to {} nats above the baseline, and the first cell itself {}.",
         "one ends {2} above it, these four {0} to {1},",
     )
     for unit, said in zip(("", "_global"), words):
@@ -383,4 +383,4 @@ def test_the_readme_has_the_same_speeds(benches, measured):
     assert f"and {1e3 * paper['noise']:.0f} ms at the paper's, {paper['share']:.1f} % of a step" in text
     sampled = [paper["sampled"][part][2] for part in ("begun", "full")]
     assert "sampled {:.1f} times as fast".format(*sampled) in text
-    assert f"and {sampled[1]:.1f} times after a full context" in text
+    assert f"and the next 256, once the context is full, {sampled[1]:.1f} times." in text

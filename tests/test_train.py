@@ -180,7 +180,7 @@ def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(run, command, tmp_path
     monkeypatch.setattr(train, "train_step", interrupted)
     assert train.main(command("stopped")) == 128 + number
     captured = capfd.readouterr()
-    assert "stopped after 7 iterations; the same command goes on" in captured.out
+    assert "stopped after 7 iterations; the same command continues" in captured.out
     assert "once more stops at once" in captured.err
     assert checkpoint(tmp_path / "stopped")["step"] == 7
     monkeypatch.setattr(train, "train_step", step)

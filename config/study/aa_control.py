@@ -1,7 +1,8 @@
 """A/A control: what the method reports where there is no effect.
 
 One arm differs from the baseline only in the order of its batches. The other has noise of sd 1e-9, a millionth
-of a gradient's element: the same batches and weights up to rounding, as in the pairs of the other studies.
+of a gradient's element: like the pairs of other studies it shares initial weights and batches with the
+baseline, and it differs only by rounding.
 """
 
 base = "config/shakespeare_baseline.py"

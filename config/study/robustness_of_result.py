@@ -1,7 +1,7 @@
 """Robustness: does the verdict hold at other learning rates, batches, warm-ups, lengths and widths?
 
 Noise is the mildest and the first cell of the paper's grid, each compared with the baseline of the same knobs.
-Here the learning rate is fixed; best_against_best.py has each at its tuned rate.
+Both have the same learning rate, tuned for neither; best_against_best.py has each at the rate tuned for it.
 """
 
 base = "config/shakespeare_baseline.py"
