@@ -1,1 +1,1 @@
-"""Corpora: `building` makes them (no torch), `corpus` reads them, and the prepare.py of each folder gets one."""
+"""Corpora: `building` makes them (no torch), `corpus` reads them; the prepare.py in each folder gets one."""
