@@ -36,8 +36,8 @@ While $s_t \gg v_t$ every element is divided by about the same number: AdamW is 
 step, and becomes AdamW again as v forgets. If that is all that the noise does, and what it leaves in m, a
 random displacement of a few learning rates, does nothing, then the sum above in v without any randomness
 (`second_moment_mean`) has the same effect as the noise. A learning rate multiplied by $\sqrt{v/(v+s)}$, with
-one v for all elements (`matched_warmup`), has the smaller step without the lost preconditioner; but while v
-forgets its mean step is the larger one, so that a difference between the two may be of either."""
+one v for all elements (`matched_warmup`), has a smaller step without the lost preconditioner; but its steps are
+not of the same size as the noise's, so that a difference between the two may be of either."""
 
 
 def forgetting(studies):
@@ -47,29 +47,39 @@ def forgetting(studies):
     if not rows:
         return []
     table = [
-        "Predicted, with v from the run's own clipped gradients, and measured (`diagnose.py`): the iteration"
-        " from which the mean over elements of sqrt(clean v / actual v), both of the run itself, is a half or"
-        " more. The prediction and the matched warm-up have one v for all elements; in the run these differ."
-        " What is measured of a matched warm-up is the factor of its learning rate. Intervals are over seeds.",
+        "Predicted, with v from the clipped gradients of the finished run, one v for all elements; and measured"
+        " (`diagnose.py`): the iteration from which the mean over elements of sqrt(clean v / actual v), both of"
+        " the run itself, is a half or more. Intervals are over seeds.",
         "",
-        "| study | arm | t_1/2, predicted | t_1/2, measured | noise over the batch's own | under it from |",
+        "| study | arm | t_1/2, predicted | t_1/2, measured | injected noise / batch's own | smaller from |",
         "|---|---|---:|---:|---:|---:|",
-        *rows,
+        *(row for row, _ in rows),
         "",
-        "The last two columns: the norm of the injected noise over that of the mini-batch gradient's own, from"
-        " two half-batches (McCandlish et al., arXiv:1812.06162), means over the same seeds, at the first step;"
-        " and the iteration, of those that were measured, from which it is the smaller one.",
+        *how_far_off([ratio for _, ratio in rows if ratio]),
+        "The last two columns: the norm of the injected noise over that of the mini-batch gradient's own noise,"
+        " from two half-batches (McCandlish et al., arXiv:1812.06162), at the first step, means over the same"
+        " seeds; and the iteration, of those that were measured, from which the injected noise is smaller.",
         *(f"\n    {study.command}" for study in found),
     ]
     return ["\n".join(table)]
 
 
-INTO_V = ("gradient", "second_moment", "second_moment_mean", "learning_rate")
+def how_far_off(ratios):
+    """What the predictions are worth, by their ratios to what was measured; a list."""
+    if ratios:
+        yield (
+            f"Of the measured t_1/2 the predicted one is {min(ratios):.0%} to {max(ratios):.0%}: one v for all"
+            " elements is an approximation."
+        )
+        yield ""
+
+
+INTO_V = ("gradient", "second_moment", "second_moment_mean")
 
 
 def half_times(study):
-    """A row for each arm of the derivation's noise, absolute and into v, or into a learning rate instead; its
-    half time predicted, and measured where it was."""
+    """(a row of the table, predicted over measured or None) for each arm of the derivation's noise, absolute
+    and into v: its half time predicted, and measured where it was."""
     for setting in study.settings:
         for arm in setting.arms:
             config = arm.runs[0].config
@@ -78,7 +88,7 @@ def half_times(study):
             into_v = config.noise_point in INTO_V and config.optimizer != "sgd"
             if not (arm.noisy and plain and into_v and arm.ended):
                 continue
-            halves = [at for run in arm.ended if (at := measured_half(run, setting.baseline)) is not None]
+            halves = [at for run in arm.ended if (at := measured_half(run)) is not None]
             mean, half = interval(halves) if halves else (None, None)
             around = f" ± {half:,.0f}" if half is not None else ""
             measured = f"{mean:,.0f}{around} (n = {len(halves)})" if halves else DASH
@@ -86,7 +96,7 @@ def half_times(study):
             predicted = predicted_half(arm)
             cells += [f"> {config.max_iters:,}" if predicted is None else f"{predicted:,}"]
             cells += [measured, *noise_cells(arm)]
-            yield f"| {' | '.join(cells)} |"
+            yield f"| {' | '.join(cells)} |", predicted / mean if mean and predicted else None
 
 
 def noise_cells(arm):
@@ -114,18 +124,13 @@ def predicted_half(arm):
     return None
 
 
-def measured_half(run, baseline):
+def measured_half(run):
     """The iteration from which the mean over elements of sqrt(clean v / actual v) stays at a half or more,
-    linear between measurements; None where it never was below, or was so at the last one. Of a matched warm-up:
-    of its learning rate over the baseline's.
+    linear between measurements; None where it never was below, or was so at the last one.
 
     The first measurement, of |g| / |g + noise|, has tails so heavy that its mean tells nothing.
     """
     series = list(run.series(run.measured, "preconditioner").items())
-    if run.config.noise_point == "learning_rate":
-        usual = baseline.runs[0].series(baseline.runs[0].steps, "lr")
-        rates = run.series(run.steps, "lr").items()
-        series = [(at, rate / usual[at]) for at, rate in rates if usual.get(at)]
     below = [place for place, (_, value) in enumerate(series) if value < 0.5]
     if not below or below[-1] == len(series) - 1:
         return None
@@ -139,8 +144,9 @@ def mechanism(studies):
     text = ["## Through what does it act?"]
     if found:
         text += [
-            "The thresholds by which the answers in short follow from the shares were chosen when most of"
-            " `mechanism` had been seen, and before `decisive` was; their wording was changed after it."
+            f"The limits by which the answers in short follow from the shares, {1 - MARGIN:.0%} and"
+            f" {1 + MARGIN:.0%}, were fixed when most of `mechanism` was known and before `decisive` was run;"
+            " the sentences that they give were reworded later. For `mechanism` they are not preregistered."
         ]
     for study in found:
         text += [*section(study), *among(study), *shared_out(study), *in_short(study)]
@@ -155,6 +161,8 @@ AMONG = (  # arms that tell something beside each other: no comparison of the st
     ("second_moment", "second_moment_mean"),
     ("anticorrelated", "second_moment_mean"),
     ("first_moment_relative", "noise_relative"),
+    ("before_clip", "baseline"),
+    ("both", "gradient_noise"),
     *((noise, other) for noise in CELLS for other in ("dropout", "weight_decay", "augmentation")),
     *((shape, "exponential") for shape in SHAPES),
     *((f"{shape}_global", "exponential_global") for shape in SHAPES),
@@ -275,45 +283,84 @@ def on_the_way(study):
 
 def in_short(study):
     """The answer to the section's question: by the arm without randomness, by the one whose noise does not add
-    up, and by the one with a smaller step alone; a list."""
-    rows = study.rows()
+    up, by the one with a smaller step alone, and by the one that forgets; a list."""
     found = {name: row for name, row in found_shares(study).items() if row[1]}
     if "second_moment_mean" not in found:
         return
-    noise, (_, low, high), n = found["second_moment_mean"]
-    effect, offset = rows[noise][-1].mean, rows["second_moment_mean"][-1].mean
+    noise, _, n = found["second_moment_mean"]
     words = {name: share_in_words(*row[:2]) for name, row in found.items()}
-    what = "harm" if effect > 0 else "gain"
-    mean, alone = "the mean that the noise has in AdamW's second moment", words["second_moment_mean"]
-    if low >= 1 - MARGIN:
-        enough = "more than enough" if low > 1 else "enough"
-        said = f"{mean}, without any randomness, is {enough} for its {what}: alone it has {alone}"
-        said += ", and what else the noise does takes some of that back" if low > 1 else ""
-    elif low > 0 and high < 1 - MARGIN:
-        said = f"{mean}, without any randomness, is enough for a part of its {what}: alone it has {alone}"
-    elif low <= 0 and high < 1 - MARGIN:
-        said = f"{mean} is not what does its {what}: alone it has {alone}"
-    else:
-        said = f"these seeds cannot tell whether {mean} is enough for its {what}: alone it has {alone}"
-    if low > 1 and "anticorrelated" in found and found["anticorrelated"][1][1] > 1:
-        apart = compare(*(rows[name][1].losses(BEST) for name in ("anticorrelated", "second_moment_mean")))
-        if abs(apart.mean) + apart.half < abs(offset):
-            said += (
-                ". Anti-correlated noise, as random, but with a sum in the weights that stays small, has"
-                f" {words['anticorrelated']} too: what is taken back may be the doing of noise that adds up"
-                " there"
-            )
+    said = [by_its_mean(study, found, words)]
+    if "anticorrelated" in found and takes_nothing_back(study, found):
+        said.append(
+            "Anti-correlated noise, as random, but with a sum in the weights that stays small, has"
+            f" {words['anticorrelated']} too: whatever takes some of the harm back is missing from it"
+        )
     if "matched_warmup" in found:
         at, then = next(iter(shares_at(study, "matched_warmup").items()))
-        said += (
-            f". One factor for all elements' steps (`matched_warmup`) has {words['matched_warmup']} in the end:"
-            f" {judged(*found['matched_warmup'][1][1:])}; at iteration {at:,} it has {short_share(then)}. (Its"
-            " mean step is the larger one while v forgets: this does not tell the step from the preconditioner)"
+        said.append(
+            f"One factor for all elements' steps (`matched_warmup`) has {words['matched_warmup']} in the end:"
+            f" {judged(*found['matched_warmup'][1][1:])}; at iteration {at:,} it has {short_share(then)}"
+            f"{sizes_of_steps(study, noise)}"
         )
-    first = rows.get("first_moment")
+    if "reset" in found:
+        said.append(
+            "Forgetting both moments, bias correction with them, once sigma is under the gradient's own size"
+            f" (`reset`) leaves {words['reset']}"
+        )
+    first = study.rows().get("first_moment")
     if first and len(first[1].diverged) == len(first[1].runs):
-        said += f". What as much noise does in the first moment alone is not known: all {n} runs diverged"
-    yield f"**In short,** over {study.settings[0].knobs['max_iters']:,} iterations (n = {n}): {said}."
+        said.append(f"What as much noise does in the first moment alone is not known: all {n} runs diverged")
+    length = study.settings[0].knobs["max_iters"]
+    yield f"**In short,** over {length:,} iterations (n = {n}): {'. '.join(said)}."
+
+
+def by_its_mean(study, found, words):
+    """What the noise's mean in the second moment, without randomness, is enough for."""
+    noise, (_, low, high), _ = found["second_moment_mean"]
+    what = "harm" if study.rows()[noise][-1].mean > 0 else "gain"
+    mean, alone = "the mean that the noise has in AdamW's second moment", words["second_moment_mean"]
+    if low > 1:
+        return (
+            f"{mean}, without any randomness, is more than enough for its {what}: alone it has {alone}. That it"
+            " has the same effect, as the derivation's simplest case would have it, is thereby rejected: what"
+            " else the noise does takes some of that back"
+        )
+    if low >= 1 - MARGIN:
+        return f"{mean}, without any randomness, is enough for its {what}: alone it has {alone}"
+    if low > 0 and high < 1 - MARGIN:
+        return f"{mean}, without any randomness, is enough for a part of its {what}: alone it has {alone}"
+    if low <= 0 and high < 1 - MARGIN:
+        return f"{mean} is not what does its {what}: alone it has {alone}"
+    return f"these seeds cannot tell whether {mean} is enough for its {what}: alone it has {alone}"
+
+
+def takes_nothing_back(study, found):
+    """Whether anti-correlated noise has all of the effect of the mean alone, where that is more than the
+    noise's."""
+    rows = study.rows()
+    apart = compare(*(rows[name][1].losses(BEST) for name in ("anticorrelated", "second_moment_mean")))
+    more = min(found[name][1][1] for name in ("anticorrelated", "second_moment_mean")) > 1
+    return more and abs(apart.mean) + apart.half < abs(rows["second_moment_mean"][-1].mean)
+
+
+def sizes_of_steps(study, noise):
+    """How the size of the matched warm-up's steps compares with the noise's, in words; nothing where it was not
+    measured. The first measurement, under a moment of one gradient, is left aside."""
+    setting = study.settings[0]
+    ours, theirs = (
+        {
+            at: np.mean(list(rms.values()))
+            for at, rms in setting.arm(name).curve("measured", "signal_rms").items()
+        }
+        for name in ("matched_warmup", noise)
+    )
+    ratios = [float(ours[at] / theirs[at]) for at in sorted(ours.keys() & theirs.keys())[1:]]
+    if not ratios:
+        return ""
+    return (
+        f". Its steps are not of the size of those with noise: in RMS {min(ratios):.0%} to {max(ratios):.0%} of"
+        " the signal in them, so that no share of it tells the step from the preconditioner"
+    )
 
 
 def judged(low, high):
@@ -325,4 +372,4 @@ def judged(low, high):
         return "it has more than that effect"
     if high < 0:
         return "it has the opposite effect"
-    return "it has a part of it" if low > 0 else "it has none of it that is resolved"
+    return "it has a part of it" if low > 0 else "none of it is resolved"

@@ -9,28 +9,42 @@ import numpy as np
 from arms import by
 from compare import compare, interval
 from config import identity
-from controls import DERIVATION, among, forgetting, mechanism, plateau_sums
-from sentences import BEST, CHOOSING, FINAL, difference, item, named, section, tally
+from controls import (
+    DERIVATION,
+    among,
+    forgetting,
+    found_shares,
+    measured_half,
+    mechanism,
+    plateau_sums,
+    share_in_words,
+)
+from sentences import BEST, CHOOSING, FINAL, difference, item, named, ranked_rates, section, tally
 from tables import DASH, LOSSES, PAPER, measured_losses, outcome, verdict, with_interval
 
 HEAD = """# Findings
 
 Written by `report.py` from the records beside it. Differences are in nats per symbol, arm minus
 reference, means over n pairs of the same seed, with 95 % t intervals (unadjusted); "better", "worse" and "not
-resolved" are verdicts of the paired t-test, Holm-adjusted over the study's comparisons of the same loss;
-nothing is adjusted over several studies, or over the best and the final loss of one. "Not resolved" means that
-these seeds cannot tell, not that there is no difference; "resolvable" is the difference that they would find
-four times in five, at the spread that was seen and the adjustment's strictest level: a smaller one may be
-resolved too. Of n pairs the sign-flip test in README.md, which assumes no distribution, gives no p under
-2/2^n, 0.125 for four and 0.031 for six: verdicts of so few rest on differences being about normal. Equal arms
-of one seed in several studies are the same training, and no replication of each other. Every study here says
-at which size it was run; what holds at a reduced size need not hold at the paper's.
+resolved" are verdicts of the paired t-test, Holm-adjusted over the study's comparisons of the same loss; p is
+the adjusted one. "Not resolved" means that these seeds cannot tell, not that there is no difference;
+"resolvable" is the difference that they would find four times in five, at the spread that was seen and the
+adjustment's strictest level: a smaller one may be resolved too. Of n pairs the sign-flip test in README.md,
+which assumes no distribution, gives no p under 2/2^n, 0.125 for four and 0.031 for six: verdicts of so few rest
+on differences being about normal. Nothing is adjusted over several studies, or over the best and the final
+loss of one: {families} studies are judged here, each at 5 %. A comparison that occurs in two of them can
+therefore be resolved in one alone. Equal arms of one seed in several studies are the same training but for
+rounding, which differs between machines and between revisions of the code; they are no replication of each
+other. The best evaluation is chosen on the split that it is judged by, for all arms alike. Learning rates were
+tuned for the arms of `best_against_best` and `noisytune_tuned`; elsewhere noise has the rate of its reference.
+Every study says at which size it was run; what holds at a reduced size need not hold at the paper's.
 """
 
 
 def findings(studies):
     """The whole text, of sentences.read_studies's."""
-    parts = [HEAD, advice(studies), *paper(studies), DERIVATION, *forgetting(studies)]
+    families = sum(study.name not in CHOOSING and bool(study.rows()) for study in studies)
+    parts = [HEAD.format(families=families), advice(studies), *paper(studies), DERIVATION, *forgetting(studies)]
     parts += [*mechanism(studies), *flatness(studies), *instead(studies)]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
@@ -43,7 +57,8 @@ NOT_JUDGING = ("aa_control", *CHOOSING)  # too little noise to be felt; seeds to
 
 def advice(studies):
     """What the verdicts amount to for someone who trains; the words follow from them."""
-    return "\n\n".join(["## In short: what to do", left_alone(studies), retuned(studies), *perturbed(studies)])
+    parts = [left_alone(studies), *by_length(studies), *before_clipping(studies)]
+    return "\n\n".join(["## In short: what to do", *parts, retuned(studies), *perturbed(studies)])
 
 
 def left_alone(studies):
@@ -54,8 +69,9 @@ def left_alone(studies):
         [row for row in rows if (point(row) == "gradient") == whether] for whether in (True, False)
     )
     said = (
-        f"Noise in the gradients of an otherwise equal run, the learning rate left alone, {LOSSES[BEST]}, each"
-        f" experiment (below, and in README.md) counted once: {tally(gradient)}."
+        "All comparisons of a run that has noise in its gradients with one that is equal but for that, learning"
+        f" rate included ({LOSSES[BEST]}; one that occurs in several studies counts once): {tally(gradient)}."
+        " They are of very unlike noise: a count, not a weight of evidence."
     )
     if better := [row[1] for row in elsewhere if outcome(row) == "better"]:
         which = "; ".join(f"`{arm.name}`{once_tuned(studies, arm)}" for arm in better)
@@ -70,11 +86,15 @@ def left_alone(studies):
 
 
 def once_tuned(studies, arm):
-    """What became of an arm once the learning rate was tuned, where a study has that; else nothing."""
+    """What became of an arm at the learning rate that is best without it, where a study has that; else
+    nothing."""
     for study in studies:
         of_it = any(arm is one for setting in study.settings for one in setting.arms)
         if of_it and (row := study.rows().get(f"{arm.name}_tuned")):
-            return f"; with the learning rate tuned, `{row[1].name}` minus `{row[2].name}` {difference(row)}"
+            return (
+                f"; at the rate that is best without noise, not tuned for it, `{row[1].name}` minus"
+                f" `{row[2].name}` {difference(row)}"
+            )
     return ""
 
 
@@ -93,6 +113,44 @@ def judged_once(studies, loss):
 def point(row):
     """Where an arm's noise goes."""
     return row[1].runs[0].config.noise_point
+
+
+def by_length(studies):
+    """How the harm of one noise goes by the length of the run, where two studies tell; a list."""
+    found, _ = named(studies, "mechanism", "decisive")
+    rows = {study.settings[0].knobs["max_iters"]: study.rows().get("noise") for study in found}
+    if len(rows) < 2 or not all(row and row[-1].half is not None for row in rows.values()):
+        return
+    told = " and ".join(
+        f"{with_interval(row[-1].mean, row[-1].half, '+')} after {length:,} iterations (n = {row[-1].n})"
+        for length, row in rows.items()
+    )
+    said = f"The length of the run matters: `noise` minus `baseline` is {told}."
+    halves = [half for run in found[0].rows()["noise"][1].ended if (half := measured_half(run)) is not None]
+    if halves:
+        half = float(np.mean(halves))
+        parts = [f"{half / length:.0%} of {length:,}" for length in sorted({*rows, 5_000, 100_000})]
+        said += (
+            " Noise and second moment fade by the iteration, whatever the length of the run. The mean step is"
+            f" back at half of its size at iteration {half:,.0f} (below), which is {', '.join(parts)}; the"
+            " paper's runs have 5,000 iterations on shakespeare_char and 100,000 on enwik8 and text8."
+        )
+    commands = "\n".join(f"    {study.command}" for study in found)
+    yield f"{said}\n\n{commands}"
+
+
+def before_clipping(studies):
+    """How much it matters that noise comes after clipping, as the paper is read here; a list."""
+    for study in named(studies, "mechanism")[0]:
+        found = found_shares(study).get("before_clip")
+        if found and found[1]:
+            arm, baseline = (study.settings[0].arm(name) for name in ("before_clip", "baseline"))
+            c = compare(arm.losses(BEST), baseline.losses(BEST))
+            yield (
+                "The place of the noise matters too: added before clipping, and not after it as the paper is"
+                f" read here, it has {share_in_words(*found[:2])}: `before_clip` minus `baseline`"
+                f" {with_interval(c.mean, c.half, '+')} (n = {c.n}).\n\n    {study.command}"
+            )
 
 
 def retuned(studies):
@@ -119,16 +177,30 @@ def retuned(studies):
         else:
             said = (
                 "No reason to use it here: tune the learning rate instead. At the rate that suits each best,"
-                " noise was nowhere resolved as better than none."
+                f" none of {len(rows)} arms with noise was resolved as better than the baseline."
             )
         items = map(item, [*rows, *ordinary])
         where = (
             f"At one size, batch and length: {study.where}; nothing but the learning rate was tuned, over rates"
-            " a factor of two apart, on seeds of its own (`tuning`):"
+            f" a factor of two apart{', '.join(margins(studies, study))}:"
         )
         texts.append("\n".join([f"**{said}** {where}", "", *items, "", f"    {study.command}"]))
         texts += too_small(rows)
     return "\n\n".join([*texts, *worth_of_tuning(studies)])
+
+
+def margins(studies, judged):
+    """On how many seeds the rates of a study were tuned, and by how much they were the best; a list."""
+    for study in named(studies, "tuning")[0]:
+        nearest = {
+            first.rpartition("_lr")[0]: more
+            for setting in study.settings
+            for first, _, following, more in ranked_rates(setting)
+            if following
+        }
+        told = [f"`{name}` {nearest[name]:.4f}" for name in judged.record["arms"] if name in nearest]
+        yield f", on {len(study.seeds)} seeds of its own (`tuning`)"
+        yield f"where the next best rate is worse by: {', '.join(told)}"
 
 
 def too_small(rows):
@@ -137,10 +209,13 @@ def too_small(rows):
         return
     paper, least = PAPER.get(rows[0][0].knobs["dataset"]), min(row[-1].resolvable for row in rows)
     claimed = paper["noise"][1] - paper["baseline"][1] if paper else 0.0
+    covered = {row[1].name: abs(claimed - row[-1].mean) <= row[-1].half for row in rows}
+    within, beyond = ([f"`{name}`" for name in covered if covered[name] == side] for side in (True, False))
     if claimed < 0 and least > -claimed:
         yield (
             f"The paper's own gain, {claimed:+.4f} in its Table 1 (one seed each, at its own size), is smaller"
-            f" than what these seeds would find four times in five, {least:.4f}."
+            f" than what these seeds would find four times in five, {least:.4f}. Of the intervals above, that"
+            f" of {', '.join(within) or 'none'} covers it, that of {', '.join(beyond) or 'none'} does not."
         )
 
 
@@ -149,7 +224,11 @@ def worth_of_tuning(studies):
     for study in named(studies, "mechanism")[0]:
         if "tuned" in study.rows():
             row = study.rows()["tuned"]
-            yield f"What the better learning rate is worth without noise:\n\n{item(row)}\n\n    {study.command}"
+            rates = [arm.runs[0].config.learning_rate for arm in row[1:3]]
+            said = "What the better learning rate is worth without noise"
+            if outcome(row) == "better" and rates[0] > rates[1]:
+                said += f" ({rates[0]:g} for {rates[1]:g}: at the lower one, whatever shortens steps does harm)"
+            yield f"{said}:\n\n{item(row)}\n\n    {study.command}"
 
 
 def perturbed(studies):
@@ -164,10 +243,14 @@ def perturbed(studies):
         elif counts.keys() == {"worse"}:
             said = "leave it out, every arm is worse than fine-tuning alone"
         else:
-            said = "leave it out, no arm is resolved as better than fine-tuning alone"
+            said = "no reason to use it here, no arm is resolved as better than fine-tuning alone"
+        gains = {row[1].name: row[-1].half - row[-1].mean for row in rows if row[-1].half is not None}
+        most = ", ".join(f"`{name}` {max(0.0, gain):.4f}" for name, gain in gains.items())
+        rate = rows[0][2].runs[0].config.learning_rate
         yield (
             f"**NoisyTune before fine-tuning: {said}** ({tally(rows)}). {study.record['title']}: {study.where},"
-            f" from one pretrained model: the intervals are over fine-tunings of it.\n\n    {study.command}"
+            f" at a learning rate of {rate:g}, from one pretrained model: the intervals are over fine-tunings"
+            f" of it. Going by their lower ends it gains at most: {most or DASH}.\n\n    {study.command}"
         )
 
 
@@ -190,7 +273,8 @@ def adds_noise_alone(row):
     """Whether the arm is its reference but for noise, wherever it goes."""
     _, arm, reference, _ = row
     here, there = experiment(arm), experiment(reference)
-    same = all(here[name] == there[name] for name in here if not name.startswith("noise_"))
+    of_noise = ("noise_", "plateau_")
+    same = all(here[name] == there[name] for name in here if not name.startswith(of_noise))
     return same and arm.noisy and not reference.noisy
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from arms import by, changed_knobs
-from config import UserError, run_script
+from config import UserError, differences, run_script
 from costs import find_benches, tables_of
 from findings import findings
 from panels import save_text
-from sentences import BEST, CHOOSING, read_studies, tally
+from sentences import BEST, CHOOSING, ranked_rates, read_studies, tally
 from tables import (
     DIFFERENCE_NOTE,
     INTERVAL_NOTE,
@@ -54,6 +54,7 @@ ORDER = (  # of the sections; studies of one's own come after these
     *("noisytune", "noisytune_tuned", "aa_control", *CHOOSING),
 )
 MANY = 10  # arms; the losses of more are not shown here
+NOT_TOLD = ("seed", "data_seed", "threads", "device", "overwrite")  # of a baseline's knobs
 LONG = 8  # comparisons; with more, the sentence names the arms and leaves their differences to the table
 
 
@@ -156,22 +157,10 @@ def figures(study, place):
 
 def chosen(setting):
     """For each kind of arm in a study of learning rates the arm of the lowest mean, and the next; a list."""
-    means = {
-        arm.name: float(np.mean(list(arm.losses(BEST).values()))) for arm in setting.arms if arm.losses(BEST)
-    }
-    kinds = by([arm for arm in setting.arms if arm.name in means], without_rate)
-    for arms in kinds.values():
-        first, *others = sorted((arm.name for arm in arms), key=means.get)
-        after = f"; next `{others[0]}`, {means[others[0]] - means[first]:+.4f}" if others else ""
-        yield f"- lowest {LOSSES[BEST]}: `{first}`, {means[first]:.4f}{after}"
+    for first, mean, following, more in ranked_rates(setting):
+        after = f"; next `{following}`, {more:+.4f}" if following else ""
+        yield f"- lowest {LOSSES[BEST]}: `{first}`, {mean:.4f}{after}"
     yield from ("", "The rates are chosen by these means; nothing is judged here.", "")
-
-
-def without_rate(arm):
-    """What an arm has in common with those that differ from it in their learning rate."""
-    knobs = vars(arm.runs[0].config)
-    apart = ("learning_rate", "min_lr", "seed", "data_seed", "out_dir")
-    return tuple((name, value) for name, value in knobs.items() if name not in apart)
 
 
 def in_short(table):
@@ -186,15 +175,22 @@ def folded(table, what=""):
 
 
 def arms_in_knobs(settings):
-    """What each arm changes of its setting's baseline, folded away."""
+    """The knobs of each setting's baseline, and what each arm changes of it, folded away."""
     items = []
     for setting in settings:
         for arm in setting.arms if setting.baseline else ():
-            if arm is not setting.baseline:
-                knobs = changed_knobs(arm, setting.baseline)
-                said = ", ".join(f"{name}={shortened(value)}" for name, value in knobs.items())
-                items.append(f"- `{arm.name}`: {said or 'data_seed alone'}")
-    head = "<details><summary>What the arms change of their baseline</summary>"
+            if arm is setting.baseline:
+                knobs = {k: v for k, v in differences(arm.runs[0].config).items() if k not in NOT_TOLD}
+                said = "the defaults of config/__init__.py, but for "
+            else:
+                knobs, said = changed_knobs(arm, setting.baseline), ""
+                if arm.noisy and arm.runs[0].config.noise_schedule == "exponential":
+                    knobs |= {
+                        name: getattr(arm.runs[0].config, name) for name in ("noise_sigma", "noise_gamma")
+                    }
+            said += ", ".join(f"{name}={shortened(value)}" for name, value in knobs.items())
+            items.append(f"- `{arm.name}`: {said or 'data_seed alone'}")
+    head = "<details><summary>The baseline's knobs, and what the arms change of them</summary>"
     return [head, "", *items, "", "</details>", ""] if items else []
 
 

@@ -1,7 +1,9 @@
 """What one study says, in sentences: its comparisons, their verdicts, the command that repeats it. No torch."""
 
+import numpy as np
+
 from arms import by, read_settings
-from tables import LOSSES, comparisons, outcome, verdict, with_interval
+from tables import LOSSES, comparisons, outcome, probability, verdict, with_interval
 
 BEST, FINAL = "best_val_loss", "final_val_loss"
 CHOOSING = ("tuning", "sgd_rates", "noisytune_rates")  # studies that choose learning rates and judge nothing
@@ -32,8 +34,7 @@ class Study:
     def where(self):
         settings = sorted(self.settings, key=lambda setting: not setting.arm(self.record["baseline"]))
         sizes = list(dict.fromkeys(f"{setting.title}, {setting.size}" for setting in settings))
-        others = len(sizes) - 1
-        return sizes[0] + (f", and {others} other size{'s' * (others > 1)}" if others else "")
+        return ", and ".join(sizes) if len(sizes) < 3 else f"{sizes[0]}, and {len(sizes) - 1} other sizes"
 
     @property
     def command(self):
@@ -67,14 +68,43 @@ def named(studies, *names):
 
 
 def difference(row):
-    """What a comparison found: the difference, its interval, n, the verdict."""
-    c = row[-1]
-    if c.mean is None:
+    """What a comparison found: the difference, its interval, n, the verdict and its strength. Of an arm whose
+    runs all ended above their start the verdict alone: their best weights are those before training."""
+    arm, c = row[1], row[-1]
+    if c.mean is None or len(arm.exploded) == len(arm.runs):
         return verdict(*row)
-    told = c.resolvable is not None and outcome(row) != "interim"
-    resolvable = f", resolvable {c.resolvable:.4f}" if told else ""
+    more = f", {strength(row)}" if strength(row) else ""
     welch = "" if c.paired else ", unpaired, Welch's test"
-    return f"{with_interval(c.mean, c.half, '+')} (n = {c.n}{resolvable}{welch}): {verdict(*row)}"
+    return f"{with_interval(c.mean, c.half, '+')} (n = {c.n}{more}{welch}): {verdict(*row)}"
+
+
+def strength(row):
+    """The p of a verdict, adjusted; where there is none, the difference that could have been resolved."""
+    c, said = row[-1], outcome(row)
+    if said in ("better", "worse"):
+        p = probability(c.p_holm)
+        return f"p {p}" if p.startswith("<") else f"p = {p}"
+    return f"resolvable {c.resolvable:.4f}" if c.resolvable is not None and said != "interim" else ""
+
+
+def ranked_rates(setting):
+    """[(arm, its mean best val loss, the next arm or None, by how much that is above it)] of a study of
+    learning rates: the lowest of each kind of arm, those that differ in nothing else being of one kind."""
+    means = {a.name: float(np.mean(list(a.losses(BEST).values()))) for a in setting.arms if a.losses(BEST)}
+    kinds = by([arm for arm in setting.arms if arm.name in means], without_rate)
+    found = []
+    for arms in kinds.values():
+        first, *others = sorted((arm.name for arm in arms), key=means.get)
+        following = (others[0], means[others[0]] - means[first]) if others else (None, None)
+        found.append((first, means[first], *following))
+    return found
+
+
+def without_rate(arm):
+    """What an arm has in common with those that differ from it in their learning rate."""
+    knobs = vars(arm.runs[0].config)
+    apart = ("learning_rate", "min_lr", "seed", "data_seed", "out_dir")
+    return tuple((name, value) for name, value in knobs.items() if name not in apart)
 
 
 def item(row):

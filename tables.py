@@ -55,7 +55,8 @@ DIFFERENCE_NOTE = (
 NOT_RESOLVED = '"Not resolved" says that these seeds cannot tell, not that there is no difference.'
 INTERVAL_NOTE = "Means over n seeds ± half of the 95 % t interval."
 TARGET_NOTE = (
-    "Iterations to the lowest mean val loss of the baseline up to half-way, linear between evaluations."
+    "Iterations to val X: when an arm's runs first reach X, the lowest mean val loss of the baseline in the"
+    " first half of its run, interpolated between evaluations; mean over seeds."
 )
 SHARPNESS_NOTE = (
     "Rise of the mean loss over fixed train windows when every weight w becomes w + rho |w| xi, xi ~ N(0, 1):"

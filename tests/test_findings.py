@@ -45,7 +45,7 @@ def test_the_tally_follows_from_the_verdicts(tmp_path, by, tally):
     text = table1(tmp_path, by)
     head = "Cells of the paper's grid, against the baseline, val, best evaluation: `table1_shakespeare/cpu`"
     assert f"{head} {tally}" in text
-    assert f"each experiment (below, and in README.md) counted once: {tally}" in text
+    assert f"one that occurs in several studies counts once): {tally}" in text
     assert "Whether it helps once the learning rate is tuned for it is open" in text
 
 
@@ -84,7 +84,10 @@ def test_the_advice_follows_from_the_tuned_comparison(tmp_path, noise, warmup, a
     ("by", "advice"),
     [
         (-0.3, "use it, by an arm that is resolved as better than fine-tuning alone** (1 better)."),
-        (0.0, "leave it out, no arm is resolved as better than fine-tuning alone** (1 not resolved)."),
+        (
+            0.0,
+            "no reason to use it here, no arm is resolved as better than fine-tuning alone** (1 not resolved).",
+        ),
         (+0.3, "leave it out, every arm is worse than fine-tuning alone** (1 worse)."),
     ],
 )
@@ -98,13 +101,18 @@ def test_the_advice_on_noisytune_follows_from_the_arms_that_are_it_alone(tmp_pat
         for seed, more in enumerate((1e-3, -1e-3, 2e-3, -2e-3), start=1):
             path = folder / "lambda0.15" / f"seed{seed}" / "result.json"
             write_json(path, read_json(path) | {"best_val_loss": read_json(path)["best_val_loss"] + more})
-    assert f"**NoisyTune before fine-tuning: {advice}" in findings_of(tmp_path)
+    text, (_, _, _, c) = findings_of(tmp_path), Study(folder).rows()["lambda0.15"]
+    assert f"**NoisyTune before fine-tuning: {advice}" in text
+    assert f"it gains at most: `lambda0.15` {max(0, c.half - c.mean):.4f}." in text
+    assert "at a learning rate of 0.001, from one" in text
     result = {path: read_json(path) for path in (folder / "lambda0.15").rglob("result.json")}
     for path in result:
         write_json(path, {"status": "diverged", "diverged_at": 9})
-    assert "leave it out, no arm is resolved as better than fine-tuning alone** (1 diverged)." in (
-        findings_of(tmp_path)
+    text = findings_of(tmp_path)
+    assert (
+        "no reason to use it here, no arm is resolved as better than fine-tuning alone** (1 diverged)." in text
     )
+    assert "it gains at most: –." in text
     for path, before in result.items():
         write_json(path, before)
     write_json(folder / "study.json", {**read_json(folder / "study.json"), "seeds": [1, 2, 3, 4, 5]})
@@ -117,6 +125,9 @@ def test_a_claim_too_small_for_these_seeds_is_said(tmp_path):
     folder = tmp_path / "best_against_best" / "cpu"
     least = Study(folder).rows()["noise"][-1].resolvable
     assert f"is smaller than what these seeds would find four times in five, {least:.4f}." in line
+    assert line.endswith("Of the intervals above, that of none covers it, that of `noise` does not.")
+    (line,) = [line for line in tuned(tmp_path, 0.0, 0.0).splitlines() if words in line]
+    assert line.endswith("Of the intervals above, that of `noise` covers it, that of none does not.")
     for path in (folder / "noise").rglob("result.json"):
         same = read_json(folder / "baseline" / path.parent.name / "result.json")
         write_json(path, same | {"best_val_loss": same["best_val_loss"] + 0.3})
@@ -142,7 +153,7 @@ def test_an_experiment_counts_once_and_by_its_most_seeds(tmp_path):
         noise = {"baseline": {}, "noise": {"noise_sigma": 0.4}}
         make_study(tmp_path / name / "cpu", noise, seeds=(1, 2, 3, 4), name=name)
     text = findings_of(tmp_path)
-    assert "each experiment (below, and in README.md) counted once: 1 better, 1 worse, 1 with fewer" in text
+    assert "one that occurs in several studies counts once): 1 better, 1 worse, 1 with fewer" in text
 
 
 def test_noise_that_helps_elsewhere_than_in_the_gradients_is_named(tmp_path):
@@ -158,9 +169,59 @@ def test_noise_that_helps_elsewhere_than_in_the_gradients_is_named(tmp_path):
     after = Study(folder).rows()["first_tuned"][-1].mean
     text = findings_of(tmp_path)
     assert (
-        f"{elsewhere} `first`; with the learning rate tuned, `first_tuned` minus `tuned` {after:+.4f}" in text
+        f"{elsewhere} `first`; at the rate that is best without noise, not tuned for it, `first_tuned`" in text
     )
-    assert "counted once: none." in text, "it is no noise in the gradients"
+    assert f"`first_tuned` minus `tuned` {after:+.4f}" in text
+    assert "counts once): none." in text, "it is no noise in the gradients"
+
+
+def test_noise_that_a_plateau_steers_is_noise_alone(tmp_path):
+    steered = {**NOISE, "noise_schedule": "plateau", "plateau_interval": 25}
+    arms = {"baseline": {}, "plateau": steered, "more": {**steered, "dropout": 0.1}}
+    make_study(tmp_path / "schedules" / "cpu", arms, seeds=(1, 2, 3, 4), name="schedules")
+    assert "counts once): 1 " in findings_of(tmp_path)
+
+
+def test_the_harm_by_length_and_before_clipping_is_told(mechanism, tmp_path):
+    text = findings_of(tmp_path)
+    assert "The length of the run" not in text, "of one length"
+    assert "added before clipping" not in text
+    long = {"baseline": {"max_iters": 4000}, "noise": {**NOISE, "max_iters": 4000}}
+    folder = make_study(tmp_path / "decisive" / "cpu", long, seeds=(1, 2, 3, 4), name="decisive")
+    make_study(
+        mechanism, {"before_clip": {**NOISE, "noise_before_clip": True}}, seeds=(1, 2, 3, 4), name="mechanism"
+    )
+    versus = dict.fromkeys(("second_moment_mean", "matched_warmup", "anticorrelated", "before_clip"), "noise")
+    record = {**read_json(mechanism / "study.json"), "arms": ["baseline", "noise", *versus], "versus": versus}
+    write_json(mechanism / "study.json", record)
+    text = findings_of(tmp_path)
+    shorter, longer = (Study(place).rows()["noise"][-1] for place in (mechanism, folder))
+    told = f"{shorter.mean:+.4f} ± {shorter.half:.4f} after 1,000 iterations (n = 4)"
+    assert f"is {told} and {longer.mean:+.4f} ± {longer.half:.4f} after 4,000 iterations (n = 4)." in text
+    assert "at iteration 400 (below), which is 40% of 1,000, 10% of 4,000, 8% of 5,000, 0% of 100,000;" in text
+    assert (
+        f"it has 100% (100% to 100%) of the effect of `noise`: `before_clip` minus `baseline` {told[:7]}"
+        in text
+    )
+
+
+def test_on_what_the_rates_were_tuned_is_told(tmp_path):
+    rates = {f"{kind}_lr{rate}": {"learning_rate": rate, **knobs}
+             for kind, knobs in (("baseline", {}), ("noise", NOISE)) for rate in (2e-3, 4e-3)}  # fmt: skip
+    folder = make_study(tmp_path / "tuning" / "cpu", rates, "baseline_lr0.002", seeds=(101, 102), name="tuning")
+    write_json(folder / "study.json", {**read_json(folder / "study.json"), "seeds": [101, 102]})
+    shift(folder, "baseline_lr0.004", 0.5)
+    (setting,) = Study(folder).settings
+    best, other = (
+        [
+            sum(setting.arm(f"{kind}_lr{rate}").losses("best_val_loss").values()) / 2
+            for kind in ("baseline", "noise")
+        ]
+        for rate in ("0.002", "0.004")
+    )
+    told = f"`baseline` {other[0] - best[0]:.4f}, `noise` {abs(other[1] - best[1]):.4f}:"
+    text = tuned(tmp_path, 0.0, 0.0)
+    assert f"on 2 seeds of its own (`tuning`), where the next best rate is worse by: {told}" in text
 
 
 def test_what_noise_is_worth_at_the_end_of_overfitting_is_counted_apart(tmp_path):
@@ -171,15 +232,20 @@ def test_what_noise_is_worth_at_the_end_of_overfitting_is_counted_apart(tmp_path
     for path in (folder / "noise").rglob("result.json"):
         write_json(path, read_json(path) | {"final_val_loss": 1.0})
     text = findings_of(tmp_path)
-    assert "counted once: 2 worse. At the end of runs that go on overfitting" in text
+    assert "counts once): 2 worse. They are of very unlike noise" in text
+    assert "At the end of runs that go on overfitting" in text
     assert "(`limited_data`; val, final, whole split): 1 better; what that is worth is below." in text
 
 
 def test_every_number_is_the_comparisons_and_has_its_command(tmp_path):
     text = table1(tmp_path, +0.5)
     ((_, _, _, c),) = Study(tmp_path / "table1_shakespeare" / "cpu").rows().values()
-    numbers = f"{c.mean:+.4f} ± {c.half:.4f} (n = 4, resolvable {c.resolvable:.4f})"
-    assert f"- `cell` minus `baseline`: {numbers}: worse." in text
+    difference = f"- `cell` minus `baseline`: {c.mean:+.4f} ± {c.half:.4f}"
+    p = "< 0.0001" if c.p_holm < 1e-4 else f"= {c.p_holm:.4f}"
+    assert f"{difference} (n = 4, p {p}): worse." in text
+    text = table1(tmp_path / "smaller", -0.175)
+    ((_, _, _, c),) = Study(tmp_path / "smaller" / "table1_shakespeare" / "cpu").rows().values()
+    assert f"(n = 4, resolvable {c.resolvable:.4f}): not resolved." in text
     assert "    python sweep.py config/study/table1_shakespeare.py config/cpu.py\n" in text
 
 
@@ -211,7 +277,8 @@ def mechanism(tmp_path):
         with open(path, "a") as log:
             for at in range(0, 1000, 20):
                 ratio = min(1.0, at / 800) if noisy else 1.0
-                event = {"signal_rms": 1.0, "signal_share": 0.5, "preconditioner": ratio}
+                rms = 0.5 if "matched_warmup" in str(path) else 1.0
+                event = {"signal_rms": rms, "signal_share": 0.5, "preconditioner": ratio}
                 event["noise_ratio"] = 300 * 0.99**at if noisy else 0
                 print(json.dumps({"kind": "diagnosis", "iter": at, **event}), file=log)
                 factor = at / 600 if "matched_warmup" in str(path) else 1.0
@@ -237,7 +304,7 @@ def test_a_control_has_its_share_of_the_noises_effect(mechanism, tmp_path):
     [
         *((0.95, 1.05, "it accounts for it"), (0.5, 1.5, "it may account for it, and these seeds cannot say")),
         *((1.2, 1.5, "it has more than that effect"), (0.2, 0.8, "it has a part of it")),
-        *((0.92, 0.98, "it accounts for it"), (-0.1, 0.3, "it has none of it that is resolved")),
+        *((0.92, 0.98, "it accounts for it"), (-0.1, 0.3, "none of it is resolved")),
         (-0.5, -0.2, "it has the opposite effect"),
     ],
 )
@@ -249,7 +316,7 @@ def test_the_words_for_a_share(low, high, said):
     ("by", "said"),
     [
         (0.0, f"{MEAN}, without any randomness, is enough for its harm: alone it has 100%"),
-        (0.1, "of the effect of `noise`, and what else the noise does takes some of that back"),
+        (0.1, "is thereby rejected: what else the noise does takes some of that back"),
         (-0.1, f"{MEAN}, without any randomness, is enough for a part of its harm: alone it has"),
         (-0.4, f"{MEAN} is not what does its harm: alone it has"),
         (None, f"these seeds cannot tell whether {MEAN} is enough for its harm: alone it has"),
@@ -269,6 +336,7 @@ def test_the_answer_in_short_follows_from_the_shares(mechanism, tmp_path, by, sa
     assert ("takes some of that back" in line) == (" more than enough " in line) == (by == 0.1)
     assert "One factor for all elements' steps (`matched_warmup`) has 5" in line
     assert "in the end: it has a part of it; at iteration 250 it has 100% (100% to 100%)" in line
+    assert "in RMS 50% to 50% of the signal in them" in line
     assert "Anti-correlated" not in line, "it has no more than the noise here"
     write_json(mechanism / "study.json", read_json(mechanism / "study.json") | {"seeds": [1, 2, 3, 4, 5]})
     assert "**In short" not in findings_of(tmp_path), "while planned seeds are missing"
@@ -279,9 +347,7 @@ def test_what_adds_up_is_said_to_help_where_noise_that_does_not_does_more_harm(m
     shift(mechanism, "anticorrelated", 0.1)
     text = findings_of(tmp_path)
     assert "Anti-correlated noise, as random, but with a sum in the weights that stays small, has 1" in text
-    assert (
-        "of the effect of `noise` too: what is taken back may be the doing of noise that adds up there" in text
-    )
+    assert "of the effect of `noise` too: whatever takes some of the harm back is missing from it" in text
     assert "- `anticorrelated` minus `second_moment_mean`: +0.0000 ± 0.0000 (n = 4)." in text
     shift(mechanism, "anticorrelated", 0.2)
     assert "Anti-correlated" not in findings_of(tmp_path), "it does more than the mean alone"
@@ -347,7 +413,7 @@ def test_a_share_of_runs_that_ended_above_their_start_is_none(mechanism, tmp_pat
     shift(mechanism, "second_moment_mean", 20.0)
     text = findings_of(tmp_path)
     assert "- `second_moment_mean`: " not in text
-    assert "worse, 4 of 4 ended above their start" in text
+    assert "- `second_moment_mean` minus `noise`: worse, 4 of 4 ended above their start." in text
 
 
 def test_the_prediction_stands_beside_what_was_measured(mechanism, tmp_path):
@@ -355,20 +421,26 @@ def test_the_prediction_stands_beside_what_was_measured(mechanism, tmp_path):
     noise, v = setting.arm("noise"), 1.0 / 804_096  # the made-up gradients are clipped to norm 1
     k = 0.1**2 * 0.01 * 0.99 / (0.99 - 0.99**2)
     assert predicted_half(noise) == pytest.approx(math.log(1 + k / (3 * v)) / -math.log(0.99), abs=5)
-    assert [measured_half(run, setting.baseline) for run in noise.runs] == [pytest.approx(400)] * 4
-    assert measured_half(setting.baseline.runs[0], setting.baseline) is None, "it never was below a half"
-    matched = setting.arm("matched_warmup").runs[0]
-    assert measured_half(matched, setting.baseline) == pytest.approx(301), "its rate's, not its moments'"
+    assert [measured_half(run) for run in noise.runs] == [pytest.approx(400)] * 4
+    assert measured_half(setting.baseline.runs[0]) is None, "it never was below a half"
     under = next(at for at in range(0, 1000, 20) if 300 * 0.99**at < 1)
     row = f"`noise` | {predicted_half(noise):,.0f} | 400 ± 0 (n = 4) | 300 | {under} |"
-    assert f"| `mechanism`, 1,000 iterations | {row}" in findings_of(tmp_path)
+    text = findings_of(tmp_path)
+    assert f"| `mechanism`, 1,000 iterations | {row}" in text
+    assert "| `mechanism`, 1,000 iterations | `matched_warmup` |" not in text, (
+        "its own recursion is the prediction"
+    )
+    share = f"{predicted_half(noise) / 400:.0%}"
+    assert f"Of the measured t_1/2 the predicted one is {share} to {share}:" in text
 
 
 def test_what_is_predicted_for_after_the_end_is_not_put_in_figures(tmp_path):
     arms = {"baseline": {}, "noise": {**NOISE, "beta2": 0.9999}}
     study = Study(make_study(tmp_path / "long" / "cpu", arms))
     assert predicted_half(study.settings[0].arm("noise")) is None
-    assert "| `noise` | > 1,000 | – | – | – |" in next(controls.half_times(study))
+    row, ratio = next(controls.half_times(study))
+    assert "| `noise` | > 1,000 | – | – | – |" in row
+    assert ratio is None
 
 
 @pytest.mark.parametrize(
@@ -379,7 +451,7 @@ def test_a_measurement_between_two_is_interpolated_where_it_is_passed_for_good(m
     (setting,) = Study(mechanism).settings
     run = setting.arm("noise").runs[0]
     measured = [{"iter": 40 * place, "preconditioner": value} for place, value in enumerate(values)]
-    found = measured_half(dataclasses.replace(run, measured=measured), setting.baseline)
+    found = measured_half(dataclasses.replace(run, measured=measured))
     assert found == (half and pytest.approx(half))
 
 
@@ -490,7 +562,8 @@ def test_comparisons_come_in_the_order_of_the_studys_arms(tmp_path):
     study = Study(make_study(tmp_path / "two" / "cpu", arms, seeds=(1, 2)))
     assert [setting.arms[0].name for setting in study.settings] == ["few", "baseline"]
     assert list(study.rows()) == ["noise", "few_noise"]
-    assert "drawn from" not in study.where.partition(", and 1 other size")[0]
+    first, _, other = study.where.partition(", and ")
+    assert other == f"{first} drawn from 5,000"
 
 
 def test_runs_that_diverged_count_as_an_outcome(tmp_path):

@@ -16,7 +16,7 @@ from arms import read_settings
 from config import ROOT, Config, load
 from controls import found_shares, plateau_sums
 from data.corpus import Corpus
-from findings import overfitting
+from findings import before_clipping, by_length, overfitting
 from model import GPT, GPTConfig
 from sample import read_options
 from sentences import FINAL, Study
@@ -146,6 +146,12 @@ def test_the_measured_differences_are_those_in_the_results():
     assert f"0.1 and 0.99, is higher by {first.mean:.4f} ± {first.half:.4f} nats" in text
     assert f"0.01 and 0.95, by {mildest.mean:.4f} ± {mildest.half:.4f} (means over {mildest.n} seeds" in text
     assert all(c.verdict == "worse" for c in rows.values()), "every cell does harm"
+    for corpus, part in (("enwik8", "4 MB of enwik8"), ("text8", "3 MB of text8")):
+        rows = Study(ROOT / "results" / f"table1_{corpus}" / "cpu").rows()
+        cells = [rows[name][-1] for name in ("sigma0.1_gamma0.99", "sigma0.01_gamma0.95")]
+        told = " and ".join(f"{c.mean:.4f} ± {c.half:.4f}" for c in cells)
+        assert f"on the first {part} by {told}" in text
+        assert {c.n for c in cells} == {4}
     (setting,) = read_settings([ROOT / "results" / "best_against_best" / "cpu"])
     tuned = {arm.name: c for _, arm, _, c in comparisons([setting], "best_val_loss")}
     first, mildest = tuned["noise_0.1_0.99"], tuned["noise_0.01_0.95"]
@@ -160,6 +166,13 @@ def test_the_measured_differences_are_those_in_the_results():
         middle, low, high = (f"{100 * part:.0f} %" for part in found)
         assert f"has {middle} ({low} to {high}) of" in text
         assert (noise, n) == ("noise", 6)
+    (before,) = before_clipping([Study(ROOT / "results" / "mechanism" / "cpu")])
+    _, (middle, low, high), n = shares["before_clip"]
+    share, harm = (
+        f"{100 * middle:.0f} % ({100 * low:.0f} % to {100 * high:.0f} %)",
+        before.partition(" (n =")[0],
+    )
+    assert f"noise has {share} of that effect, {harm.partition('`baseline` ')[2]} ({n} seeds)" in text
     decisive = Study(ROOT / "results" / "decisive" / "cpu")
     harm, more = (decisive.rows()[name][-1] for name in ("noise", "second_moment_mean"))
     shares = {name: found for name, (_, found, n) in found_shares(decisive).items() if n == harm.n == 6}
@@ -174,6 +187,17 @@ def test_the_measured_differences_are_those_in_the_results():
     assert shares["matched_warmup"][1] < 1 < shares["matched_warmup"][2]
 
 
+def test_why_the_harm_is_large_here_is_in_the_results():
+    studies = [Study(ROOT / "results" / name / "cpu") for name in ("mechanism", "decisive")]
+    (said,) = by_length(studies)
+    assert "which is 45% of 2,000, 18% of 5,000, 1% of 100,000;" in said
+    text = " ".join(README.split())
+    assert "and 45 % of them have passed" in text
+    assert "18 % of the paper's 5,000 iterations on tinyshakespeare and 1 % of its 100,000" in text
+    tuned, baseline = (arm.runs[0].config.learning_rate for arm in studies[0].rows()["tuned"][1:3])
+    assert tuned == 4 * baseline, "the best learning rate is four times the paper's"
+
+
 def test_what_limited_data_showed_is_in_the_results():
     study = Study(ROOT / "results" / "limited_data" / "cpu")
     text = " ".join(README.split())
@@ -186,6 +210,8 @@ def test_what_limited_data_showed_is_in_the_results():
         for name in ("noise_0.1_0.99", "augmentation")
     )
     assert f"difference is {noise[1]} at the end, and {noise[0]} at its best, not resolved" in text
+    delay = final["delay"][-1]
+    assert f"without any randomness, ends lower by another {-delay.mean:.4f} ± {delay.half:.4f}." in text
     assert f"has {augmented[1]} at the end and {augmented[0]} at its best (6 seeds)" in text
     assert [outcome(rows["noise_0.1_0.99"]) for rows in (best, final)] == ["not resolved", "better"]
     assert [outcome(rows["augmentation"]) for rows in (best, final)] == ["better", "better"]
@@ -207,7 +233,9 @@ def test_what_schedules_showed_is_in_the_results():
     plateau = rows["plateau_global"][-1]
     (share,) = re.findall(r"came to (\d+)% of that of `constant_global`", " ".join(plateau_sums(study)))
     assert f"with {share} % of their sum, {with_interval(plateau.mean, plateau.half, '+')} (4 seeds;" in text
-    assert f"all {len(rows)} arms with noise are resolved as worse" in text
+    weakest = max(row[-1].p_holm for row in rows.values())
+    assert f"all {len(rows)} arms with noise are resolved as worse, the weakest at an adjusted p of" in text
+    assert f"an adjusted p of {weakest:.4f})" in text
     assert {(row[-1].n, outcome(row)) for row in rows.values()} == {(4, "worse")}
 
 

@@ -143,7 +143,7 @@ def test_what_was_measured_is_tabled_and_told_in_pairs(tmp_path):
     assert "    python sharpness.py out/flatness/cpu\n" in section
     assert "Open" not in section
     c = compare(*(setting.arm(name).losses("best_val_loss") for name in ("noise", "baseline")))
-    assert f"- `noise` minus `baseline`: {c.mean:+.4f} ± {c.half:.4f} (n = 4, resolvable" in section
+    assert f"- `noise` minus `baseline`: {c.mean:+.4f} ± {c.half:.4f} (n = 4, " in section
     (folder / "noise" / "seed4" / "sharpness.json").unlink()
     (setting,) = read_settings([folder])
     row = tables.sharpness_table(setting).rows[1]

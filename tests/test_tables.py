@@ -404,7 +404,7 @@ def test_the_reports_contents_are_in_order_with_runs_hours_and_what_came_out(tmp
     assert text.count("<img") == 3, "of its own study both, and the figure of all corpora"
     assert text.index("figures/cpu/figure2") < places[0]
     once = " ".join(text.split())
-    for words in (tables.NOT_RESOLVED, "Sign flips: the", "Means over n seeds", "Iterations to the lowest"):
+    for words in (tables.NOT_RESOLVED, "Sign flips: the", "Means over n seeds", "Iterations to val X"):
         assert once.count(words) == 1, words
     assert text.count("<details><summary>Losses; shakespeare_char") == 4
 
@@ -435,7 +435,11 @@ def test_the_report_tells_what_an_arm_changes(tmp_path):
     arms = {"none": {}, "odd": {"noise_sigma": 0.012345, "optimizer": "sgd"}, "order": {"data_seed": 5}}
     make_study(tmp_path / "a", arms, baseline="none", name="a")
     said = report.arms_in_knobs(read_settings([tmp_path]))
-    assert said[2:-3] == ["- `odd`: optimizer=sgd, noise_sigma=0.01235", "- `order`: data_seed alone"]
+    assert said[2:-3] == [
+        "- `none`: the defaults of config/__init__.py, but for dataset=shakespeare_char, max_iters=1000",
+        "- `odd`: optimizer=sgd, noise_sigma=0.01235, noise_gamma=0.99",
+        "- `order`: data_seed alone",
+    ]
     two = {"0.1": {"noise_sigma": 0.1}, "0.2": {"noise_sigma": 0.2}}
     make_study(tmp_path / "b", two, baseline="elsewhere", name="b")
     assert report.arms_in_knobs(read_settings([tmp_path / "b"])) == [], "of no one reference"
