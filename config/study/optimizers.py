@@ -1,8 +1,8 @@
 """Optimizers: what the noise does where the second moment is shorter, longer, or absent.
 
 SGD's learning rate is the best of sgd_rates.py at cpu.py's size, chosen on other seeds. Relative noise is in
-units of the gradient's RMS: SGD has no second moment to divide absolute noise away. Adam has no weight decay: `adam` is what regularizers.py calls `none`,
-and `adamw` its `weight_decay`.
+units of the gradient's RMS: SGD has no second moment to divide absolute noise away. Adam has no weight decay:
+`adam` is what regularizers.py calls `none`, and `adamw` its `weight_decay`.
 """
 
 base = "config/shakespeare_baseline.py"
