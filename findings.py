@@ -308,28 +308,48 @@ def flatness(studies):
 
 def sharpnesses(study):
     """What sharpness.py measured of a study's runs, each arm against its reference; None where it did not."""
-    items = [line for row in study.rows().values() for line in flatter(row)]
-    if not items:
+    found = {name: rises for name, row in study.rows().items() if (rises := rises_of(row))}
+    if not found:
         return None
     head = (
         f"**{study.record['title']}.** `{study.name}/{study.size}`: the rise of the train loss under relative"
         " changes rho of the weights, and the train loss itself, with 95 % t intervals (unadjusted):"
     )
+    items = [f"- {flatter(study.rows()[name], rises)}" for name, rises in found.items()]
     measure = f"    python sharpness.py out/{study.name}/{study.size}"
-    return "\n".join([head, "", *items, "", f"    {study.command}", measure])
+    return "\n".join([head, "", *items, "", *noise_is_flatter(study, found), f"    {study.command}", measure])
 
 
-def flatter(row):
-    """The differences of an arm's rises and train loss to its reference's, as an item of a list."""
+def rises_of(row):
+    """{loss: Comparison} of an arm's train loss and of its rises with its reference's; None where they were not
+    measured."""
     ours, theirs = (measured_losses(arm) for arm in row[1:3])
     found = {name: compare(ours[name], theirs[name]) for name in ours if name in theirs}
-    if len(found) > 1 and all(c.n for c in found.values()):
-        names = (name.replace("rise_", "at rho ").replace("final_train_", "train ") for name in found)
-        names = [name.replace("_", " ") for name in names]
-        said = ", ".join(
-            f"{name} {with_interval(c.mean, c.half, '+')}" for name, c in zip(names, found.values())
-        )
-        yield f"- `{row[1].name}` minus `{row[2].name}`: {said} (n = {min(c.n for c in found.values())})."
+    return found if len(found) > 1 and all(c.n for c in found.values()) else None
+
+
+def flatter(row, rises):
+    """The differences of an arm's rises and train loss to its reference's, in words."""
+    names = (name.replace("rise_", "at rho ").replace("final_train_", "train ") for name in rises)
+    said = ", ".join(
+        f"{name.replace('_', ' ')} {with_interval(c.mean, c.half, '+')}"
+        for name, c in zip(names, rises.values())
+    )
+    return f"`{row[1].name}` minus `{row[2].name}`: {said} (n = {min(c.n for c in rises.values())})."
+
+
+def noise_is_flatter(study, found):
+    """Whether arms that are their reference but for noise rise less at every rho, or more; a list."""
+    sides = {"less": [], "more": [], "neither at every rho": []}
+    for name, rises in found.items():
+        halves = [(c.mean, c.half) for loss, c in rises.items() if loss.startswith("rise_")]
+        if not adds_noise_alone(study.rows()[name]) or any(half is None for _, half in halves):
+            continue
+        less, more = all(m + h < 0 for m, h in halves), all(m - h > 0 for m, h in halves)
+        sides["less" if less else "more" if more else "neither at every rho"].append(f"`{name}`")
+    if any(sides.values()):
+        said = "; ".join(f"{side}: {', '.join(names) or 'none'}" for side, names in sides.items())
+        yield f"Arms that are their reference but for noise, by whether their loss rises: {said}.\n"
 
 
 def instead(studies):

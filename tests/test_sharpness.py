@@ -115,7 +115,7 @@ def measure(folder, by):
         arm, seed = path.parts[-3], int(path.parts[-2].removeprefix("seed"))
         if arm in by:
             rises = {
-                "0.05": [0.001] * 3,
+                "0.05": [by[arm] / 4] * 3,
                 "0.1": [by[arm] + 0.01 * seed**2 + 0.001 * draw for draw in (-1, 0, 1)],
             }
             write_json(path.parent / "sharpness.json", {"iter": 1000, "tokens": 9, "rises": rises})
@@ -136,11 +136,12 @@ def test_what_was_measured_is_tabled_and_told_in_pairs(tmp_path):
     assert rows["noise"][4].startswith("0.2250 ± ")
     text = findings.findings(read_studies(tmp_path))
     c = compare(*(setting.arm(name).losses("final_train_loss") for name in ("noise", "baseline")))
-    said = f"train loss {c.mean:+.4f} ± {c.half:.4f}, at rho 0.05 +0.0000 ± 0.0000, at rho 0.1 -0.0500 ± 0.0000"
+    said = f"train loss {c.mean:+.4f} ± {c.half:.4f}, at rho 0.05 -0.0125 ± 0.0000, at rho 0.1 -0.0500 ± 0.0000"
     assert f"- `noise` minus `baseline`: {said} (n = 4)." in text
     assert "- `unmeasured` minus `baseline`: train loss" not in text
     section = text[text.index("## Does it find flatter minima?") : text.index("## Against what else")]
     assert "    python sharpness.py out/flatness/cpu\n" in section
+    assert "by whether their loss rises: less: `noise`; more: none; neither at every rho: none." in section
     assert "Open" not in section
     c = compare(*(setting.arm(name).losses("best_val_loss") for name in ("noise", "baseline")))
     assert f"- `noise` minus `baseline`: {c.mean:+.4f} ± {c.half:.4f} (n = 4, " in section
@@ -149,6 +150,20 @@ def test_what_was_measured_is_tabled_and_told_in_pairs(tmp_path):
     row = tables.sharpness_table(setting).rows[1]
     train = [setting.arm("noise").losses("final_train_loss")[seed] for seed in (1, 2, 3)]
     assert row[1:3] == ["3", tables.with_interval(*interval(train))], "of the runs that were measured"
+
+
+@pytest.mark.parametrize(
+    ("rise", "said"),
+    [
+        (0.25, "less: none; more: `noise`; neither at every rho: none."),
+        (0.2, "less: none; more: none; neither at every rho: `noise`."),
+    ],
+)
+def test_noise_alone_is_told_to_be_flatter_or_sharper(tmp_path, rise, said):
+    arms = {"baseline": {}, "noise": {"noise_sigma": 0.1}, "rate": {"noise_sigma": 0.1, "learning_rate": 9e-3}}
+    measure(make_study(tmp_path / "flatness" / "cpu", arms), {"baseline": 0.2, "noise": rise, "rate": 0.1})
+    text = findings.findings(read_studies(tmp_path))
+    assert f"Arms that are their reference but for noise, by whether their loss rises: {said}" in text
 
 
 def test_what_was_measured_is_collected(tmp_path):
