@@ -239,6 +239,14 @@ def test_what_schedules_showed_is_in_the_results():
     assert {(row[-1].n, outcome(row)) for row in rows.values()} == {(4, "worse")}
 
 
+def test_what_sensitivity_showed_is_in_the_results():
+    rows = Study(ROOT / "results" / "sensitivity" / "cpu").rows().values()
+    ends = (pick((row[-1] for row in rows), key=lambda c: c.mean) for pick in (min, max))
+    told = "go from {} to {}".format(*(with_interval(c.mean, c.half, "+") for c in ends))
+    assert f"{told} (3 of the 4 planned seeds: no verdicts yet)" in " ".join(README.split())
+    assert {(row[-1].n, outcome(row)) for row in rows} == {(3, "interim")}
+
+
 def test_every_file_and_knob_that_the_readme_names_is_there():
     places = ("", "config", "results", "data/text_char")
     others = (
