@@ -340,16 +340,16 @@ def flatter(row, rises):
 
 def noise_is_flatter(study, found):
     """Whether arms that are their reference but for noise rise less at every rho, or more; a list."""
-    sides = {"less": [], "more": [], "neither at every rho": []}
+    sides = {"less at every rho": [], "more at every rho": [], "neither": []}
     for name, rises in found.items():
         halves = [(c.mean, c.half) for loss, c in rises.items() if loss.startswith("rise_")]
         if not adds_noise_alone(study.rows()[name]) or any(half is None for _, half in halves):
             continue
         less, more = all(m + h < 0 for m, h in halves), all(m - h > 0 for m, h in halves)
-        sides["less" if less else "more" if more else "neither at every rho"].append(f"`{name}`")
+        sides["less at every rho" if less else "more at every rho" if more else "neither"].append(f"`{name}`")
     if any(sides.values()):
         said = "; ".join(f"{side}: {', '.join(names) or 'none'}" for side, names in sides.items())
-        yield f"Arms that are their reference but for noise, by whether their loss rises: {said}.\n"
+        yield f"Whether the loss of arms that are their reference but for noise rises, by these intervals, {said}.\n"
 
 
 def instead(studies):

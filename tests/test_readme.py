@@ -16,7 +16,7 @@ from arms import read_settings
 from config import ROOT, Config, load
 from controls import found_shares, plateau_sums
 from data.corpus import Corpus
-from findings import before_clipping, by_length, overfitting
+from findings import before_clipping, by_length, overfitting, rises_of
 from model import GPT, GPTConfig
 from sample import read_options
 from sentences import FINAL, Study
@@ -245,6 +245,15 @@ def test_what_sensitivity_showed_is_in_the_results():
     told = "go from {} to {}".format(*(with_interval(c.mean, c.half, "+") for c in ends))
     assert f"{told} (3 of the 4 planned seeds: no verdicts yet)" in " ".join(README.split())
     assert {(row[-1].n, outcome(row)) for row in rows} == {(3, "interim")}
+
+
+def test_what_flatness_showed_is_in_the_results():
+    rows = Study(ROOT / "results" / "flatness" / "cpu").rows()
+    first, mildest = (rises_of(rows[name])["rise_0.1"] for name in ("noise_0.1_0.99", "noise_0.01_0.95"))
+    told = [with_interval(c.mean, c.half, "+") for c in (first, mildest)]
+    text = " ".join(README.split())
+    assert f"by {told[0]} nats more than without noise, with the mildest by {told[1]} ({first.n} seeds)" in text
+    assert all(abs(c.mean) < c.half for c in (first, mildest)), "it does not show"
 
 
 def test_every_file_and_knob_that_the_readme_names_is_there():

@@ -141,7 +141,10 @@ def test_what_was_measured_is_tabled_and_told_in_pairs(tmp_path):
     assert "- `unmeasured` minus `baseline`: train loss" not in text
     section = text[text.index("## Does it find flatter minima?") : text.index("## Against what else")]
     assert "    python sharpness.py out/flatness/cpu\n" in section
-    assert "by whether their loss rises: less: `noise`; more: none; neither at every rho: none." in section
+    assert (
+        "rises, by these intervals, less at every rho: `noise`; more at every rho: none; neither: none."
+        in section
+    )
     assert "Open" not in section
     c = compare(*(setting.arm(name).losses("best_val_loss") for name in ("noise", "baseline")))
     assert f"- `noise` minus `baseline`: {c.mean:+.4f} ± {c.half:.4f} (n = 4, " in section
@@ -155,15 +158,15 @@ def test_what_was_measured_is_tabled_and_told_in_pairs(tmp_path):
 @pytest.mark.parametrize(
     ("rise", "said"),
     [
-        (0.25, "less: none; more: `noise`; neither at every rho: none."),
-        (0.2, "less: none; more: none; neither at every rho: `noise`."),
+        (0.25, "less at every rho: none; more at every rho: `noise`; neither: none."),
+        (0.2, "less at every rho: none; more at every rho: none; neither: `noise`."),
     ],
 )
 def test_noise_alone_is_told_to_be_flatter_or_sharper(tmp_path, rise, said):
     arms = {"baseline": {}, "noise": {"noise_sigma": 0.1}, "rate": {"noise_sigma": 0.1, "learning_rate": 9e-3}}
     measure(make_study(tmp_path / "flatness" / "cpu", arms), {"baseline": 0.2, "noise": rise, "rate": 0.1})
     text = findings.findings(read_studies(tmp_path))
-    assert f"Arms that are their reference but for noise, by whether their loss rises: {said}" in text
+    assert f"arms that are their reference but for noise rises, by these intervals, {said}" in text
 
 
 def test_what_was_measured_is_collected(tmp_path):
