@@ -349,7 +349,8 @@ def noise_is_flatter(study, found):
         sides["less at every rho" if less else "more at every rho" if more else "neither"].append(f"`{name}`")
     if any(sides.values()):
         said = "; ".join(f"{side}: {', '.join(names) or 'none'}" for side, names in sides.items())
-        yield f"Whether the loss of arms that are their reference but for noise rises, by these intervals, {said}.\n"
+        told = "Whether the loss of arms that are their reference but for noise rises, by these intervals,"
+        yield f"{told} {said}.\n"
 
 
 def instead(studies):
