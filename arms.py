@@ -305,7 +305,7 @@ def changed_knobs(arm, baseline):
 def other_knobs(arm, baseline):
     """{knob: value} in which an arm differs from the baseline beside its noise."""
     changed = changed_knobs(arm, baseline)
-    return {name: value for name, value in changed.items() if not name.startswith("noise_")}
+    return {name: value for name, value in changed.items() if not name.startswith(("noise_", "plateau_"))}
 
 
 def notes(runs):

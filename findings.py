@@ -6,7 +6,7 @@ the numbers. A question whose study has not been run is called open. report.py w
 
 import numpy as np
 
-from arms import by
+from arms import by, other_knobs
 from compare import compare, interval
 from config import identity
 from controls import (
@@ -272,10 +272,7 @@ def experiment(arm):
 def adds_noise_alone(row):
     """Whether the arm is its reference but for noise, wherever it goes."""
     _, arm, reference, _ = row
-    here, there = experiment(arm), experiment(reference)
-    of_noise = ("noise_", "plateau_")
-    same = all(here[name] == there[name] for name in here if not name.startswith(of_noise))
-    return same and arm.noisy and not reference.noisy
+    return arm.noisy and not reference.noisy and not other_knobs(arm, reference)
 
 
 # The sections.

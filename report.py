@@ -179,19 +179,22 @@ def arms_in_knobs(settings):
     items = []
     for setting in settings:
         for arm in setting.arms if setting.baseline else ():
-            if arm is setting.baseline:
-                knobs = {k: v for k, v in differences(arm.runs[0].config).items() if k not in NOT_TOLD}
-                said = "the defaults of config/__init__.py, but for "
-            else:
-                knobs, said = changed_knobs(arm, setting.baseline), ""
-                if arm.noisy and arm.runs[0].config.noise_schedule == "exponential":
-                    knobs |= {
-                        name: getattr(arm.runs[0].config, name) for name in ("noise_sigma", "noise_gamma")
-                    }
-            said += ", ".join(f"{name}={shortened(value)}" for name, value in knobs.items())
-            items.append(f"- `{arm.name}`: {said or 'data_seed alone'}")
+            knobs = knobs_to_tell(arm, setting.baseline)
+            said = ", ".join(f"{name}={shortened(value)}" for name, value in knobs.items())
+            whose = "the defaults of config/__init__.py, but for " if arm is setting.baseline else ""
+            items.append(f"- `{arm.name}`: {whose}{said or 'data_seed alone'}")
     head = "<details><summary>The baseline's knobs, and what the arms change of them</summary>"
     return [head, "", *items, "", "</details>", ""] if items else []
+
+
+def knobs_to_tell(arm, baseline):
+    """{knob: value} of a baseline against the defaults, of another arm against its baseline; sigma and gamma of
+    all noise that has both."""
+    config = arm.runs[0].config
+    if arm is baseline:
+        return {name: value for name, value in differences(config).items() if name not in NOT_TOLD}
+    both = ("noise_sigma", "noise_gamma") if arm.noisy and config.noise_schedule == "exponential" else ()
+    return changed_knobs(arm, baseline) | {name: getattr(config, name) for name in both}
 
 
 def shortened(value):

@@ -77,6 +77,12 @@ def tuned(results, noise, warmup, planned=(1, 2, 3, 4)):
 def test_the_advice_follows_from_the_tuned_comparison(tmp_path, noise, warmup, advice):
     text = tuned(tmp_path, noise, warmup)
     assert f"**{advice}" in text
+    for name, (_, _, _, c) in Study(tmp_path / "best_against_best" / "cpu").rows().items():
+        if c.verdict != "not resolved" and c.p_holm >= 1e-4:
+            assert (
+                f"- `{name}` minus `baseline`: {c.mean:+.4f} ± {c.half:.4f} (n = 4, p = {c.p_holm:.4f}):"
+                in text
+            )
     assert sum(text.count(said) for said in ("**Drop", "**No reason", "**Keep", "**It helps", "**Interim")) == 1
 
 

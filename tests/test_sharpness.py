@@ -167,6 +167,10 @@ def test_noise_alone_is_told_to_be_flatter_or_sharper(tmp_path, rise, said):
     measure(make_study(tmp_path / "flatness" / "cpu", arms), {"baseline": 0.2, "noise": rise, "rate": 0.1})
     text = findings.findings(read_studies(tmp_path))
     assert f"arms that are their reference but for noise rises, by these intervals, {said}" in text
+    path = tmp_path / "flatness" / "cpu" / "noise" / "seed1" / "sharpness.json"
+    write_json(path, {"iter": 1000, "tokens": 9, "rises": {"0.05": [-0.5] * 3, "0.1": [0.5] * 3}})
+    text = findings.findings(read_studies(tmp_path))
+    assert "less at every rho: none; more at every rho: none; neither: `noise`." in text, "one seed decides it"
 
 
 def test_what_was_measured_is_collected(tmp_path):
