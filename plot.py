@@ -29,14 +29,11 @@ step, and the tables.
 
 from pathlib import Path
 
-from arms import by, notes, read_settings
-from config import UserError, run_script
-from costs import bench_figure, find_benches, tables_of
-from curves import cost_figure, distance_figure, loss_figure, mechanism_figure, noise_figure
-from effects import forest_figure, sensitivity_figure
-from panels import save, save_text
-from runs import find_runs
-from tables import (
+from analysis.arms import by, notes, read_settings
+from analysis.curves import cost_figure, distance_figure, loss_figure, mechanism_figure, noise_figure
+from analysis.effects import forest_figure, sensitivity_figure
+from analysis.panels import save, save_text
+from analysis.tables import (
     COMPARED,
     comma_separated,
     comparison_table,
@@ -45,6 +42,9 @@ from tables import (
     markdown,
     sharpness_table,
 )
+from bench.costs import bench_figure, find_benches, tables_of
+from config import UserError, run_script
+from training.run_folder import find_runs
 
 
 def main(argv):

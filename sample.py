@@ -15,13 +15,13 @@ from pathlib import Path
 
 import torch
 
-import gpt2
 from config import UserError, did_you_mean, run_script, settle
 from data.corpus import decode, encode, symbol_indices
-from evaluate import exported_model, model_in
-from machine import Machine, enough_memory
 from noise import stream_seed
-from runs import best_checkpoint, corpus_meta
+from training import gpt2
+from training.evaluate import exported_model, model_in
+from training.machine import Machine, enough_memory
+from training.run_folder import best_checkpoint, corpus_meta
 
 TOGETHER = 64  # samples a batch, at most
 

@@ -30,10 +30,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from config import ROOT, UserError, cores, run_script, source_wanted
-from files import lock, read_json, write_json
-from progress import Signals
-from runs import RunFolder, parse_event
-from study import parse_seeds, read_study
+from config.study import parse_seeds, read_study
+from data.files import lock, read_json, write_json
+from training.run_folder import RunFolder, parse_event
+from training.terminal import Signals
 
 FAILED, TIME_IS_UP = 1, 4  # exit status
 STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM)  # exit status of a run that was asked to, at work or not yet

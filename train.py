@@ -21,15 +21,14 @@ from datetime import UTC, datetime
 
 from config import ROOT, UserError, differences, load
 from data.corpus import Corpus
-from evaluate import bits, mean_loss
-from machine import Machine, enough_memory, out_of_memory, versions
 from model import GPT
-from progress import Progress, Signals
-from ranks import Ending, joined, run_script_at_once
-from runs import RunFolder, corpus_title, read_log
 from sample import samples
-from start import check_same, describe, needs_source, read_source
-from training import (
+from training.distributed import Ending, joined, run_script_at_once
+from training.evaluate import bits, mean_loss
+from training.machine import Machine, enough_memory, out_of_memory, versions
+from training.pretrained import check_same, describe, needs_source, read_source
+from training.run_folder import RunFolder, corpus_title, read_log
+from training.step import (
     Diverged,
     Training,
     accumulate,
@@ -39,6 +38,7 @@ from training import (
     train_step,
     val_loss,
 )
+from training.terminal import Progress, Signals
 
 DIVERGED = 3  # exit status
 SMALLER = (

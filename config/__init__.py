@@ -82,18 +82,18 @@ class Config:
     noise_eta: float = 0.0  # inverse: the variance is eta / (1 + t)^0.55
     noise_steps: int | None = None  # linear, cosine: iterations until sigma is 0; None: max_iters
     plateau_interval: int = 250  # plateau: iterations between the evaluations that steer it
-    noise_draw: str = "gaussian"  # gaussian, uniform or laplace, each of sd sigma_t
+    noise_distribution: str = "gaussian"  # gaussian, uniform or laplace, each of sd sigma_t
     noise_scale: str = "absolute"  # absolute, global (times the gradient's RMS) or tensor (each its own)
     noise_before_clip: bool = False  # True: added before clipping, not after
-    noise_where: str = "all"  # all, embeddings, attention, mlp, first_block or last_block
+    noise_params: str = "all"  # all, embeddings, attention, mlp, first_block or last_block
     noise_anticorrelated: bool = False  # True: (xi_t - xi_(t-1)) / sqrt 2 in place of xi_t
-    noise_point: str = "gradient"  # gradient, first_moment, second_moment(_mean), weights or learning_rate
+    noise_target: str = "gradient"  # gradient, first_moment, second_moment(_mean), weights or learning_rate
     reset_below_sigma: float = 0.0  # forget AdamW's moments when sigma first is under this; 0: never
     diagnose_interval: int = 0  # iterations between measurements of what noise does to an update; 0: none
 
     # == noise in the weights of init_from, once, before the first step (NoisyTune) ==
     noisytune_lambda: float = 0.0  # W + U(-lambda/2, lambda/2) * std(W); its paper's is 0.15; 0: none
-    noisytune_draw: str = "uniform"  # uniform or gaussian, each of sd lambda * std(W) / sqrt 12
+    noisytune_distribution: str = "uniform"  # uniform or gaussian, each of sd lambda * std(W) / sqrt 12
     noisytune_std: str = "tensor"  # tensor (each one's own std) or global (one for all)
 
     # == randomness ==
@@ -129,6 +129,12 @@ class Config:
 
 
 KNOBS = typing.get_type_hints(Config)
+ALIASES = {  # options' earlier names, which old records and command lines have
+    "noise_draw": "noise_distribution",
+    "noise_point": "noise_target",
+    "noise_where": "noise_params",
+    "noisytune_draw": "noisytune_distribution",
+}
 
 # What two runs may differ in and still be one run: cadence, logging, place and machine. Not eval_tokens
 # and eval_train_tokens: they change no weight, but what a logged loss is the mean of.
@@ -162,13 +168,13 @@ RANGES = {
 
 CHOICES = {
     "noise_schedule": ("exponential", "linear", "cosine", "constant", "inverse", "plateau"),
-    "noise_draw": ("gaussian", "uniform", "laplace"),
-    "noisytune_draw": ("uniform", "gaussian"),
+    "noise_distribution": ("gaussian", "uniform", "laplace"),
+    "noisytune_distribution": ("uniform", "gaussian"),
     "noisytune_std": ("tensor", "global"),
     "noise_scale": ("absolute", "global", "tensor"),
     "optimizer": ("adamw", "adam", "sgd"),
-    "noise_where": ("all", "embeddings", "attention", "mlp", "first_block", "last_block"),
-    "noise_point": (
+    "noise_params": ("all", "embeddings", "attention", "mlp", "first_block", "last_block"),
+    "noise_target": (
         *("gradient", "first_moment", "second_moment", "second_moment_mean"),
         *("weights", "learning_rate"),
     ),
@@ -193,6 +199,7 @@ def recorded(knobs):
     leave things as they were without the knob; knobs that there are no more are left out."""
     if not isinstance(knobs, dict):
         raise UserError(f"a config.json holds {knobs!r} where the knobs should be")
+    knobs = {ALIASES.get(name, name): value for name, value in knobs.items()}
     return Config(**{name: value for name, value in knobs.items() if name in KNOBS})
 
 
@@ -251,6 +258,7 @@ def read_file(path):
     assigned = run_file(path)
     if {"base", "arms"} <= assigned.keys():
         raise UserError(f"{path} is a study, not the config of a run: python sweep.py {path}")
+    assigned = {ALIASES.get(name, name): value for name, value in assigned.items()}
     known_knobs(assigned, path)
     return {name: check_type(name, value, path) for name, value in assigned.items()}
 
@@ -292,6 +300,7 @@ def read_option(word):
         example = f"--{name}={value or getattr(Config, name)}" if name in KNOBS else "--seed=2"
         raise UserError(f"{word} is no option; options are written --key=value, for instance {example}")
     name, text = match.groups()
+    name = ALIASES.get(name, name)
     known_knobs([name], "the command line")
     return name, check_type(name, from_text(name, text), "the command line")
 
@@ -411,21 +420,21 @@ def source_wanted(init_from):
 
 def check_noise_point(config):
     """UserError where the noise cannot go to where it is asked to go."""
-    point, beta1, beta2 = config.noise_point, config.beta1, config.beta2
+    point, beta1, beta2 = config.noise_target, config.beta1, config.beta2
     if point != "gradient" and config.noise_before_clip:
-        raise UserError(f"noise_point={point!r} does not combine with noise_before_clip: leave that out")
+        raise UserError(f"noise_target={point!r} does not combine with noise_before_clip: leave that out")
     needs_moments = point.endswith(("moment", "moment_mean", "rate")) or config.reset_below_sigma > 0
     if needs_moments and config.optimizer != "adamw":
         raise UserError(
-            f"noise_point={point!r} and reset_below_sigma need optimizer='adamw', whose moments they use"
+            f"noise_target={point!r} and reset_below_sigma need optimizer='adamw', whose moments they use"
         )
     if "moment" in point and 0 in (beta1, beta2):
-        raise UserError(f"noise_point={point!r} needs beta1 and beta2 above 0, not {beta1} and {beta2}")
-    if point in ("weights", "learning_rate") and (config.noise_scale, config.noise_where) != (
+        raise UserError(f"noise_target={point!r} needs beta1 and beta2 above 0, not {beta1} and {beta2}")
+    if point in ("weights", "learning_rate") and (config.noise_scale, config.noise_params) != (
         "absolute",
         "all",
     ):
-        raise UserError(f"noise_point={point!r} needs noise_scale='absolute' and noise_where='all'")
+        raise UserError(f"noise_target={point!r} needs noise_scale='absolute' and noise_params='all'")
     if config.diagnose_interval and (
         config.optimizer == "sgd" or config.noise_before_clip or config.batch_size < 2
     ):

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from config import ROOT, UserError, did_you_mean
-from data.building import FORMAT
+from data.build import FORMAT
+from data.files import hash_of, lock, read_json, shown
 from data.subword import encoding
-from files import hash_of, lock, read_json, shown
 
 
 def corpus_folder(dataset):
@@ -38,7 +38,7 @@ def corpus_folder(dataset):
 class Corpus:
     """The splits of a prepared corpus as uint16 tokens, mapped from their files or on a device.
 
-    meta: what prepare wrote (data/building.py says what). UserError where files do not match it.
+    meta: what prepare wrote (data/build.py says what). UserError where files do not match it.
     """
 
     def __init__(self, dataset, device="cpu", train_tokens=None):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from config import UserError
-from files import hash_of, replacing, shown
+from data.files import hash_of, replacing, shown
 
 CHUNK = 1 << 22  # bytes of a text held at a time
 PIECE = 1 << 16  # bytes taken from a connection at a time, at most

@@ -1,6 +1,6 @@
 """Corpora of subwords: byte-level BPE as GPT-2 has it, by tiktoken. No torch.
 
-Their meta.json differs from that of characters (data/building.py) as follows:
+Their meta.json differs from that of characters (data/build.py) as follows:
 
     unit         "token"
     vocabulary   the bytes of each token, decoded as latin-1: the ranks in their order, then the special ones
@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from config import UserError
-from data import building
-from files import read_json, shown
+from data import build
+from data.files import read_json, shown
 
 # GPT-2's (encoder.py of github.com/openai/gpt-2), the contractions in one group.
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -110,20 +110,20 @@ def is_gpt2s(meta):
 
 
 def prepared(folder, vocabulary=None):
-    """Whether a folder holds a corpus prepared with this Vocabulary, None for any; as `building.prepared`."""
+    """Whether a folder holds a corpus prepared with this Vocabulary, None for any; as `build.prepared`."""
     meta = read_json(Path(folder) / "meta.json")
     if meta and vocabulary and meta["source"]["vocabulary"]["sha256"] != vocabulary.sha256:
         there = meta["source"]["vocabulary"]["from"]
         raise UserError(
             f"{shown(Path(folder))} holds tokens of another vocabulary, {there}: --force replaces it"
         )
-    return building.prepared(folder)
+    return build.prepared(folder)
 
 
 def write_corpus(folder, text, vocabulary, source, splits=None):
     """Cut a text into splits by its characters, encode each for itself, and write them as a prepared corpus.
 
-    No token reaches over a boundary. The rest is as `building.write_corpus` has it.
+    No token reaches over a boundary. The rest is as `build.write_corpus` has it.
     """
     about = {
         "unit": "token",
@@ -135,13 +135,13 @@ def write_corpus(folder, text, vocabulary, source, splits=None):
 
     def parts():
         encode, start = encoding(about).encode_ordinary, 0
-        for name, count in building.split_lengths(len(text), splits or building.HALVES).items():
+        for name, count in build.split_lengths(len(text), splits or build.HALVES).items():
             tokens = np.array(encode(text[start : start + count]), "<u2")
             yield name, {"tokens": len(tokens), "characters": count}, [tokens]
             start += count
 
     origin = {"vocabulary": {"from": vocabulary.origin, "sha256": vocabulary.sha256}}
-    return building.write_splits(folder, about, parts(), {"source": {**source, **origin}})
+    return build.write_splits(folder, about, parts(), {"source": {**source, **origin}})
 
 
 def encoding(meta):

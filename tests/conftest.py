@@ -12,9 +12,9 @@ from made_up import fake_run
 
 import train
 from config import ROOT, load
-from data import building
+from data import build
 from data.corpus import Corpus
-from machine import Machine
+from training.machine import Machine
 
 LIMIT = 120  # seconds, for processes of their own; far more than any of them takes
 TEXT = "".join(
@@ -28,8 +28,8 @@ TEXT = "".join(
 
 def write_corpus(folder, text, **options):
     """A prepared corpus of a text, in `folder`."""
-    building.write_corpus(
-        folder, lambda: iter([building.code_points(text)]), {"from": "a test", "sha256": "-"}, **options
+    build.write_corpus(
+        folder, lambda: iter([build.code_points(text)]), {"from": "a test", "sha256": "-"}, **options
     )
     return folder
 

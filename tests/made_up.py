@@ -3,9 +3,9 @@
 import json
 import math
 
-import tables
+from analysis import tables
 from config import settle
-from files import write_json
+from data.files import write_json
 
 META = {"name": "shakespeare_char", "unit": "character", "splits": {"train": {"tokens": 9, "sha256": "abc"}}}
 

@@ -12,18 +12,16 @@ import pytest
 import torch
 from conftest import tokens_of
 
-import bench
-import costs
-import gpu
 import plot
-import processes
-import training
+from bench import __main__ as bench
+from bench import costs, gpu, processes
+from bench.loops import LONG_TURNS, LOOPS, TURNS, OurLoop, PlainLoop, in_turns, sample_plainly, steps_in_turns
 from config import ROOT, UserError, settle
-from evaluate import mean_loss
-from files import read_json, write_json
-from loops import LONG_TURNS, LOOPS, TURNS, OurLoop, PlainLoop, in_turns, sample_plainly, steps_in_turns
-from machine import Machine
+from data.files import read_json, write_json
 from model import GPT
+from training import step as training
+from training.evaluate import mean_loss
+from training.machine import Machine
 
 SMALL = """
 block_size = 16
@@ -142,14 +140,14 @@ def test_samples_are_measured_from_the_start_and_after_a_full_context(parts, mon
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
 def test_every_ingredient_differs_from_its_absence_by_what_it_says(parts, kind):
     config, _, _ = parts(
-        noise_sigma=0.3, noise_draw="laplace", input_noise=0.2, diagnose_interval=3, log_interval=10
+        noise_sigma=0.3, noise_distribution="laplace", input_noise=0.2, diagnose_interval=3, log_interval=10
     )
     knobs_of = vars(config) | bench.QUIET
     rows = bench.ingredients(config, kind)
     assert len({name for name, *_ in rows}) == len(rows) == 23
     quiet = settle(knobs_of)
     assert not quiet.noisy
-    assert (quiet.input_noise, quiet.diagnose_interval, quiet.noise_draw) == (0.0, 0, "gaussian")
+    assert (quiet.input_noise, quiet.diagnose_interval, quiet.noise_distribution) == (0.0, 0, "gaussian")
     for name, knobs, others, every in rows:
         with_it, without = (vars(settle(knobs_of | own)) for own in (knobs, others))
         of_the_batch = kind == "cuda" or name.startswith(("dropout", "augmentation", "diagnosis: measured"))
@@ -157,9 +155,9 @@ def test_every_ingredient_differs_from_its_absence_by_what_it_says(parts, kind):
         changed = {knob for knob in with_it if with_it[knob] != without[knob]}
         noise = {"noise_gamma"} | ({"noise_eta"} if "inverse" in name else {"noise_sigma"})
         for word, knob in {
-            **{"inverse": "noise_schedule", "uniform": "noise_draw", "laplace": "noise_draw"},
-            **{"scale": "noise_scale", "anticorrelated": "noise_anticorrelated", "moment": "noise_point"},
-            **{"weights": "noise_point", "rate": "noise_point", "before clipping": "noise_before_clip"},
+            **{"inverse": "noise_schedule", "uniform": "noise_distribution", "laplace": "noise_distribution"},
+            **{"scale": "noise_scale", "anticorrelated": "noise_anticorrelated", "moment": "noise_target"},
+            **{"weights": "noise_target", "rate": "noise_target", "before clipping": "noise_before_clip"},
             **dict.fromkeys(("linear", "cosine", "constant"), "noise_schedule"),
         }.items():
             noise |= {knob} if word in name else set()
@@ -288,7 +286,7 @@ def test_a_kernel_that_does_not_tell_the_peak_ends_no_run(monkeypatch):
 def test_peak_memory_is_a_processes_own():
     code = """
 import torch
-from machine import Machine
+from training.machine import Machine
 machine = Machine("cpu", "float32", 1, False)
 before = machine.peak_memory()
 torch.ones(50_000_000)
@@ -306,11 +304,12 @@ print(before, machine.peak_memory())
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries decide for themselves")
 def test_memory_that_a_step_frees_is_there_for_the_next_one(corpus):
     code = """
-import resource, sys
+import resource
+import sys
 import train
 from config import load
-from loops import OurLoop
-from machine import Machine
+from bench.loops import OurLoop
+from training.machine import Machine
 config = load(sys.argv[1:])
 loop = OurLoop(config, train.open_corpus(config, Machine.choose(config)), Machine.choose(config))
 for count in (3, 4):

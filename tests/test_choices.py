@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import choices
 import model
-import training
-from loops import OurLoop
+from bench import choices
+from bench.loops import OurLoop
+from training import step as training
 
 STEP_CHOICES = [
     *("bfloat16", "16 bits through float32"),

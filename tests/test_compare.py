@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from compare import LEVEL, compare, compare_all, holm, interval, noncentrality, resolvable, share, sign_flip
+from analysis.statistics import (
+    LEVEL,
+    compare,
+    compare_all,
+    holm,
+    interval,
+    noncentrality,
+    resolvable,
+    share,
+    sign_flip,
+)
 from config import ROOT
 
 

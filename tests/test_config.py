@@ -122,7 +122,7 @@ def test_every_knob_that_is_a_number_has_a_range_and_every_word_its_choices():
 
 def test_the_choices_are_those_of_the_noise():
     assert set(CHOICES["noise_schedule"]) == set(noise.SCHEDULES)
-    assert set(CHOICES["noise_draw"]) == set(noise.DRAWS)
+    assert set(CHOICES["noise_distribution"]) == set(noise.DRAWS)
     assert set(CHOICES["noise_scale"]) == set(noise.SCALES)
 
 

@@ -3,10 +3,10 @@
 import pytest
 from made_up import make_study
 
-import costs
-import report
-from files import read_json, write_json
-from tables import comma_separated, markdown
+from analysis import report
+from analysis.tables import comma_separated, markdown
+from bench import costs
+from data.files import read_json, write_json
 
 
 def made_up(**more):

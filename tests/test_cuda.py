@@ -18,12 +18,12 @@ from test_train import compile_with
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import train
-import training as method
 from config import UserError
 from data.corpus import Corpus
-from evaluate import mean_loss
 from noise import GradientNoise, schedule
-from runs import read_log
+from training import step as method
+from training.evaluate import mean_loss
+from training.run_folder import read_log
 
 GIB = 2**30
 
@@ -124,9 +124,14 @@ def test_the_host_does_not_wait_for_the_device_in_a_step(training, device, dtype
 
 
 OTHER_STEPS = [
-    *({"noise_point": point} for point in ("first_moment", "second_moment", "second_moment_mean", "weights")),
-    *({"noise_point": "learning_rate"}, {"noise_anticorrelated": True}, {"noise_before_clip": True}),
-    *({"noise_draw": "laplace"}, {"reset_below_sigma": 0.005}, {"input_noise": 0.1}, {"diagnose_interval": 1}),
+    *({"noise_target": point} for point in ("first_moment", "second_moment", "second_moment_mean", "weights")),
+    *({"noise_target": "learning_rate"}, {"noise_anticorrelated": True}, {"noise_before_clip": True}),
+    *(
+        {"noise_distribution": "laplace"},
+        {"reset_below_sigma": 0.005},
+        {"input_noise": 0.1},
+        {"diagnose_interval": 1},
+    ),
     *({"optimizer": "sgd"}, {"optimizer": "adam", "weight_decay": 0.0}),
 ]
 

@@ -16,7 +16,7 @@ import torch
 from conftest import TEXT, tokens_of, write_corpus
 
 from config import ROOT, UserError
-from data import building
+from data import build
 from data.corpus import Corpus, batch_tokens, decode
 from data.enwik8 import prepare as enwik8
 from data.pydoc_char import prepare as pydoc_char
@@ -40,7 +40,7 @@ def nanogpt_bytes(text):
 @pytest.mark.parametrize("text", [TEXT, AWKWARD, "ab" * 30_000], ids=["ascii", "unicode", "two symbols"])
 @pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
 def test_bytes_are_nanogpts(tmp_path, monkeypatch, text, chunk):
-    monkeypatch.setattr(building, "CHUNK", max(chunk, len(text) // 1000))
+    monkeypatch.setattr(build, "CHUNK", max(chunk, len(text) // 1000))
     (tmp_path / "my.txt").write_text(text, encoding="utf-8")
     text_char.main([str(tmp_path / "my.txt")], tmp_path)
     for split, wanted in nanogpt_bytes(text).items():
@@ -258,7 +258,7 @@ def test_partial_wants_a_source(tmp_path):
 
 def test_an_error_half_way_leaves_no_meta(tmp_path):
     write_corpus(tmp_path, TEXT)
-    turns = iter([[building.code_points(TEXT)], OSError("the disk is full")])
+    turns = iter([[build.code_points(TEXT)], OSError("the disk is full")])
 
     def chunks():
         turn = next(turns)
@@ -267,14 +267,14 @@ def test_an_error_half_way_leaves_no_meta(tmp_path):
         return iter(turn)
 
     with pytest.raises(OSError, match="the disk is full"):
-        building.write_corpus(tmp_path, chunks, {"from": "-", "sha256": "-"})
+        build.write_corpus(tmp_path, chunks, {"from": "-", "sha256": "-"})
     assert not (tmp_path / "meta.json").exists()
     assert not list(tmp_path.glob(".*"))
 
 
 def test_preparing_imports_no_torch():
     scripts = "data.text_char.prepare, data.shakespeare_bpe.prepare"
-    code = f"import sys, data.building, {scripts}; assert 'torch' not in sys.modules"
+    code = f"import sys, data.build, {scripts}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
@@ -364,7 +364,7 @@ def test_damaged_files_are_refused_with_the_mend(tmp_path, damage):
 
 def test_bytes_are_decoded_as_bytes(tmp_path):
     text = "é and 日\n".encode() * 20
-    building.write_corpus(
+    build.write_corpus(
         tmp_path, lambda: iter([np.frombuffer(text, np.uint8)]), {"from": "-", "sha256": "-"}, unit="byte"
     )
     data = Corpus(str(tmp_path))
@@ -372,10 +372,10 @@ def test_bytes_are_decoded_as_bytes(tmp_path):
 
 
 def test_three_splits_are_90_5_5():
-    parts = building.split_lengths(100_000_000, {"train": 0.9, "val": 0.05, "test": 0.05})
+    parts = build.split_lengths(100_000_000, {"train": 0.9, "val": 0.05, "test": 0.05})
     assert parts == {"train": 90_000_000, "val": 5_000_000, "test": 5_000_000}
-    assert building.split_lengths(1_115_394, building.HALVES) == {"train": 1_003_854, "val": 111_540}
-    assert all(building.split_lengths(n, building.HALVES)["train"] == int(n * 0.9) for n in range(1, 3000))
+    assert build.split_lengths(1_115_394, build.HALVES) == {"train": 1_003_854, "val": 111_540}
+    assert all(build.split_lengths(n, build.HALVES)["train"] == int(n * 0.9) for n in range(1, 3000))
 
 
 # Fewer data and noised inputs.

@@ -8,12 +8,11 @@ import shutil
 import pytest
 from made_up import make_study
 
-import controls
-import findings
-from compare import compare
-from controls import measured_half, predicted_half
-from files import read_json, write_json
-from sentences import Study, read_studies
+from analysis import controls, findings
+from analysis.controls import measured_half, predicted_half
+from analysis.sentences import Study, read_studies
+from analysis.statistics import compare
+from data.files import read_json, write_json
 
 NOISE = {"noise_sigma": 0.1, "noise_gamma": 0.99}
 MEAN = "the mean that the noise has in AdamW's second moment"
@@ -151,7 +150,7 @@ def test_an_experiment_counts_once_and_by_its_most_seeds(tmp_path):
     arms = {"baseline": {}, "same": NOISE, "hurts": {"noise_sigma": 0.2}}
     make_study(tmp_path / "table1_text8" / "cpu", arms, seeds=(1, 2, 3, 4, 5), name="table1_text8")
     shift(tmp_path / "table1_text8" / "cpu", "same", -1.0)
-    elsewhere = {"baseline": {}, "elsewhere": {**NOISE, "noise_point": "weights"}}
+    elsewhere = {"baseline": {}, "elsewhere": {**NOISE, "noise_target": "weights"}}
     make_study(tmp_path / "regularizers" / "cpu", elsewhere, seeds=(1, 2, 3, 4), name="regularizers")
     few = {"baseline": {}, "cell": {"noise_sigma": 0.3}}
     make_study(tmp_path / "sensitivity" / "cpu", few, seeds=(1, 2), name="sensitivity")
@@ -163,7 +162,7 @@ def test_an_experiment_counts_once_and_by_its_most_seeds(tmp_path):
 
 
 def test_noise_that_helps_elsewhere_than_in_the_gradients_is_named(tmp_path):
-    first = {**NOISE, "noise_point": "first_moment"}
+    first = {**NOISE, "noise_target": "first_moment"}
     arms = {"baseline": {}, "tuned": {"learning_rate": 4e-3}, "first": first}
     arms["first_tuned"] = {**first, "learning_rate": 4e-3}
     folder = tmp_path / "mechanism" / "cpu"
@@ -268,8 +267,8 @@ def mechanism(tmp_path):
     arms = {
         "baseline": {},
         "noise": NOISE,
-        "second_moment_mean": {**NOISE, "noise_point": "second_moment_mean"},
-        "matched_warmup": {**NOISE, "noise_point": "learning_rate"},
+        "second_moment_mean": {**NOISE, "noise_target": "second_moment_mean"},
+        "matched_warmup": {**NOISE, "noise_target": "learning_rate"},
         "anticorrelated": {**NOISE, "noise_anticorrelated": True},
     }
     versus = dict.fromkeys(("second_moment_mean", "matched_warmup", "anticorrelated"), "noise")
@@ -362,7 +361,7 @@ def test_what_adds_up_is_said_to_help_where_noise_that_does_not_does_more_harm(m
 def test_an_effect_that_is_a_gain_is_called_one_and_first_moments_that_diverged_are_told(mechanism, tmp_path):
     for arm in ("noise", "second_moment_mean"):
         shift(mechanism, arm, -1.0)
-    first = {"first_moment": {**NOISE, "noise_point": "first_moment"}}
+    first = {"first_moment": {**NOISE, "noise_target": "first_moment"}}
     make_study(mechanism, first, seeds=(1, 2, 3, 4))
     for path in (mechanism / "first_moment").rglob("result.json"):
         write_json(path, {"status": "diverged", "diverged_at": 9})
@@ -497,7 +496,7 @@ def test_who_only_delays_overfitting_is_said(tmp_path):
     arms = {"none": common, "better": {**common, "dropout": 0.1}, "worse_at_best": noise}
     arms |= {
         "delays": {**common, "weight_decay": 0.2},
-        "beside_noise": {**noise, "noise_point": "first_moment"},
+        "beside_noise": {**noise, "noise_target": "first_moment"},
     }
     folder = tmp_path / "limited_data" / "cpu"
     named = {"baseline": "none", "name": "limited_data", "versus": {"beside_noise": "worse_at_best"}}

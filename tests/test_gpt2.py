@@ -12,16 +12,14 @@ import torch
 from conftest import checkpoint, same_weights, write_corpus
 from test_init_from import Crash, crash_after
 
-import evaluate
-import export
-import gpt2
 import sample
 import train
 from config import UserError, load
 from data.corpus import Corpus
 from data.subword import GPT2_TOKENS
 from model import GPT, GPTConfig
-from start import read_source
+from training import evaluate, export, gpt2
+from training.pretrained import read_source
 
 SHAPE = dict(n_layer=2, n_head=2, n_embd=16)
 CLOSE = 1e-4  # of logits, float32

@@ -9,13 +9,13 @@ import torch
 from conftest import TEXT, checkpoint, same_weights, weights, write_corpus
 
 import train
-from arms import read_settings
+from analysis.arms import read_settings
 from config import UserError, differences, identity, load
-from data.building import write_corpus as write
+from data.build import write_corpus as write
 from data.corpus import Corpus, symbol_indices
-from machine import Machine
-from runs import RunFolder, read_log
-from start import check_same, read_source
+from training.machine import Machine
+from training.pretrained import check_same, read_source
+from training.run_folder import RunFolder, read_log
 
 
 @pytest.fixture

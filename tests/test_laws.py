@@ -14,13 +14,13 @@ import pytest
 import torch
 from conftest import checkpoint, same_weights, weights
 
-import files
 import noise
 import train
 from config import ROOT, UserError, load
-from files import replacing
-from machine import Machine
-from runs import RunFolder, read_log
+from data import files
+from data.files import replacing
+from training.machine import Machine
+from training.run_folder import RunFolder, read_log
 
 TIMES = {"tokens_per_second", "seconds", "peak_memory_bytes"}
 
@@ -102,7 +102,7 @@ def test_law_2_looking_changes_no_weight(run, looking):
 
 
 def test_law_3_sigma_0_is_the_baseline_bit_for_bit(run, monkeypatch):
-    silent = run("silent", noise_sigma=0.0, noise_draw="laplace", noise_scale="tensor", noise_gamma=0.5)
+    silent = run("silent", noise_sigma=0.0, noise_distribution="laplace", noise_scale="tensor", noise_gamma=0.5)
     monkeypatch.setattr(noise.GradientNoise, "add_", lambda self, step: torch.zeros(()))
     assert same_weights(run("baseline"), silent)
 
@@ -304,7 +304,7 @@ def test_law_4_sigkill_at_random_steps(run, command, tmp_path):
 # Law 5. The run folder is all that passes between train.py and the rest, and it explains itself.
 
 ORDER = (  # upstream to downstream; a room imports only what stands before it
-    *("config", "files", "data.building", "data.download", "data.zipped", "data.subword", "data.corpus"),
+    *("config", "data.files", "data.build", "data.download", "data.unzip", "data.subword", "data.corpus"),
     *("model", "gpt2", "noise", "diagnose", "machine", "progress", "ranks", "runs", "evaluate"),
     *("sharpness", "sample", "export", "start", "training", "train", "loops", "study", "sweep"),
     *("compare", "arms", "collect", "tables", "panels", "curves", "effects", "costs", "plot", "sentences"),
@@ -312,7 +312,7 @@ ORDER = (  # upstream to downstream; a room imports only what stands before it
 )
 MEASURING = ("choices", "processes", "bench", "gpu")  # after all, of every room, and no room's
 WITHOUT_TORCH = (
-    *("config", "files", "data.building", "data.download", "data.zipped", "data.subword"),
+    *("config", "data.files", "data.build", "data.download", "data.unzip", "data.subword"),
     *("progress", "runs", "study", "sweep", "collect", "costs", "sentences", "controls", "findings", "report"),
 )
 
@@ -507,7 +507,7 @@ def test_law_7_a_machine_without_the_device_says_so(command, device):
 
 def test_law_7_the_weights_of_a_run_are_evaluated_exactly(run, capsys):
     """And the command that does it answers a run folder's mistakes too."""
-    import evaluate
+    from training import evaluate
 
     folder = run()
     capsys.readouterr()

@@ -9,12 +9,12 @@ from torch import nn
 
 import noise
 import train
-import training
 from config import UserError, load
-from diagnose import Diagnosis, batch_noise_norm
 from noise import GradientNoise, MatchedWarmup, create_moments, reset_moments, schedule
-from runs import read_log
-from training import own_noise_norm
+from training import step as training
+from training.diagnosis import Diagnosis, batch_noise_norm
+from training.run_folder import read_log
+from training.step import own_noise_norm
 
 BETAS, EPS, DECAY, RATE = (0.9, 0.99), 1e-8, 0.1, 1e-2
 POINTS = ("gradient", "first_moment", "second_moment", "second_moment_mean")
@@ -206,7 +206,7 @@ def test_the_matched_warmup_is_its_formula():
 def test_a_run_with_each_point_differs_and_resumes(run, command, monkeypatch, point):
     from test_laws import stop_at
 
-    knobs = {"noise_point": point, "noise_sigma": 0.1}
+    knobs = {"noise_target": point, "noise_sigma": 0.1}
     whole = run("whole", **knobs)
     assert not same_weights(whole, run("gradient", noise_sigma=0.1))
     assert not same_weights(whole, run("none", noise_sigma=0.0))
@@ -266,11 +266,11 @@ class WrittenOut:
         sds["tensor"] = [sigma * g.norm() / math.sqrt(g.numel()) for g in gradients]
         for place, new in enumerate((float(norm) ** 2 / count, sigma**2)):
             self.v_s[place] = config.beta2 * self.v_s[place] + (1 - config.beta2) * new
-        factor = math.sqrt(self.v_s[0] / sum(self.v_s)) if config.noise_point == "learning_rate" else 1.0
+        factor = math.sqrt(self.v_s[0] / sum(self.v_s)) if config.noise_target == "learning_rate" else 1.0
         for i, (g, xi, sd) in enumerate(
             zip(gradients, t.noise.unit(step), sds[config.noise_scale], strict=True)
         ):
-            point, noisy = config.noise_point, g + sd * xi.double()
+            point, noisy = config.noise_target, g + sd * xi.double()
             in_first = noisy if point in ("gradient", "first_moment") else g
             squared = {"gradient": noisy**2, "second_moment": noisy**2, "second_moment_mean": g**2 + sd**2}
             self.m[i] = config.beta1 * self.m[i] + (1 - config.beta1) * in_first
@@ -299,7 +299,7 @@ def test_a_runs_steps_are_adamw_written_out(training_of, monkeypatch, dtype, poi
     noise in the first moment would take off, and make float16 skip steps of its own.
     """
     sigma = 0.5 if scale != "absolute" else 1e-4 if point == "first_moment" else 0.03
-    knobs = {"noise_point": point, "noise_scale": scale, "noise_sigma": sigma, "dtype": dtype}
+    knobs = {"noise_target": point, "noise_scale": scale, "noise_sigma": sigma, "dtype": dtype}
     t = training_of(max_iters=60, grad_clip=0.5, weight_decay=0.5, dropout=0.0, **knobs)
     written = WrittenOut(t, monkeypatch)
     if dtype == "float16":
@@ -318,7 +318,7 @@ def test_a_runs_steps_are_adamw_written_out(training_of, monkeypatch, dtype, poi
 def test_a_step_that_the_scaler_skips_changes_no_weight_and_no_moment(training_of, monkeypatch, point):
     """With the scaler itself, and noise that no first moment takes off with; then it goes on as ever."""
     sigma = 1e-8 if point == "first_moment" else 0.1
-    t = training_of(noise_point=point, noise_sigma=sigma, dtype="float16", weight_decay=0.5)
+    t = training_of(noise_target=point, noise_sigma=sigma, dtype="float16", weight_decay=0.5)
     spoil(monkeypatch, at=2)
 
     def everything():
@@ -366,7 +366,7 @@ def test_the_diagnosis_counts_the_factor_the_reset_and_noise_in_the_weights():
 
 def test_the_diagnosis_follows_a_reset_from_its_own_step_on(training_of):
     """With a first moment that no noise goes into, what is followed is that moment."""
-    noise = {"noise_point": "second_moment_mean", "noise_sigma": 0.1, "noise_gamma": 0.5}
+    noise = {"noise_target": "second_moment_mean", "noise_sigma": 0.1, "noise_gamma": 0.5}
     t = training_of(**noise, reset_below_sigma=0.02, diagnose_interval=100)
     for step in range(6):  # 0.1 * 0.5^3 is the first under it
         train.train_step(t)
@@ -382,7 +382,7 @@ def training_of(training):
 
 
 def test_the_log_tells_the_learning_rate_that_was_taken(run):
-    folder = run(noise_point="learning_rate", noise_sigma=0.1, noise_gamma=0.5)
+    folder = run(noise_target="learning_rate", noise_sigma=0.1, noise_gamma=0.5)
     rates = [event["lr"] for event in read_log(folder)[0] if event["kind"] == "train"]
     plain = [event["lr"] for event in read_log(run("plain"))[0] if event["kind"] == "train"]
     factors = [a / b for a, b in zip(rates, plain)]
@@ -401,7 +401,7 @@ def test_the_log_tells_the_learning_rate_that_was_taken(run):
     ],
 )
 def test_noise_goes_only_where_it_is_sent(training_of, where, parts):
-    t = training_of(noise_where=where)
+    t = training_of(noise_params=where)
     chosen = {name for name, p in t.model.named_parameters() if any(p is q for q in t.noise.parameters)}
     assert parts <= chosen
     prefix = {"embeddings": "w", "attention": "blocks.", "mlp": "blocks.", "first_block": "blocks.0."}
@@ -436,11 +436,11 @@ def test_the_moments_are_reset_once_when_sigma_falls_under_the_threshold(run, mo
 @pytest.mark.parametrize(
     ("knobs", "words"),
     [
-        ({"noise_point": "second_moment", "optimizer": "sgd"}, "need optimizer='adamw'"),
-        ({"noise_point": "learning_rate", "optimizer": "adam"}, "need optimizer='adamw'"),
-        ({"noise_point": "first_moment", "beta1": 0.0}, "beta1 and beta2 above 0"),
-        ({"noise_point": "weights", "noise_scale": "tensor"}, "noise_scale='absolute'"),
-        ({"noise_point": "second_moment", "noise_before_clip": True}, "does not combine with noise_before"),
+        ({"noise_target": "second_moment", "optimizer": "sgd"}, "need optimizer='adamw'"),
+        ({"noise_target": "learning_rate", "optimizer": "adam"}, "need optimizer='adamw'"),
+        ({"noise_target": "first_moment", "beta1": 0.0}, "beta1 and beta2 above 0"),
+        ({"noise_target": "weights", "noise_scale": "tensor"}, "noise_scale='absolute'"),
+        ({"noise_target": "second_moment", "noise_before_clip": True}, "does not combine with noise_before"),
         ({"reset_below_sigma": 0.1, "noise_schedule": "plateau"}, "a function of the step"),
         ({"diagnose_interval": 5, "optimizer": "sgd"}, "needs Adam or AdamW"),
     ],

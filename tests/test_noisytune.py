@@ -9,14 +9,14 @@ from conftest import checkpoint, same_weights, weights
 from torch import nn
 
 import train
-from arms import read_settings
+from analysis.arms import read_settings
+from analysis.curves import distance_figure, noise_figure
 from config import UserError, load
-from curves import distance_figure, noise_figure
 from data.corpus import Corpus
-from machine import Machine
 from noise import noisytune_
-from runs import read_log
-from start import read_source
+from training.machine import Machine
+from training.pretrained import read_source
+from training.run_folder import read_log
 
 
 class Tied(nn.Module):
@@ -115,7 +115,7 @@ def test_a_run_perturbs_the_pretrained_weights_before_its_first_step(run, comman
 @pytest.mark.parametrize(
     ("knob", "how"),
     [
-        ({"noisytune_draw": "gaussian"}, {"draw": "gaussian"}),
+        ({"noisytune_distribution": "gaussian"}, {"draw": "gaussian"}),
         ({"noisytune_std": "global"}, {"std": "global"}),
     ],
 )

@@ -10,15 +10,12 @@ import pytest
 from made_up import META, drawn_text, fake_run, losses_text, make_study
 from scipy import stats
 
-import curves
-import effects
-import panels
 import plot
-import tables
-from arms import read_settings
-from compare import interval
+from analysis import curves, effects, panels, tables
+from analysis.arms import read_settings
+from analysis.statistics import interval
 from config import UserError
-from files import read_json, write_json
+from data.files import read_json, write_json
 
 
 def test_figures_are_written_and_say_n_and_differences(two_arms):
@@ -254,7 +251,7 @@ def test_runs_of_no_study_are_drawn_together_beside_studies_too(tmp_path, monkey
 
 def test_the_map_is_drawn_where_the_arms_are_a_grid_and_says_each_cell(tmp_path):
     grid = {f"s{s}_g{g}": {"noise_sigma": s, "noise_gamma": g} for s in (0.01, 0.1, 0.5) for g in (0.9, 0.99)}
-    elsewhere = {"elsewhere": {"noise_sigma": 0.1, "noise_gamma": 0.9, "noise_point": "weights"}}
+    elsewhere = {"elsewhere": {"noise_sigma": 0.1, "noise_gamma": 0.9, "noise_target": "weights"}}
     arms_ = {"baseline": {}, **grid, **elsewhere}
     folder = make_study(tmp_path / "whole", arms_, seeds=range(1, 9))
     for path in (folder / "elsewhere").rglob("result.json"):

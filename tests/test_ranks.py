@@ -10,13 +10,13 @@ import pytest
 import torch
 from conftest import LIMIT, checkpoint, same_weights, weights
 
-import machine
 import train
 from config import UserError, load
-from machine import Machine
 from noise import stream_seed
-from ranks import ManyProcesses, OneProcess
-from runs import read_log
+from training import machine
+from training.distributed import ManyProcesses, OneProcess
+from training.machine import Machine
+from training.run_folder import read_log
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
@@ -50,7 +50,11 @@ def test_two_processes_train_as_one_does(command, pair, run, tmp_path):
 
 
 WATCHED = """
-import os, sys, torch, train, training
+import os
+import sys
+import torch
+import train
+from training import step as training
 folder, rank = sys.argv.pop(1), os.environ["RANK"]
 accumulate, seen = training.accumulate, {"noise": [], "seeds": []}
 
@@ -126,7 +130,11 @@ def test_a_folder_that_rank_0_is_refused_stops_all_with_one_line(command, pair, 
 
 
 DIVERGES_ON_RANK_0 = """
-import math, os, sys, train, training
+import math
+import os
+import sys
+import train
+from training import step as training
 mean_loss, calls = training.mean_loss, []
 
 def spoilt(*arguments):

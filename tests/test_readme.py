@@ -10,18 +10,18 @@ from statistics import median
 import pytest
 import torch
 
-import costs
 import noise
-from arms import read_settings
+from analysis.arms import read_settings
+from analysis.controls import found_shares, plateau_sums
+from analysis.findings import before_clipping, by_length, overfitting, rises_of
+from analysis.sentences import FINAL, Study
+from analysis.tables import PAPER, comparisons, outcome, with_interval
+from bench import costs
 from config import ROOT, Config, load
-from controls import found_shares, plateau_sums
+from config.study import read_study
 from data.corpus import Corpus
-from findings import before_clipping, by_length, overfitting, rises_of
 from model import GPT, GPTConfig
 from sample import read_options
-from sentences import FINAL, Study
-from study import read_study
-from tables import PAPER, comparisons, outcome, with_interval
 
 SAMPLE_OPTIONS = vars(read_options(["a run"]))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -81,7 +81,7 @@ def test_the_example_of_a_corpus_prepares_one(tmp_path):
     folder.mkdir(parents=True)
     (tmp_path / "text.txt").write_text("to be or not to be\n" * 50)
     digest = hashlib.sha256((tmp_path / "text.txt").read_bytes()).hexdigest()
-    code = block("building.write_corpus").replace("the SHA-256 of that file", digest)
+    code = block("build.write_corpus").replace("the SHA-256 of that file", digest)
     (folder / "prepare.py").write_text(code)
     words = [sys.executable, str(folder / "prepare.py"), f"--source={tmp_path / 'text.txt'}"]
     subprocess.run(words, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
@@ -284,7 +284,7 @@ def test_the_papers_own_figures_are_those_of_its_table():
 def test_the_example_of_a_study_is_one(tmp_path):
     (tmp_path / "mine.py").write_text(block("laplace"))
     study = read_study(tmp_path / "mine.py", [str(ROOT / "config" / "cpu.py")])
-    assert [run.config.noise_draw for run in study.runs[:3]] == ["gaussian", "gaussian", "laplace"]
+    assert [run.config.noise_distribution for run in study.runs[:3]] == ["gaussian", "gaussian", "laplace"]
     assert study.title == "Laplacian noise beside Gaussian noise"
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 import sample
-from arms import read_settings
+from analysis.arms import read_settings
 from config import ROOT
-from study import read_study
+from config.study import read_study
 
 RESULTS, CPU = ROOT / "results", [ROOT / "config" / "cpu.py"]
 

@@ -11,8 +11,8 @@ from conftest import checkpoint, weights, write_corpus
 
 import sample
 from config import ROOT, UserError
-from data.building import code_points
-from data.building import write_corpus as write
+from data.build import code_points
+from data.build import write_corpus as write
 from data.corpus import decode, encode
 from model import GPT
 

@@ -8,19 +8,17 @@ import torch
 from conftest import checkpoint
 from made_up import make_study
 
-import collect
-import findings
-import sharpness
-import tables
-from arms import read_settings
-from compare import compare, interval
+from analysis import collect, findings, tables
+from analysis.arms import read_settings
+from analysis.sentences import Study, read_studies
+from analysis.statistics import compare, interval
 from config import UserError
 from data.corpus import Corpus
-from evaluate import mean_loss
-from files import read_json, write_json
+from data.files import read_json, write_json
 from model import GPT
 from noise import stream_seed
-from sentences import Study, read_studies
+from training import sharpness
+from training.evaluate import mean_loss
 
 
 def test_the_rise_of_a_quadratic_is_its_formula(monkeypatch):

@@ -20,18 +20,17 @@ import torch
 from conftest import TEXT, checkpoint, tokens_of, weights, write_corpus
 from tiktoken_ext.openai_public import r50k_pat_str
 
-import collect
-import evaluate
 import plot
 import sample
-import tables
-from arms import read_settings
+from analysis import collect, tables
+from analysis.arms import read_settings
 from config import UserError
 from data import subword
 from data.corpus import Corpus, decode, encode, symbol_indices
+from data.files import read_json, write_json
 from data.shakespeare_bpe import prepare
-from files import read_json, write_json
 from model import GPT
+from training import evaluate
 
 # Its first 90 % end within " riverbank", which is one token of VOCABULARY.
 TALE = TEXT[:4000] + " Möwe\n" + " naïve café, 日本 🙂 it's <|endoftext|>\n" * 3 + " riverbank" * 49

@@ -14,13 +14,13 @@ import pytest
 from conftest import checkpoint, same_weights
 from test_laws import timeless
 
-import collect
 import plot
 import sweep
-from arms import read_settings
+from analysis import collect
+from analysis.arms import read_settings
 from config import ROOT, UserError, load
-from files import lock, read_json, write_json
-from study import parse_seeds, read_study
+from config.study import parse_seeds, read_study
+from data.files import lock, read_json, write_json
 
 BASE = """
 block_size = 16

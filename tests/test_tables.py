@@ -11,16 +11,13 @@ import pytest
 from made_up import META, drawn_text, fake_run, losses_text, make_study, val_loss
 from scipy import stats
 
-import arms
-import effects
 import plot
-import report
-import tables
-from arms import differences, read_settings
-from compare import compare_all, interval
+from analysis import arms, effects, report, tables
+from analysis.arms import differences, read_settings
+from analysis.sentences import Study, difference, tally
+from analysis.statistics import compare_all, interval
 from config import UserError
-from files import write_json
-from sentences import Study, difference, tally
+from data.files import write_json
 
 # Arms.
 

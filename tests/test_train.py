@@ -14,15 +14,15 @@ import torch
 from conftest import checkpoint, same_weights, weights, write_corpus
 from torch import nn
 
-import machine
 import train
-import training as method
 from config import ROOT, UserError, load
 from data.corpus import Corpus
-from machine import Machine
 from model import Block
 from noise import stream_seed
-from runs import RunFolder, read_log
+from training import machine
+from training import step as method
+from training.machine import Machine
+from training.run_folder import RunFolder, read_log
 
 
 def gradients_at_update(t):

@@ -5,9 +5,9 @@ common = dict(dtype="bfloat16", max_iters=5000, diagnose_interval=50, eval_train
 
 _noise = dict(noise_sigma=0.1, noise_gamma=0.99)
 _elsewhere = {
-    "second_moment": {**_noise, "noise_point": "second_moment"},
-    "second_moment_mean": {**_noise, "noise_point": "second_moment_mean"},
-    "matched_warmup": {**_noise, "noise_point": "learning_rate"},
+    "second_moment": {**_noise, "noise_target": "second_moment"},
+    "second_moment_mean": {**_noise, "noise_target": "second_moment_mean"},
+    "matched_warmup": {**_noise, "noise_target": "learning_rate"},
 }
 arms = {"baseline": {}, "noise": _noise, **_elsewhere}
 baseline = "baseline"

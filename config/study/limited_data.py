@@ -24,7 +24,7 @@ arms = {
     "weight_decay": dict(weight_decay=0.1),
     "augmentation": dict(input_noise=0.1),
     **_noise,
-    "delay": {**_noise["noise_0.1_0.99"], "noise_point": "second_moment_mean"},
+    "delay": {**_noise["noise_0.1_0.99"], "noise_target": "second_moment_mean"},
     "dropout+noise_0.01_0.95": {"dropout": 0.2, **_noise["noise_0.01_0.95"]},
     "three": _three,
     "three+noise_0.01_0.95": {**_three, **_noise["noise_0.01_0.95"]},

@@ -19,16 +19,16 @@ _noise = dict(noise_sigma=0.1, noise_gamma=0.99)
 _mild = dict(noise_sigma=0.01, noise_gamma=0.95)
 _relative = dict(noise_sigma=1.0, noise_gamma=0.99, noise_scale="global")
 _elsewhere = {
-    "second_moment": {**_noise, "noise_point": "second_moment"},
-    "second_moment_mean": {**_noise, "noise_point": "second_moment_mean"},
-    "first_moment": {**_noise, "noise_point": "first_moment"},
-    "matched_warmup": {**_noise, "noise_point": "learning_rate"},
+    "second_moment": {**_noise, "noise_target": "second_moment"},
+    "second_moment_mean": {**_noise, "noise_target": "second_moment_mean"},
+    "first_moment": {**_noise, "noise_target": "first_moment"},
+    "matched_warmup": {**_noise, "noise_target": "learning_rate"},
     "reset": {**_noise, "reset_below_sigma": _gradient_rms},
     "anticorrelated": {**_noise, "noise_anticorrelated": True},
 }
 _mild_elsewhere = {
-    "mild_second_moment_mean": {**_mild, "noise_point": "second_moment_mean"},
-    "mild_matched_warmup": {**_mild, "noise_point": "learning_rate"},
+    "mild_second_moment_mean": {**_mild, "noise_target": "second_moment_mean"},
+    "mild_matched_warmup": {**_mild, "noise_target": "learning_rate"},
 }
 arms = {
     "baseline": {},
@@ -37,16 +37,16 @@ arms = {
     "mild_noise": _mild,
     **_mild_elsewhere,
     "noise_relative": _relative,
-    "first_moment_relative": {**_relative, "noise_point": "first_moment"},
+    "first_moment_relative": {**_relative, "noise_target": "first_moment"},
     "before_clip": {**_noise, "noise_before_clip": True, "diagnose_interval": 0},
-    "weights": {**_noise, "noise_point": "weights"},
-    "weights_times_10": {**_noise, "noise_point": "weights", "noise_sigma": 1.0},
+    "weights": {**_noise, "noise_target": "weights"},
+    "weights_times_10": {**_noise, "noise_target": "weights", "noise_sigma": 1.0},
     "warmup500": dict(warmup_iters=500),
     "tuned": dict(learning_rate=4e-3, min_lr=4e-4),
     "warmup500_tuned": dict(warmup_iters=500, learning_rate=4e-3, min_lr=4e-4),
     "first_moment_relative_tuned": {
         **_relative,
-        **dict(noise_point="first_moment", learning_rate=4e-3, min_lr=4e-4),
+        **dict(noise_target="first_moment", learning_rate=4e-3, min_lr=4e-4),
     },
 }
 baseline = "baseline"

@@ -12,7 +12,7 @@ _lambda = dict(noisytune_lambda=0.15)
 arms = {
     "fine_tuning": {},
     **{f"lambda{lam:g}": dict(noisytune_lambda=lam) for lam in (0.05, 0.1, 0.15, 0.2, 0.3)},
-    "gaussian": dict(noisytune_draw="gaussian", **_lambda),
+    "gaussian": dict(noisytune_distribution="gaussian", **_lambda),
     "global_std": dict(noisytune_std="global", **_lambda),
     "gradient_noise": _noise,
     "both": {**_lambda, **_noise},

@@ -10,9 +10,9 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from config import run_script  # noqa: E402
-from data import zipped  # noqa: E402
+from data import unzip  # noqa: E402
 
-ENWIK8 = zipped.ZippedText(
+ENWIK8 = unzip.ZippedText(
     name="enwik8",
     unit="byte",
     size=100_000_000,
@@ -30,7 +30,7 @@ ENWIK8 = zipped.ZippedText(
 
 
 def main(argv, folder=HERE):
-    zipped.prepare(ENWIK8, __doc__, argv, folder)
+    unzip.prepare(ENWIK8, __doc__, argv, folder)
 
 
 if __name__ == "__main__":

@@ -14,28 +14,28 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from config import UserError, run_script  # noqa: E402
-from data import building  # noqa: E402
+from data import build  # noqa: E402
 
 
 def main(argv, folder=HERE):
-    arguments = building.options(__doc__).parse_args(argv)
+    arguments = build.options(__doc__).parse_args(argv)
     if arguments.source:
         raise UserError(
             "pydoc_char has one source, Python itself; for a text of your own use"
             " python data/text_char/prepare.py FILE"
         )
-    if not arguments.force and building.prepared(folder):
+    if not arguments.force and build.prepared(folder):
         return
     text = reference()
-    meta = building.write_corpus(
+    meta = build.write_corpus(
         folder,
-        lambda: building.read_characters([("pydoc_data.topics", lambda: io.BytesIO(text))]),
+        lambda: build.read_characters([("pydoc_data.topics", lambda: io.BytesIO(text))]),
         source={
             "from": f"pydoc_data.topics of Python {platform.python_version()}",
             "sha256": hashlib.sha256(text).hexdigest(),
         },
     )
-    building.describe(folder, meta)
+    build.describe(folder, meta)
 
 
 def reference():

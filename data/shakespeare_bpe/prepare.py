@@ -10,14 +10,14 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from config import run_script  # noqa: E402
-from data import building, download, subword  # noqa: E402
+from data import build, download, subword  # noqa: E402
 from data.shakespeare_char.prepare import SHA256, SIZE, URLS  # noqa: E402
 
 VOCABULARY = {"--vocabulary": {"metavar": "FILE", "help": "take the tokens from this rank file of tiktoken"}}
 
 
 def main(argv, folder=HERE):
-    arguments = building.options(__doc__, **VOCABULARY).parse_args(argv)
+    arguments = build.options(__doc__, **VOCABULARY).parse_args(argv)
     vocabulary = arguments.vocabulary and subword.read_vocabulary(arguments.vocabulary)
     if not arguments.force and subword.prepared(folder, vocabulary):
         return
@@ -29,7 +29,7 @@ def main(argv, folder=HERE):
         vocabulary,
         source={"from": origin, "sha256": SHA256},
     )
-    building.describe(folder, meta)
+    build.describe(folder, meta)
 
 
 if __name__ == "__main__":

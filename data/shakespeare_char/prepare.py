@@ -7,7 +7,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from config import run_script  # noqa: E402
-from data import building, download  # noqa: E402
+from data import build, download  # noqa: E402
 
 SIZE = 1_115_394  # bytes
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
@@ -18,16 +18,16 @@ URLS = (
 
 
 def main(argv, folder=HERE):
-    arguments = building.options(__doc__).parse_args(argv)
-    if not arguments.force and building.prepared(folder):
+    arguments = build.options(__doc__).parse_args(argv)
+    if not arguments.force and build.prepared(folder):
         return
     text, origin = download.fetch(URLS, SHA256, folder / "input.txt", arguments.source, SIZE)
-    meta = building.write_corpus(
+    meta = build.write_corpus(
         folder,
-        lambda: building.read_characters([(text, lambda: open(text, "rb"))]),
+        lambda: build.read_characters([(text, lambda: open(text, "rb"))]),
         source={"from": origin, "sha256": SHA256},
     )
-    building.describe(folder, meta)
+    build.describe(folder, meta)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from config import run_script  # noqa: E402
-from data import zipped  # noqa: E402
+from data import unzip  # noqa: E402
 
-TEXT8 = zipped.ZippedText(
+TEXT8 = unzip.ZippedText(
     name="text8",
     unit="character",
     size=100_000_000,
@@ -32,7 +32,7 @@ TEXT8 = zipped.ZippedText(
 
 
 def main(argv, folder=HERE):
-    zipped.prepare(TEXT8, __doc__, argv, folder)
+    unzip.prepare(TEXT8, __doc__, argv, folder)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from config import UserError, run_script  # noqa: E402
-from data import building, download  # noqa: E402
+from data import build, download  # noqa: E402
 
 COMMAND = "python data/text_char/prepare.py my.txt [more.txt ...]"
 
 
 def main(argv, folder=HERE):
-    parser = building.options(__doc__, texts={"nargs": "*", "metavar": "TEXT", "type": Path})
+    parser = build.options(__doc__, texts={"nargs": "*", "metavar": "TEXT", "type": Path})
     arguments = parser.parse_args(argv)
     if not arguments.texts and not arguments.source:
         raise UserError(f"text_char is your own text, and none was named: {COMMAND}")
@@ -28,14 +28,14 @@ def main(argv, folder=HERE):
     if arguments.source:
         texts = [*texts, download.fetch([], None, folder / "input.txt", arguments.source)[0]]
     source = {"from": " ".join(text.name for text in texts), "sha256": sha256(texts)}
-    if not arguments.force and building.prepared(folder, source["sha256"]):
+    if not arguments.force and build.prepared(folder, source["sha256"]):
         return
-    meta = building.write_corpus(
+    meta = build.write_corpus(
         folder,
-        lambda: building.read_characters([(text, lambda text=text: open(text, "rb")) for text in texts]),
+        lambda: build.read_characters([(text, lambda text=text: open(text, "rb")) for text in texts]),
         source=source,
     )
-    building.describe(folder, meta)
+    build.describe(folder, meta)
 
 
 def sha256(texts):
@@ -43,7 +43,7 @@ def sha256(texts):
     digest = hashlib.sha256()
     for text in texts:
         with open(text, "rb") as file:
-            while piece := file.read(building.CHUNK):
+            while piece := file.read(build.CHUNK):
                 digest.update(piece)
     return digest.hexdigest()
 

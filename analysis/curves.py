@@ -10,9 +10,9 @@ from dataclasses import replace
 import numpy as np
 from matplotlib import rc_context
 
-from arms import by, differences, mean_band, notes, other_knobs, shares
-from panels import STYLE, Panel, figure_of, line_style, wrap
-from tables import with_interval
+from analysis.arms import by, differences, mean_band, notes, other_knobs, shares
+from analysis.panels import STYLE, Panel, figure_of, line_style, wrap
+from analysis.tables import with_interval
 
 FADED = 1e-5  # of the strongest noise; what is under it is not drawn
 MOST_ARMS = 7  # in a panel; more are spread over several, the baseline in each

@@ -14,13 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from arms import by, changed_knobs
-from config import UserError, differences, run_script
-from costs import find_benches, tables_of
-from findings import findings
-from panels import save_text
-from sentences import BEST, CHOOSING, ranked_rates, read_studies, tally
-from tables import (
+from analysis.arms import by, changed_knobs
+from analysis.findings import findings
+from analysis.panels import save_text
+from analysis.sentences import BEST, CHOOSING, ranked_rates, read_studies, tally
+from analysis.tables import (
     DIFFERENCE_NOTE,
     INTERVAL_NOTE,
     LOSSES,
@@ -38,6 +36,8 @@ from tables import (
     verdict,
     with_interval,
 )
+from bench.costs import find_benches, tables_of
+from config import UserError, differences, run_script
 
 HEAD = """# Results
 

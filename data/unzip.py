@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from config import UserError
-from data import building, download
+from data import build, download
 
 SPLITS = {"train": 0.9, "val": 0.05, "test": 0.05}
 PARTIAL = {"--partial": {"action": "store_true", "help": "prepare a shorter text of it, given by --source"}}
@@ -32,16 +32,16 @@ def prepare(text, description, argv, folder):
     --partial, with --source: a shorter text, taken for the first bytes of this one, and recorded as such.
     UserError where the source is another text, so far as can be told.
     """
-    arguments = building.options(description, **PARTIAL).parse_args(argv)
+    arguments = build.options(description, **PARTIAL).parse_args(argv)
     if arguments.partial and not arguments.source:
         raise UserError(f"--partial needs --source=PATH_OR_URL, the first part of {text.name}")
-    if not arguments.partial and not arguments.force and building.prepared(folder, text.sha256):
+    if not arguments.partial and not arguments.force and build.prepared(folder, text.sha256):
         return
     with obtained(text, arguments.source, folder) as (path, origin):
         found = examine(text, path, arguments)
-        if arguments.partial and not arguments.force and building.prepared(folder, found["sha256"]):
+        if arguments.partial and not arguments.force and build.prepared(folder, found["sha256"]):
             return
-        meta = building.write_corpus(
+        meta = build.write_corpus(
             folder,
             lambda: (np.frombuffer(piece, np.uint8) for piece in read(text, path)),
             source={"from": origin, **found},
@@ -49,7 +49,7 @@ def prepare(text, description, argv, folder):
             splits=SPLITS,
             whole=text.size if arguments.partial else None,
         )
-    building.describe(folder, meta)
+    build.describe(folder, meta)
 
 
 @contextlib.contextmanager

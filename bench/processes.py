@@ -13,13 +13,13 @@ import torch
 
 import sweep
 import train
-import training
+from bench.loops import LENGTH, LOOPS, clock
 from config import ROOT, UserError, load
-from loops import LENGTH, LOOPS, clock
-from machine import Machine
-from progress import Signals
-from runs import read_log
-from study import PlannedRun
+from config.study import PlannedRun
+from training import step as training
+from training.machine import Machine
+from training.run_folder import read_log
+from training.terminal import Signals
 
 SLICE = 15  # seconds at most that are measured of runs at once, which train already
 

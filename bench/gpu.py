@@ -29,13 +29,13 @@ from pathlib import Path
 
 import torch
 
+from bench.costs import runs_an_hour
 from config import ROOT, UserError, load, run_script
-from costs import runs_an_hour
-from files import read_json, replacing, write_json
-from machine import Machine, versions
-from runs import find_runs
-from study import read_study
+from config.study import read_study
+from data.files import read_json, replacing, write_json
 from train import open_corpus
+from training.machine import Machine, versions
+from training.run_folder import find_runs
 
 CONFIG = str(ROOT / "config" / "shakespeare_noise.py")
 STUDY = str(ROOT / "config" / "study" / "table1_shakespeare.py")

@@ -22,7 +22,7 @@ import safetensors.torch
 import torch
 
 from config import UserError
-from files import read_json, replacing, write_json
+from data.files import read_json, replacing, write_json
 from model import GPT, GPTConfig
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

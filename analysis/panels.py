@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from files import replacing
+from data.files import replacing
 
 WIDTH = 3.3  # inches, a column
 STYLE = {

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from compare import interval, share
+from analysis.statistics import interval, share
 from config import Config, UserError, identity, recorded
-from files import read_json
-from runs import corpus_title, find_runs, read_log
+from data.files import read_json
+from training.run_folder import corpus_title, find_runs, read_log
 
 SHARED = (  # knobs that runs have in common to stand in one panel
     *("dataset", "train_tokens", "n_layer", "n_head", "n_embd", "block_size"),

@@ -6,10 +6,8 @@ the numbers. A question whose study has not been run is called open. report.py w
 
 import numpy as np
 
-from arms import by, other_knobs
-from compare import compare, interval
-from config import identity
-from controls import (
+from analysis.arms import by, other_knobs
+from analysis.controls import (
     DERIVATION,
     among,
     forgetting,
@@ -19,8 +17,10 @@ from controls import (
     plateau_sums,
     share_in_words,
 )
-from sentences import BEST, CHOOSING, FINAL, difference, item, named, ranked_rates, section, tally
-from tables import DASH, LOSSES, PAPER, measured_losses, outcome, verdict, with_interval
+from analysis.sentences import BEST, CHOOSING, FINAL, difference, item, named, ranked_rates, section, tally
+from analysis.statistics import compare, interval
+from analysis.tables import DASH, LOSSES, PAPER, measured_losses, outcome, verdict, with_interval
+from config import identity
 
 HEAD = """# Findings
 
@@ -112,7 +112,7 @@ def judged_once(studies, loss):
 
 def point(row):
     """Where an arm's noise goes."""
-    return row[1].runs[0].config.noise_point
+    return row[1].runs[0].config.noise_target
 
 
 def by_length(studies):

@@ -12,9 +12,9 @@ from statistics import median
 
 from matplotlib import rc_context
 
-from files import read_json
-from panels import STYLE, Panel, figure_of, wrap
-from tables import DASH, Table
+from analysis.panels import STYLE, Panel, figure_of, wrap
+from analysis.tables import DASH, Table
+from data.files import read_json
 
 FILES = ("bench", "jobs", "profile")
 NAMES = {"plain": "plain loop", "ours": "train.py", "quiet": "train.py without noise"}

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from arms import by, read_settings
-from tables import LOSSES, comparisons, outcome, probability, verdict, with_interval
+from analysis.arms import by, read_settings
+from analysis.tables import LOSSES, comparisons, outcome, probability, verdict, with_interval
 
 BEST, FINAL = "best_val_loss", "final_val_loss"
 CHOOSING = ("tuning", "sgd_rates", "noisytune_rates")  # studies that choose learning rates and judge nothing

@@ -8,10 +8,10 @@ import itertools
 import numpy as np
 from matplotlib import rc_context
 
-from arms import changed_knobs
-from compare import LEVEL
-from panels import STYLE, Panel, figure_of, wrap
-from tables import (
+from analysis.arms import changed_knobs
+from analysis.panels import STYLE, Panel, figure_of, wrap
+from analysis.statistics import LEVEL
+from analysis.tables import (
     LOSSES,
     against,
     comparisons,

@@ -18,14 +18,14 @@ from pathlib import Path
 
 import torch
 
-import gpt2
 from config import UserError, differences, recorded, source_wanted
 from data.corpus import symbol_indices
+from data.files import read_json
 from data.subword import is_gpt2s
-from evaluate import exported_model, model_in
-from files import read_json
 from model import GPT
-from runs import corpus_meta, corpus_title, load_hashed
+from training import gpt2
+from training.evaluate import exported_model, model_in
+from training.run_folder import corpus_meta, corpus_title, load_hashed
 
 SHAPE = ("n_layer", "n_head", "n_embd", "bias")
 

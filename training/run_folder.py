@@ -17,7 +17,7 @@ import os
 from pathlib import Path
 
 from config import UserError, identity, recorded
-from files import lock, read_json, replacing, write_json
+from data.files import lock, read_json, replacing, write_json
 
 ADVICE = "choose another --out_dir, or begin afresh with --overwrite=True"
 OWN_FILES = (

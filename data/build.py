@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from config import UserError
-from files import read_json, replacing, shown, write_json
+from data.files import read_json, replacing, shown, write_json
 
 FORMAT = 1
 CHUNK = 1 << 22  # characters or bytes held at a time

@@ -33,13 +33,10 @@ import numpy as np
 import torch
 
 import train
-import training
-from choices import evaluation_choices, replaced, sampling_choices, step_choices
-from config import UserError, load, run_script, settle
-from costs import NAMES, jobs_table, plain_text, profile_tables, read_bench, tables_of
-from evaluate import mean_loss
-from files import write_json
-from loops import (
+from analysis.tables import Table
+from bench.choices import evaluation_choices, replaced, sampling_choices, step_choices
+from bench.costs import NAMES, jobs_table, plain_text, profile_tables, read_bench, tables_of
+from bench.loops import (
     EVAL_BATCHES,
     LONG_TURNS,
     LOOPS,
@@ -51,11 +48,14 @@ from loops import (
     steps,
     steps_in_turns,
 )
-from machine import Machine, versions
+from bench.processes import runs_at_once, started
+from config import UserError, load, run_script, settle
+from data.files import write_json
 from model import GPT
-from processes import runs_at_once, started
-from runs import RunFolder, corpus_title
-from tables import Table
+from training import step as training
+from training.evaluate import mean_loss
+from training.machine import Machine, versions
+from training.run_folder import RunFolder, corpus_title
 
 SEEDS = 3  # that --losses trains
 TOP = 12  # operations that --profile prints
@@ -202,8 +202,8 @@ def measure_choices(loop, corpus):
 # What each ingredient adds.
 
 QUIET = {  # a step without noise, augmentation and diagnosis
-    **{"noise_sigma": 0.0, "noise_eta": 0.0, "noise_schedule": "exponential", "noise_draw": "gaussian"},
-    **{"noise_scale": "absolute", "noise_where": "all", "noise_point": "gradient"},
+    **{"noise_sigma": 0.0, "noise_eta": 0.0, "noise_schedule": "exponential", "noise_distribution": "gaussian"},
+    **{"noise_scale": "absolute", "noise_params": "all", "noise_target": "gradient"},
     **{"noise_before_clip": False, "noise_anticorrelated": False, "reset_below_sigma": 0.0},
     **{"input_noise": 0.0, "diagnose_interval": 0, "init_from": None, "noisytune_lambda": 0.0},
 }
@@ -239,11 +239,11 @@ def ingredients(config, kind):
         **{f"noise: gaussian, {name}": {"noise_schedule": name} for name in ("linear", "cosine", "constant")},
         "noise: gaussian, under its floor": {"noise_gamma": 0.0},
         "noise: gaussian, before clipping": {"noise_before_clip": True},
-        **{f"noise: {draw}": {"noise_draw": draw} for draw in ("uniform", "laplace")},
+        **{f"noise: {draw}": {"noise_distribution": draw} for draw in ("uniform", "laplace")},
         **{f"noise: scale {scale}": {"noise_scale": scale} for scale in ("global", "tensor")},
         "noise: anticorrelated": {"noise_anticorrelated": True},
         **{
-            f"noise: {point.replace('_', ' ')}": {"noise_point": point}
+            f"noise: {point.replace('_', ' ')}": {"noise_target": point}
             for point in ("first_moment", "second_moment", "second_moment_mean", "weights", "learning_rate")
         },
     }

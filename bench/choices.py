@@ -13,9 +13,9 @@ import torch
 from torch.nn import functional as F
 
 import model
-import training
+from bench.loops import OurLoop, batch_by_rows
 from data import corpus as corpora
-from loops import OurLoop, batch_by_rows
+from training import step as training
 
 
 class Undone(OurLoop):
@@ -44,8 +44,8 @@ def step_choices(config, corpus, machine):
     eager_cpu = machine.kind == "cpu" and not machine.compile
     plainly = eager_cpu and (machine.dtype != "float32" or config.dropout)
     usual_noise = config.noisy and not (config.noise_before_clip or config.noise_anticorrelated)
-    usual_noise &= (config.noise_point, config.noise_scale) == ("gradient", "absolute")
-    usual_noise &= (config.noise_draw, config.noise_where) == ("gaussian", "all")
+    usual_noise &= (config.noise_target, config.noise_scale) == ("gradient", "absolute")
+    usual_noise &= (config.noise_distribution, config.noise_params) == ("gaussian", "all")
 
     def undone(module, **functions):
         return lambda: Undone(*setting, {(module, name): other for name, other in functions.items()})

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import torch
 
-import gpt2
 from config import UserError, recorded, run_script
 from data.corpus import Corpus
-from files import read_json
-from machine import best_device, enough_memory
+from data.files import read_json
 from model import GPT
-from runs import corpus_meta, corpus_title, load_checkpoint
+from training import gpt2
+from training.machine import best_device, enough_memory
+from training.run_folder import corpus_meta, corpus_title, load_checkpoint
 
 
 @torch.no_grad()

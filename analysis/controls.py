@@ -7,10 +7,10 @@ import math
 
 import numpy as np
 
-from arms import shares
-from compare import compare, interval, share
-from sentences import BEST, named, section
-from tables import DASH, LOSSES, lost, with_interval
+from analysis.arms import shares
+from analysis.sentences import BEST, named, section
+from analysis.statistics import compare, interval, share
+from analysis.tables import DASH, LOSSES, lost, with_interval
 
 MARGIN = 0.1  # a control whose share of the noise's effect lies within 1 ± this accounts for it
 
@@ -85,7 +85,7 @@ def half_times(study):
             config = arm.runs[0].config
             plain = (config.noise_schedule, config.noise_scale) == ("exponential", "absolute")
             plain &= not config.reset_below_sigma and not config.noise_before_clip
-            into_v = config.noise_point in INTO_V and config.optimizer != "sgd"
+            into_v = config.noise_target in INTO_V and config.optimizer != "sgd"
             if not (arm.noisy and plain and into_v and arm.ended):
                 continue
             halves = [at for run in arm.ended if (at := measured_half(run)) is not None]
@@ -103,7 +103,7 @@ def noise_cells(arm):
     """The norm of the injected noise over that of the mini-batch's own at t = 0, and where it falls under 1."""
     curve = arm.curve("measured", "noise_ratio").items()
     ratio = {at: float(np.mean(list(values.values()))) for at, values in curve}
-    if arm.runs[0].config.noise_point != "gradient" or not ratio:
+    if arm.runs[0].config.noise_target != "gradient" or not ratio:
         return [DASH, DASH]
     under = next((at for at, value in ratio.items() if value < 1), None)
     return [f"{next(iter(ratio.values())):,.0f}", DASH if under is None else f"{under:,}"]

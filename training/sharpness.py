@@ -21,11 +21,11 @@ import statistics
 import torch
 
 from config import UserError, run_script
-from evaluate import mean_loss, model_in, open_corpus
-from files import read_json, write_json
-from machine import best_device, enough_memory
+from data.files import read_json, write_json
 from noise import stream_seed
-from runs import corpus_meta, find_runs, load_checkpoint
+from training.evaluate import mean_loss, model_in, open_corpus
+from training.machine import best_device, enough_memory
+from training.run_folder import corpus_meta, find_runs, load_checkpoint
 
 RHOS = (0.02, 0.05, 0.1)  # relative to each weight
 DRAWS = 10

@@ -9,12 +9,12 @@ card. FOLDER must be new, empty, or an earlier export, which is replaced.
 
 from pathlib import Path
 
-import gpt2
 from config import UserError, differences, identity, recorded, run_script
 from data.corpus import symbol_indices
-from evaluate import model_in, with_bits
-from files import read_json, replacing, write_json
-from runs import best_checkpoint, corpus_meta, corpus_title, read_log
+from data.files import read_json, replacing, write_json
+from training import gpt2
+from training.evaluate import model_in, with_bits
+from training.run_folder import best_checkpoint, corpus_meta, corpus_title, read_log
 
 END_OF_TEXT = "<|endoftext|>"
 

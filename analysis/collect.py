@@ -11,10 +11,10 @@ results/<study>/<size>/<arm>/seed<n> is still a run folder, and plot.py reads it
 import json
 from pathlib import Path
 
-from arms import by
+from analysis.arms import by
 from config import UserError, recorded, run_script
-from files import read_json, replacing, write_json
-from runs import RunFolder, find_runs, read_log
+from data.files import read_json, replacing, write_json
+from training.run_folder import RunFolder, find_runs, read_log
 
 EVENTS = 100  # of a thinned log; every evaluation is kept, and at least a quarter as many log lines
 # Of a log line; the rest follows from them.

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from arms import PAPER_LENGTH, PAPER_SIZE, by
-from compare import LEVEL, compare_all, interval
+from analysis.arms import PAPER_LENGTH, PAPER_SIZE, by
+from analysis.statistics import LEVEL, compare_all, interval
 
 # Nats per character, one seed each, none of the spread reported (the paper's Table 1): train, val.
 PAPER = {

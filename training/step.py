@@ -9,8 +9,6 @@ import math
 
 import torch
 
-from diagnose import Diagnosis, batch_noise_norm
-from evaluate import eagerly, mean_loss
 from model import GPT, GPTConfig, group_of
 from noise import (
     GradientNoise,
@@ -21,9 +19,11 @@ from noise import (
     schedule,
     stream_seed,
 )
-from progress import Meter
-from ranks import Ending, OneProcess
-from start import carry_over
+from training.diagnosis import Diagnosis, batch_noise_norm
+from training.distributed import Ending, OneProcess
+from training.evaluate import eagerly, mean_loss
+from training.pretrained import carry_over
+from training.terminal import Meter
 
 MOMENTS = ("first_moment", "second_moment", "second_moment_mean")  # noise points that are in AdamW's state
 
@@ -58,9 +58,9 @@ class Training:
         self.scaler = machine.scaler()
         self.optimizer = make_optimizer(config, self.model, self.scaler.is_enabled())
         self.noise = gradient_noise(config, self.model)
-        matched = config.noise_point == "learning_rate"
+        matched = config.noise_target == "learning_rate"
         self.warmup = MatchedWarmup(self.noise.sigma, config.beta2, machine.device) if matched else None
-        if config.noise_point in MOMENTS:
+        if config.noise_target in MOMENTS:
             create_moments(self.optimizer)
         self.diagnosis = Diagnosis(self.optimizer) if config.diagnose_interval else None
         self.measured = None  # by the last step that was to be diagnosed
@@ -122,7 +122,7 @@ def starting_model(config, corpus, device, source=None):
 def perturb(config, model):
     """NoisyTune, where it is on."""
     if config.noisytune_lambda:
-        how = {"draw": config.noisytune_draw, "std": config.noisytune_std}
+        how = {"draw": config.noisytune_distribution, "std": config.noisytune_std}
         noisytune_(model, config.noisytune_lambda, config.seed, **how)
 
 
@@ -163,7 +163,7 @@ def gradient_noise(config, model):
         model.named_parameters(),
         sigma,
         config.seed,
-        draw=config.noise_draw,
+        draw=config.noise_distribution,
         scale=config.noise_scale,
         where=chosen_by(config),
         anticorrelated=config.noise_anticorrelated,
@@ -171,11 +171,11 @@ def gradient_noise(config, model):
 
 
 def chosen_by(config):
-    """(name, parameter) -> whether noise_where chooses it. A tied head is its embedding."""
-    block = {"first_block": "blocks.0.", "last_block": f"blocks.{config.n_layer - 1}."}.get(config.noise_where)
+    """(name, parameter) -> whether noise_params chooses it. A tied head is its embedding."""
+    block = {"first_block": "blocks.0.", "last_block": f"blocks.{config.n_layer - 1}."}.get(config.noise_params)
     if block:
         return lambda name, _: name.startswith(block)
-    return lambda name, _: config.noise_where in ("all", group_of(name))
+    return lambda name, _: config.noise_params in ("all", group_of(name))
 
 
 def make_optimizer(config, model, scaled=False):
@@ -183,7 +183,7 @@ def make_optimizer(config, model, scaled=False):
 
     PyTorch's fused SGD keeps an uninitialised momentum where the scaler skips its first step: not for float16.
     """
-    groups = model.parameter_groups(0.0 if config.noise_point == "learning_rate" else config.weight_decay)
+    groups = model.parameter_groups(0.0 if config.noise_target == "learning_rate" else config.weight_decay)
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.beta1, fused=not scaled)
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
@@ -214,11 +214,11 @@ def train_step(t):
     factor = matched_warmup(t, grad_norm) if t.warmup else torch.ones_like(loss)
     t.scaler.step(t.optimizer)
     t.scaler.update()
-    if config.noise_point == "weights":
+    if config.noise_target == "weights":
         noise_norm = t.noise.add_to_weights_(t.step, learning_rate(t.step, config), grad_norm.isfinite())
     if own_noise is not None:
         own_noise = own_noise * clipped_norm(grad_norm, config) / grad_norm
-        into_weights = noise_norm if config.noise_point == "weights" else 0.0
+        into_weights = noise_norm if config.noise_target == "weights" else 0.0
         t.measured = t.diagnosis.measure(factor, into_weights)
         t.measured |= {"own_noise_norm": own_noise, "noise_ratio": noise_norm / own_noise}
     t.optimizer.zero_grad(set_to_none=True)
@@ -258,12 +258,12 @@ def reset_when_due(t):
 
 
 def add_noise(t, grad_norm):
-    """The noise of this iteration, to where noise_point says; returns its norm. The controls are noise.py's."""
+    """The noise of this iteration, to where noise_target says; returns its norm. The controls are noise.py's."""
     config = t.config
-    if config.noise_point == "gradient":
+    if config.noise_target == "gradient":
         return t.noise.add_(t.step)
-    if config.noise_point in MOMENTS:
-        return t.noise.add_to_moments_(t.step, t.optimizer, config.noise_point, grad_norm.isfinite())
+    if config.noise_target in MOMENTS:
+        return t.noise.add_to_moments_(t.step, t.optimizer, config.noise_target, grad_norm.isfinite())
     return torch.zeros_like(grad_norm)
 
 

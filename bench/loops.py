@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 import train
-import training
-from machine import best_dtype
 from model import GPT, choose
 from noise import stream_seed
+from training import step as training
+from training.machine import best_dtype
 
 TURNS = 7  # of steps, after one that warms up
 LONG_TURNS = 3  # of what takes long: steps of a second and more, evaluations, samples
