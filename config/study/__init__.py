@@ -7,6 +7,8 @@
     seeds = range(1, 9)
     versus = {"wide_noise": "wide"}            an arm that is compared with another arm; may be left out
     decisive = ["baseline", "noise"]           the arms of the figure `mechanism`; may be left out
+    purpose = "tuning"                         chooses learning rates, judges nothing; left out: "comparison"
+    together = "table1"                        studies of one name are one figure's; may be left out
 
 Later ones override earlier ones: base, overlays, common, arm, command line. A knob of an arm may be a function
 of the Config that the run would have without its arm: dict(data_seed=lambda run: 1000 + run.seed).
@@ -36,7 +38,10 @@ from config import (
 PARTS = {
     **{"base": (str, list), "common": dict, "arms": dict, "baseline": str},
     **{"seeds": (list, tuple, range), "versus": dict, "decisive": list},
+    **{"purpose": str, "together": (str, type(None))},
 }
+LEFT_OUT = {"common": {}, "versus": {}, "decisive": [], "purpose": "comparison", "together": None}
+PURPOSES = ("comparison", "tuning")
 OURS = ("seed", "out_dir", "overwrite")  # what no study may set, since the plan does
 
 
@@ -70,6 +75,8 @@ class Study:
     versus: dict
     decisive: list
     seeds: tuple
+    purpose: str
+    together: str | None
     runs: tuple = ()
 
     @property
@@ -78,7 +85,7 @@ class Study:
 
     def record(self):
         """For study.json, by which the runs' readers know the whole study, whatever part of it was trained."""
-        names = ("name", "size", "title", "baseline", "versus", "decisive")
+        names = ("name", "size", "title", "purpose", "together", "baseline", "versus", "decisive")
         return {**{name: getattr(self, name) for name in names}, "arms": list(self.arms), "seeds": self.seeds}
 
 
@@ -106,6 +113,8 @@ def read_study(file, overlays=(), options=(), seeds=None, arms=None):
         versus=parts["versus"],
         decisive=parts["decisive"],
         seeds=tuple(parts["seeds"]),
+        purpose=parts["purpose"],
+        together=parts["together"],
     )
     runs = [
         plan(study, arm, seed, files, parts["common"], overrides)
@@ -126,7 +135,7 @@ def check_parts(names, file):
     for name in names:
         if name not in PARTS:
             raise UserError(f"{file}: a study has no {name!r}{did_you_mean(name, PARTS)}")
-    parts = {"common": {}, "versus": {}, "decisive": [], **names}
+    parts = LEFT_OUT | names
     for name, kinds in PARTS.items():
         if name not in parts:
             raise UserError(f"{file} assigns no {name}; a study has {', '.join(PARTS)}")
@@ -135,6 +144,8 @@ def check_parts(names, file):
     for arm in (parts["baseline"], *parts["versus"], *parts["versus"].values(), *parts["decisive"]):
         if arm not in parts["arms"]:
             raise UserError(f"{file}: {arm!r} is none of its arms{did_you_mean(str(arm), parts['arms'])}")
+    if parts["purpose"] not in PURPOSES:
+        raise UserError(f"{file}: purpose={parts['purpose']!r} is neither {' nor '.join(map(repr, PURPOSES))}")
     if not parts["seeds"] or not all(type(seed) is int and seed >= 0 for seed in parts["seeds"]):
         raise UserError(f"{file}: seeds={parts['seeds']!r} are not numbers from 0 on")
     parts["common"] = check_knobs(parts["common"], f"{file}, common")

@@ -15,3 +15,4 @@ arms = {
 }
 baseline = "fine_tuning_lr3e-4"
 seeds = (101, 102)
+purpose = "tuning"

@@ -7,3 +7,4 @@ _rates = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 arms = {f"lr{rate:g}": dict(learning_rate=rate, min_lr=rate / 10) for rate in _rates}
 baseline = "lr0.3"
 seeds = (101, 102)
+purpose = "tuning"

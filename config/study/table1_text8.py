@@ -14,3 +14,4 @@ arms = {
 }
 baseline = "baseline"
 seeds = range(1, 5)
+together = "table1"

@@ -17,3 +17,4 @@ arms = {
 }
 baseline = "baseline_lr1e-3"
 seeds = (101, 102)
+purpose = "tuning"
