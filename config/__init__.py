@@ -1,10 +1,11 @@
-"""Every knob of a run: one frozen dataclass, its checks, and `load(argv)`.
+"""Every option of a run: one frozen dataclass, its checks, and `load(argv)`. No torch.
 
 A configuration is the defaults below, overridden by the config files in the order given, then by --key=value.
-Config files are plain Python: what they assign must be a knob, of the knob's type. Names that begin with an
-underscore, functions and imports are the file's own.
+Config files are plain Python: what they assign must be options, of the options' types. Names that begin with
+an underscore, functions and imports are the file's own.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import inspect
@@ -13,10 +14,12 @@ import os
 import re
 import runpy
 import sys
+import traceback
 import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -45,75 +48,99 @@ def cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class Limits(NamedTuple):
+    """Which values of an option make sense, and the same in words."""
+
+    hold: typing.Callable
+    words: str
+
+
+Size = Annotated[int, Limits(lambda x: 1 <= x <= 1e12, "from 1 to 1e12")]
+Iterations = Annotated[int, Limits(lambda x: 1 <= x <= 1e8, "from 1 to 1e8")]  # their history is on the device
+Count = Annotated[int, Limits(lambda x: x >= 0, "0 or more")]
+Threads = Annotated[int, Limits(lambda x: 0 <= x <= 1024, "from 0 to 1024")]
+NotNegative = Annotated[float, Limits(lambda x: x >= 0, "0 or more")]
+Strength = Annotated[float, Limits(lambda x: 0 <= x <= 1e6, "from 0 to 1e6")]
+Fraction = Annotated[float, Limits(lambda x: 0 <= x < 1, "from 0 to under 1")]
+UpToOne = Annotated[float, Limits(lambda x: 0 <= x <= 1, "from 0 to 1")]
+Device = Annotated[
+    str, Limits(lambda x: re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", x), "auto, cpu, cuda, cuda:N or mps")
+]
+Schedule = Literal["exponential", "linear", "cosine", "constant", "inverse", "plateau"]
+Scale = Literal["absolute", "global", "tensor"]
+Target = Literal["gradient", "first_moment", "second_moment", "second_moment_mean", "weights", "learning_rate"]
+Params = Literal["all", "embeddings", "attention", "mlp", "first_block", "last_block"]
+
+
 @dataclass(frozen=True)
 class Config:
     # == corpus and batches ==
     dataset: str = "pydoc_char"  # a folder under data/, or the path of a prepared corpus
-    train_tokens: int | None = None  # train on the first so many tokens of the train split; None: on all
-    input_noise: float = 0.0  # probability with which an input symbol is replaced by one of the train split
-    batch_size: int = 64  # sequences per micro-step, over all processes
-    block_size: int = 256  # context length, tokens
-    gradient_accumulation_steps: int = 1  # micro-steps per iteration
+    train_tokens: Size | None = None  # train on the first so many tokens of the train split; None: on all
+    input_noise: Fraction = 0.0  # probability with which an input symbol is replaced by one of the train split
+    batch_size: Size = 64  # sequences per micro-step, over all processes
+    block_size: Size = 256  # context length, tokens
+    gradient_accumulation_steps: Size = 1  # micro-steps per iteration
 
     # == model ==
-    n_layer: int = 6  # transformer blocks
-    n_head: int = 6  # attention heads per block
-    n_embd: int = 384  # width, a multiple of n_head
-    dropout: float = 0.2  # probability, on embeddings, attention and both residual branches
+    n_layer: Size = 6  # transformer blocks
+    n_head: Size = 6  # attention heads per block
+    n_embd: Size = 384  # width, a multiple of n_head
+    dropout: Fraction = 0.2  # probability, on embeddings, attention and both residual branches
     bias: bool = False  # biases in Linear and LayerNorm
-    init_from: str | None = None  # start from a run folder's best weights, or a GPT-2 folder; None: fresh
+    init_from: str | None = None  # a run folder's best weights, or a GPT-2 folder; None: fresh ones
 
     # == AdamW and its learning rate ==
-    max_iters: int = 5000  # optimizer updates
-    learning_rate: float = 1e-3  # the peak, reached after warm-up
-    warmup_iters: int = 100  # iterations of linear warm-up; the first step is not zero
-    lr_decay_iters: int | None = None  # iteration at which the cosine reaches min_lr; None: max_iters
-    min_lr: float | None = None  # learning rate at the end of the cosine; None: learning_rate / 10
-    weight_decay: float = 0.1  # decoupled, on matrices and embeddings only
-    beta1: float = 0.9  # decay of the first moment; SGD's momentum
-    beta2: float = 0.99  # decay of the second moment
-    optimizer: str = "adamw"  # adamw, adam or sgd; weight decay is decoupled in adamw alone
-    grad_clip: float = 1.0  # largest global gradient norm; 0: no clipping
+    max_iters: Iterations = 5000  # optimizer updates
+    learning_rate: NotNegative = 1e-3  # the peak, reached after warm-up
+    warmup_iters: Count = 100  # iterations of linear warm-up; the first step is not zero
+    lr_decay_iters: Size | None = None  # iteration at which the cosine reaches min_lr; None: max_iters
+    min_lr: NotNegative | None = None  # learning rate at the end of the cosine; None: learning_rate / 10
+    weight_decay: NotNegative = 0.1  # decoupled, on matrices and embeddings only
+    beta1: Fraction = 0.9  # decay of the first moment; SGD's momentum
+    beta2: Fraction = 0.99  # decay of the second moment
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"  # weight decay is decoupled in adamw alone
+    grad_clip: NotNegative = 1.0  # largest global gradient norm; 0: no clipping
 
     # == gradient noise (noise.py) ==
-    noise_schedule: str = "exponential"  # exponential, linear, cosine, constant, inverse or plateau
-    noise_sigma: float = 0.0  # sigma_0, the sd at iteration 0 (all but inverse); 0: no noise
-    noise_gamma: float = 0.99  # exponential: sigma_t = sigma_0 * gamma^t; plateau: at each failure to improve
-    noise_eta: float = 0.0  # inverse: the variance is eta / (1 + t)^0.55
-    noise_steps: int | None = None  # linear, cosine: iterations until sigma is 0; None: max_iters
-    plateau_interval: int = 250  # plateau: iterations between the evaluations that steer it
-    noise_distribution: str = "gaussian"  # gaussian, uniform or laplace, each of sd sigma_t
-    noise_scale: str = "absolute"  # absolute, global (times the gradient's RMS) or tensor (each its own)
+    noise_schedule: Schedule = "exponential"  # how sigma falls from iteration to iteration
+    noise_sigma: Strength = 0.0  # sigma_0, the sd at iteration 0 (all but inverse); 0: no noise
+    noise_gamma: UpToOne = 0.99  # exponential: sigma_t = sigma_0 * gamma^t; plateau: at each failure to improve
+    noise_eta: Strength = 0.0  # inverse: the variance is eta / (1 + t)^0.55
+    noise_steps: Size | None = None  # linear, cosine: iterations until sigma is 0; None: max_iters
+    plateau_interval: Size = 250  # plateau: iterations between the evaluations that steer it
+    noise_distribution: Literal["gaussian", "uniform", "laplace"] = "gaussian"  # each of sd sigma_t
+    noise_scale: Scale = "absolute"  # global: times the gradient's RMS; tensor: each its own
     noise_before_clip: bool = False  # True: added before clipping, not after
-    noise_params: str = "all"  # all, embeddings, attention, mlp, first_block or last_block
+    noise_params: Params = "all"  # which parameters have it
     noise_anticorrelated: bool = False  # True: (xi_t - xi_(t-1)) / sqrt 2 in place of xi_t
-    noise_target: str = "gradient"  # gradient, first_moment, second_moment(_mean), weights or learning_rate
-    reset_below_sigma: float = 0.0  # forget AdamW's moments when sigma first is under this; 0: never
-    diagnose_interval: int = 0  # iterations between measurements of what noise does to an update; 0: none
+    noise_target: Target = "gradient"  # what it is added to; second_moment_mean: only its mean
+    reset_below_sigma: Strength = 0.0  # forget AdamW's moments when sigma first is under this; 0: never
+    diagnose_interval: Count = 0  # iterations between measurements of what noise does to an update; 0: none
 
     # == noise in the weights of init_from, once, before the first step (NoisyTune) ==
-    noisytune_lambda: float = 0.0  # W + U(-lambda/2, lambda/2) * std(W); its paper's is 0.15; 0: none
-    noisytune_distribution: str = "uniform"  # uniform or gaussian, each of sd lambda * std(W) / sqrt 12
-    noisytune_std: str = "tensor"  # tensor (each one's own std) or global (one for all)
+    noisytune_lambda: Strength = 0.0  # W + U(-lambda/2, lambda/2) * std(W); its paper's is 0.15; 0: none
+    noisytune_distribution: Literal["uniform", "gaussian"] = "uniform"  # of sd lambda * std(W) / sqrt 12
+    noisytune_std: Literal["tensor", "global"] = "tensor"  # tensor: each one's own; global: one for all
 
     # == randomness ==
-    seed: int = 1  # initial weights, dropout and noise; data too unless data_seed is set
-    data_seed: int | None = None  # order of the batches; None: seed
+    seed: Count = 1  # initial weights, dropout and noise; data too unless data_seed is set
+    data_seed: Count | None = None  # order of the batches; None: seed
 
     # == looking: none of these changes a weight ==
-    eval_interval: int = 250  # iterations between evaluations
-    eval_tokens: int = 262_144  # val tokens per evaluation, at most; the whole split at the end
-    eval_train_tokens: int = 65_536  # train tokens per evaluation, at most, in fixed windows
-    log_interval: int = 10  # iterations between log lines
-    checkpoint_interval: int = 500  # iterations between checkpoints
-    sample_tokens: int = 0  # length of the sample printed at the end, tokens; 0: none
+    eval_interval: Size = 250  # iterations between evaluations
+    eval_tokens: Size = 262_144  # val tokens per evaluation, at most; the whole split at the end
+    eval_train_tokens: Size = 65_536  # train tokens per evaluation, at most, in fixed windows
+    log_interval: Size = 10  # iterations between log lines
+    checkpoint_interval: Size = 500  # iterations between checkpoints
+    sample_tokens: Count = 0  # length of the sample printed at the end, tokens; 0: none
     plot: bool = False  # draw the run's figures at the end, as `python plot.py RUN` does
 
     # == machine ==
-    device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
-    dtype: str = "auto"  # auto, float32, bfloat16 or float16 (with a gradient scaler)
-    compile: str = "auto"  # auto (on CUDA only), on or off
-    threads: int = 0  # CPU threads of each process; 0: PyTorch's choice. Restored on resume
+    device: Device = "auto"  # auto: cuda, else mps, else cpu
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # float16: with a gradient scaler
+    compile: Literal["auto", "on", "off"] = "auto"  # auto: on CUDA only
+    threads: Threads = 0  # CPU threads of each process; 0: PyTorch's choice. Restored on resume
 
     # == run folder ==
     out_dir: str | None = None  # the run folder; None: out/<config files>/seed<seed>
@@ -128,12 +155,45 @@ class Config:
         return self.noise_sigma > 0 or self.noise_eta > 0
 
 
-KNOBS = typing.get_type_hints(Config)
+class Option(NamedTuple):
+    """What an option's annotation says: the types that it takes, and within them the words or the Limits."""
+
+    kinds: tuple
+    choices: tuple = ()
+    limits: Limits | None = None
+
+    @classmethod
+    def of(cls, annotation):
+        if typing.get_origin(annotation) is Literal:
+            return cls((str,), typing.get_args(annotation))
+        union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+        parts = typing.get_args(annotation) if union else (annotation,)
+        limits = [part.__metadata__[0] for part in parts if hasattr(part, "__metadata__")]
+        return cls(tuple(getattr(part, "__origin__", part) for part in parts), (), *limits)
+
+
+OPTIONS = {name: Option.of(kind) for name, kind in typing.get_type_hints(Config, include_extras=True).items()}
 ALIASES = {  # options' earlier names, which old records and command lines have
     "noise_draw": "noise_distribution",
     "noise_point": "noise_target",
     "noise_where": "noise_params",
     "noisytune_draw": "noisytune_distribution",
+}
+SAME = {
+    ("compile", "true"): "on",
+    ("compile", "false"): "off",
+    ("init_from", "scratch"): None,
+}  # as nanoGPT says
+NANOGPT = {  # nanoGPT's options that are none here, and what to do instead
+    "eval_iters": "use --eval_tokens, which says how many tokens an evaluation takes",
+    "eval_only": "python -m training.evaluate RUN evaluates a run",
+    "always_save_checkpoint": "last.pt and best.pt are always kept; --checkpoint_interval says how often",
+    "decay_lr": "leave it out: the learning rate always decays, to --min_lr",
+    **dict.fromkeys(
+        ("wandb_log", "wandb_project", "wandb_run_name"),
+        "leave it out: log.jsonl has all, and python plot.py RUN draws it",
+    ),
+    "backend": "leave it out: under torchrun the device decides",
 }
 
 # What two runs may differ in and still be one run: cadence, logging, place and machine. Not eval_tokens
@@ -143,103 +203,84 @@ NOT_IDENTITY = {
     *("device", "compile", "threads", "out_dir", "overwrite"),
 }
 
-# Ranges of the knobs taken alone.
-POSITIVE = (
-    *("batch_size", "block_size", "gradient_accumulation_steps", "n_layer", "n_head", "n_embd"),
-    *("lr_decay_iters", "noise_steps", "train_tokens", "plateau_interval"),
-    *("eval_interval", "eval_tokens", "eval_train_tokens", "log_interval", "checkpoint_interval"),
-)
-NOT_NEGATIVE = (
-    *("learning_rate", "min_lr", "warmup_iters", "weight_decay", "grad_clip"),
-    *("seed", "data_seed", "sample_tokens", "diagnose_interval"),
-)
-RANGES = {
-    **dict.fromkeys(POSITIVE, (lambda x: 1 <= x <= 1e12, "from 1 to 1e12")),
-    **dict.fromkeys(NOT_NEGATIVE, (lambda x: x >= 0, "0 or more")),
-    **dict.fromkeys(
-        ("noise_sigma", "noise_eta", "reset_below_sigma", "noisytune_lambda"),
-        (lambda x: 0 <= x <= 1e6, "from 0 to 1e6"),
-    ),
-    "max_iters": (lambda x: 1 <= x <= 1e8, "from 1 to 1e8"),  # the trace of them lies on the device
-    "noise_gamma": (lambda x: 0 <= x <= 1, "from 0 to 1"),
-    "threads": (lambda x: 0 <= x <= 1024, "from 0 to 1024"),
-    **dict.fromkeys(("dropout", "input_noise", "beta1", "beta2"), (lambda x: 0 <= x < 1, "from 0 to under 1")),
-}
-
-CHOICES = {
-    "noise_schedule": ("exponential", "linear", "cosine", "constant", "inverse", "plateau"),
-    "noise_distribution": ("gaussian", "uniform", "laplace"),
-    "noisytune_distribution": ("uniform", "gaussian"),
-    "noisytune_std": ("tensor", "global"),
-    "noise_scale": ("absolute", "global", "tensor"),
-    "optimizer": ("adamw", "adam", "sgd"),
-    "noise_params": ("all", "embeddings", "attention", "mlp", "first_block", "last_block"),
-    "noise_target": (
-        *("gradient", "first_moment", "second_moment", "second_moment_mean"),
-        *("weights", "learning_rate"),
-    ),
-    "dtype": ("auto", "float32", "bfloat16", "float16"),
-    "compile": ("auto", "on", "off"),
-}
-
 
 def identity(config):
-    """The knobs, as a dict, that make two runs the same run.
+    """The options, as a dict, that make two runs the same run.
 
     The derived defaults are filled in, so that data_seed=None and data_seed=seed are one.
     """
-    knobs = dataclasses.asdict(config)
-    for name, value in derived(knobs).items():
-        knobs[name] = value if knobs[name] is None else knobs[name]
-    return {name: value for name, value in knobs.items() if name not in NOT_IDENTITY}
+    options = dataclasses.asdict(config)
+    for name, value in derived(options).items():
+        options[name] = value if options[name] is None else options[name]
+    return {name: value for name, value in options.items() if name not in NOT_IDENTITY}
 
 
-def recorded(knobs):
-    """The Config that a config.json tells of. Knobs that it does not know yet have their defaults, which
-    leave things as they were without the knob; knobs that there are no more are left out."""
-    if not isinstance(knobs, dict):
-        raise UserError(f"a config.json holds {knobs!r} where the knobs should be")
-    knobs = {ALIASES.get(name, name): value for name, value in knobs.items()}
-    return Config(**{name: value for name, value in knobs.items() if name in KNOBS})
+def recorded(options):
+    """The Config that a config.json tells of. Options that it does not know yet have their defaults, which
+    leave things as they were without the option. UserError for one that there is no more."""
+    if not isinstance(options, dict):
+        raise UserError(f"a config.json holds {options!r} where the options should be")
+    options = today(options)
+    if gone := options.keys() - OPTIONS.keys():
+        raise UserError(
+            f"a config.json has the option {min(gone)!r}, which this version does not have:"
+            " read its run with the version that trained it"
+        )
+    return Config(**options)
 
 
-def derived(knobs):
-    """What the knobs that default to None stand for, by name."""
+def today(options):
+    """Options under the names that they have now."""
+    return {ALIASES.get(name, name): value for name, value in options.items()}
+
+
+def derived(options):
+    """What the options that default to None stand for, by name."""
     return {
-        "data_seed": knobs["seed"],
-        "lr_decay_iters": knobs["max_iters"],
-        "min_lr": knobs["learning_rate"] / 10,
-        "noise_steps": knobs["max_iters"],
+        "data_seed": options["seed"],
+        "lr_decay_iters": options["max_iters"],
+        "min_lr": options["learning_rate"] / 10,
+        "noise_steps": options["max_iters"],
     }
 
 
-def load(argv):
+def load(argv, say=print):
     """The configuration that a command line describes.
 
     argv: config files and --key=value, in any order; files first, then the command line's own keys.
-    Returns a Config without open ends: out_dir and the knobs that derive from others are filled in.
-    Raises UserError for an unknown name, a wrong type, a bad file, or knobs at odds with each other.
+    say: is called with a line about what was made to fit.
+    Returns a Config without open ends: out_dir and the options that derive from others are filled in.
+    Raises UserError for an unknown name, a wrong type, a bad file, or options at odds with each other.
     """
     if "--help" in argv or "-h" in argv:
         print(help_text())
         sys.exit(0)
-    options = dict(read_option(word) for word in argv if word.startswith("-"))
+    typed = dict(read_option(word) for word in argv if word.startswith("-"))
     files = [Path(word) for word in argv if not word.startswith("-")]
-    knobs = {}
+    options = {}
     for file in files:
-        knobs.update(read_file(file))
-    return settle({**knobs, **options}, files)
+        options.update(read_file(file))
+    options.update(typed)
+    if typed.keys() & {"max_iters", "lr_decay_iters"} and "warmup_iters" not in typed:
+        fit_warmup(options, say)
+    return settle(options, files)
 
 
-def settle(knobs, files=()):
-    """A checked Config from a dict of knobs, the derived ones and out_dir filled in."""
-    config = Config(**knobs)
-    check_ranges(config)
-    filled = {
-        name: value
-        for name, value in derived(dataclasses.asdict(config)).items()
-        if getattr(config, name) is None
-    }
+def fit_warmup(options, say):
+    """Shorten the warm-up of a run that the command line has made shorter than it: to a tenth of the run."""
+    end = options.get("lr_decay_iters") or options.get("max_iters", Config.max_iters)
+    warmup = options.get("warmup_iters", Config.warmup_iters)
+    if 1 <= end < warmup:
+        options["warmup_iters"] = end // 10
+        say(f"warmup_iters={warmup} does not fit into {end} iterations: {end // 10} instead")
+
+
+def settle(options, files=()):
+    """A checked Config from a dict of options, the derived ones and out_dir filled in."""
+    config = Config(**options)
+    check_alone(config)
+    known = derived(vars(config))
+    filled = {name: value for name, value in known.items() if getattr(config, name) is None}
     if config.out_dir is None:
         stems = "+".join(Path(file).stem for file in files) or "defaults"
         filled["out_dir"] = f"out/{stems}/seed{config.seed}"
@@ -247,19 +288,18 @@ def settle(knobs, files=()):
         raise UserError("out_dir is empty: name a folder, or leave it out for out/<config files>/seed<seed>")
     config = dataclasses.replace(config, **filled)
     check_together(config)
-    check_init_from(config)
     return config
 
 
 def read_file(path):
-    """The knobs a config file assigns, checked by name and type."""
+    """The options that a config file assigns, checked by name and type."""
     if not path.is_file() and "=" in str(path):
         raise UserError(f"no config file {path}; did you mean --{path}?")
     assigned = run_file(path)
     if {"base", "arms"} <= assigned.keys():
         raise UserError(f"{path} is a study, not the config of a run: python sweep.py {path}")
-    assigned = {ALIASES.get(name, name): value for name, value in assigned.items()}
-    known_knobs(assigned, path)
+    assigned = today(assigned)
+    known_options(assigned, path)
     return {name: check_type(name, value, path) for name, value in assigned.items()}
 
 
@@ -271,7 +311,8 @@ def run_file(path, kind="config file"):
     try:
         names = runpy.run_path(str(path))
     except (Exception, SystemExit) as error:
-        line = getattr(error, "lineno", None) or last_line(error.__traceback__, path)
+        passed = [at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == str(path)]
+        line = getattr(error, "lineno", None) or (passed or [0])[-1]
         raise UserError(f"{path}, line {line}: {type(error).__name__}: {error}") from None
     return {
         name: value
@@ -280,60 +321,47 @@ def run_file(path, kind="config file"):
     }
 
 
-def last_line(traceback, path):
-    """The line of `path` that a traceback last passed through."""
-    line = 0
-    while traceback:
-        if traceback.tb_frame.f_code.co_filename == str(path):
-            line = traceback.tb_lineno
-        traceback = traceback.tb_next
-    return line
-
-
 def read_option(word):
-    """(knob, value) of a --key=value."""
+    """(option, value) of a --key=value."""
     match = re.fullmatch(r"--(\w+)=(.*)", word, re.DOTALL)
     if not match:
-        name = word.lstrip("-")
-        name, _, value = name.partition("=")
+        name, _, value = word.lstrip("-").partition("=")
         name = name.replace("-", "_")
-        example = f"--{name}={value or getattr(Config, name)}" if name in KNOBS else "--seed=2"
+        example = f"--{name}={value or getattr(Config, name)}" if name in OPTIONS else "--seed=2"
         raise UserError(f"{word} is no option; options are written --key=value, for instance {example}")
     name, text = match.groups()
     name = ALIASES.get(name, name)
-    known_knobs([name], "the command line")
+    known_options([name], "the command line")
     return name, check_type(name, from_text(name, text), "the command line")
 
 
 def from_text(name, text):
-    """The value that `text` stands for in the type of a knob; the text itself where it stands for none."""
-    kinds = alternatives(name)
+    """The value that `text` stands for in the type of an option; the text itself where it stands for none."""
+    kinds = OPTIONS[name].kinds
     if type(None) in kinds and text == "None":
         return None
     if bool in kinds:
         return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
-    for kind in (int, float):
-        if kind in kinds:
-            try:
-                return kind(text)
-            except ValueError:
-                return text
+    with contextlib.suppress(ValueError):
+        return int(text) if int in kinds else float(text) if float in kinds else text
     return text
 
 
-def known_knobs(names, where):
-    """UserError unless all of some names are those of knobs; it names all that are not."""
-    if strange := [name for name in names if name not in KNOBS]:
-        called = " or ".join(map(repr, strange))
+def known_options(names, where):
+    """UserError unless all of some names are those of options; it names all that are not."""
+    if strange := [name for name in names if name not in OPTIONS]:
+        hint = "; ".join(dict.fromkeys(NANOGPT[name] for name in strange if name in NANOGPT))
+        near = did_you_mean(strange[0], OPTIONS) if len(strange) == 1 else ""
+        listed = f"{near} (python train.py --help lists them all; a config file's own names begin with _)"
         raise UserError(
-            f"{where}: no knob is called {called}{did_you_mean(strange[0], KNOBS) if len(strange) == 1 else ''}"
-            " (python train.py --help lists them all; a config file's own names begin with _)"
+            f"{where}: no option is called {' or '.join(map(repr, strange))}{f': {hint}' if hint else listed}"
         )
 
 
 def check_type(name, value, where):
-    """The value, an int made a float where the knob is a float; UserError where the type is wrong."""
-    kinds = alternatives(name)
+    """The value, an int made a float where the option is a float; UserError where the type is wrong."""
+    kinds = OPTIONS[name].kinds
+    value = SAME.get((name, str(value).lower()), value)
     if type(value) is int and float in kinds and abs(value) < 1e300:  # beyond it no float has room
         return float(value)
     if type(value) in kinds:
@@ -342,124 +370,102 @@ def check_type(name, value, where):
     raise UserError(f"{where}: {name} must be {wanted}, not {value!r}")
 
 
-def alternatives(name):
-    """The types a knob takes: (int,), or (int, NoneType) for an `int | None`."""
-    return typing.get_args(KNOBS[name]) or (KNOBS[name],)
-
-
 def did_you_mean(word, known):
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def check_ranges(config):
-    """UserError unless every knob, taken alone, makes sense."""
-    for name, allowed in CHOICES.items():
+def check_alone(config):
+    """UserError unless every option, taken alone, makes sense."""
+    for name, option in OPTIONS.items():
         value = getattr(config, name)
-        if value not in allowed:
-            raise UserError(f"{name}={value!r} is none of {', '.join(allowed)}{did_you_mean(value, allowed)}")
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", config.device):
-        raise UserError(f"device={config.device!r} is none of auto, cpu, cuda, cuda:N, mps")
-    for name, (within, limits) in RANGES.items():
-        value = getattr(config, name)
-        finite = isinstance(value, int) or value is None or math.isfinite(value)
-        if value is not None and not (finite and within(value)):
-            raise UserError(f"{name}={value!r} is out of range: {name} is {limits}")
+        if option.choices and value not in option.choices:
+            near = did_you_mean(value, option.choices)
+            raise UserError(f"{name}={value!r} is none of {', '.join(option.choices)}{near}")
+        finite = not isinstance(value, float) or math.isfinite(value)
+        if option.limits and value is not None and not (finite and option.limits.hold(value)):
+            raise UserError(f"{name}={value!r} is out of range: {name} is {option.limits.words}")
 
 
 def check_together(config):
-    """UserError where knobs contradict each other. Derived knobs are filled in."""
-    if config.n_embd % config.n_head:
-        raise UserError(f"n_embd={config.n_embd} is not a multiple of n_head={config.n_head}")
-    if config.min_lr > config.learning_rate:
-        raise UserError(
-            f"min_lr={config.min_lr} is above learning_rate={config.learning_rate}: lower it too, or leave it"
-            " to --min_lr=None, a tenth of the learning rate"
-        )
-    if config.warmup_iters > config.lr_decay_iters:
-        raise UserError(
-            f"warmup_iters={config.warmup_iters} is beyond lr_decay_iters={config.lr_decay_iters}"
-            " (which is max_iters unless it is set): warm up for less"
-        )
-    check_noise_point(config)
-    if config.noise_schedule == "inverse" and config.noise_sigma > 0:
-        raise UserError("noise_schedule='inverse' takes noise_eta, a variance: set noise_sigma=0")
-    if config.noise_schedule == "inverse" and config.noise_eta == 0:
-        raise UserError("noise_schedule='inverse' needs noise_eta, for instance --noise_eta=0.01")
-    if config.noise_schedule != "inverse" and config.noise_eta > 0:
-        raise UserError(
-            f"noise_eta={config.noise_eta} belongs to noise_schedule='inverse';"
-            f" {config.noise_schedule!r} takes noise_sigma"
-        )
+    """UserError where options contradict each other. Derived ones are filled in."""
+    c, target, sigma_is_inverse = config, config.noise_target, config.noise_schedule == "inverse"
+    moments = target not in ("gradient", "weights") or c.reset_below_sigma > 0
+    scaled = (c.noise_scale, c.noise_params) != ("absolute", "all")
+    mistakes = {
+        f"n_embd={c.n_embd} is not a multiple of n_head={c.n_head}": c.n_embd % c.n_head,
+        f"min_lr={c.min_lr} is above learning_rate={c.learning_rate}: lower it too, or leave it to"
+        " --min_lr=None, a tenth of the learning rate": c.min_lr > c.learning_rate,
+        f"warmup_iters={c.warmup_iters} is beyond lr_decay_iters={c.lr_decay_iters} (which is max_iters unless"
+        " it is set): warm up for less": c.warmup_iters > c.lr_decay_iters,
+        f"noise_target={target!r} does not combine with noise_before_clip: leave that out": (
+            target != "gradient" and c.noise_before_clip
+        ),
+        f"noise_target={target!r} and reset_below_sigma need optimizer='adamw', whose moments they use": (
+            moments and c.optimizer != "adamw"
+        ),
+        f"noise_target={target!r} needs beta1 and beta2 above 0, not {c.beta1} and {c.beta2}": (
+            "moment" in target and 0 in (c.beta1, c.beta2)
+        ),
+        f"noise_target={target!r} needs noise_scale='absolute' and noise_params='all'": (
+            target in ("weights", "learning_rate") and scaled
+        ),
+        "diagnose_interval needs Adam or AdamW, noise after clipping, and a batch_size of 2 or more": (
+            c.diagnose_interval and (c.optimizer == "sgd" or c.noise_before_clip or c.batch_size < 2)
+        ),
+        "reset_below_sigma needs a sigma that is a function of the step: not noise_schedule='plateau'": (
+            c.reset_below_sigma and c.noise_schedule == "plateau"
+        ),
+        "noise_schedule='inverse' takes noise_eta, a variance: set noise_sigma=0": (
+            sigma_is_inverse and c.noise_sigma
+        ),
+        "noise_schedule='inverse' needs noise_eta, for instance --noise_eta=0.01": (
+            sigma_is_inverse and not c.noise_eta
+        ),
+        f"noise_eta={c.noise_eta} is of noise_schedule='inverse'; {c.noise_schedule!r} takes noise_sigma": (
+            c.noise_eta and not sigma_is_inverse
+        ),
+        f"noisytune_lambda={c.noisytune_lambda} perturbs pretrained weights: name them by --init_from": (
+            c.noisytune_lambda and c.init_from is None
+        ),
+        "init_from is empty: name a run folder, or leave it out for fresh weights": (
+            c.init_from is not None and not c.init_from.strip()
+        ),
+        f"init_from={c.init_from!r} is the run's own folder: choose another --out_dir": (
+            c.init_from and place(c.init_from) == place(c.out_dir)
+        ),
+    }
+    for said, mistaken in mistakes.items():
+        if mistaken:
+            raise UserError(said)
 
 
-def check_init_from(config):
-    """UserError where init_from names no folder, or the run's own."""
-    if config.noisytune_lambda and config.init_from is None:
-        raise UserError(
-            f"noisytune_lambda={config.noisytune_lambda} perturbs pretrained weights: name them by --init_from"
-        )
-    if config.init_from is None:
-        return
-    if not config.init_from.strip():
-        raise UserError("init_from is empty: name a run folder, or leave it out for fresh weights")
-    here, there = (Path(path).expanduser().resolve() for path in (config.out_dir, config.init_from))
-    if here == there:
-        raise UserError(f"init_from={config.init_from!r} is the run's own folder: choose another --out_dir")
+def place(path):
+    return Path(path).expanduser().resolve()
 
 
 def source_wanted(init_from):
     """What there is to do about an init_from that is not there, in words."""
-    for file in sorted((ROOT / "config").glob("[a-z]*.py")):
-        if run_file(file).get("out_dir") == init_from:
-            return f"train it first by config/{file.name} (README.md has the command for each size)"
     if init_from == "resume":
         return "a run that was stopped goes on by its own command, without init_from"
-    return "name a run's folder, or one in the Hugging Face GPT-2 format, fetched as README.md says"
-
-
-def check_noise_point(config):
-    """UserError where the noise cannot go to where it is asked to go."""
-    point, beta1, beta2 = config.noise_target, config.beta1, config.beta2
-    if point != "gradient" and config.noise_before_clip:
-        raise UserError(f"noise_target={point!r} does not combine with noise_before_clip: leave that out")
-    needs_moments = point.endswith(("moment", "moment_mean", "rate")) or config.reset_below_sigma > 0
-    if needs_moments and config.optimizer != "adamw":
-        raise UserError(
-            f"noise_target={point!r} and reset_below_sigma need optimizer='adamw', whose moments they use"
-        )
-    if "moment" in point and 0 in (beta1, beta2):
-        raise UserError(f"noise_target={point!r} needs beta1 and beta2 above 0, not {beta1} and {beta2}")
-    if point in ("weights", "learning_rate") and (config.noise_scale, config.noise_params) != (
-        "absolute",
-        "all",
-    ):
-        raise UserError(f"noise_target={point!r} needs noise_scale='absolute' and noise_params='all'")
-    if config.diagnose_interval and (
-        config.optimizer == "sgd" or config.noise_before_clip or config.batch_size < 2
-    ):
-        raise UserError(
-            "diagnose_interval needs Adam or AdamW, noise after clipping, and a batch_size of 2 or more"
-        )
-    if config.reset_below_sigma and config.noise_schedule == "plateau":
-        raise UserError(
-            "reset_below_sigma needs a sigma that is a function of the step: not noise_schedule='plateau'"
-        )
+    if re.fullmatch(r"(out/)?gpt2(-\w+)?", init_from):
+        return "download GPT-2 into out/gpt2 first (docs/runs.md says how) and name that folder"
+    if "pretrain" in init_from:
+        return "train it first, by python train.py config/pretrain_text8_small.py"
+    return "name a run's folder, or one in the Hugging Face GPT-2 format"
 
 
 def differences(config):
-    """{knob: value} where a Config differs from the defaults, the derived ones left out."""
+    """{option: value} where a Config differs from the defaults, the derived ones left out."""
     return {
         name: value
-        for name, value in dataclasses.asdict(config).items()
-        if value != getattr(Config, name)
-        and value != derived(dataclasses.asdict(config)).get(name)
-        and name != "out_dir"
+        for name, value in vars(config).items()
+        if value != getattr(Config, name) and value != derived(vars(config)).get(name) and name != "out_dir"
     }
 
 
 def help_text():
-    """Every knob with its default and its comment, from the source of Config itself."""
+    """Every option with its default, its comment and its choices, from the source of Config itself."""
     lines = [
         "python train.py [CONFIG_FILE ...] [--key=value ...]",
         "",
@@ -468,6 +474,9 @@ def help_text():
     for line in inspect.getsource(Config).splitlines():
         if group := re.fullmatch(r"\s+# == (.*) ==", line):
             lines += ["", group[1]]
-        elif knob := re.fullmatch(r"\s+(\w+): [^=]+ = (.+?)  # (.*)", line):
-            lines.append(f"  --{knob[1] + '=' + knob[2]:<38} {knob[3]}")
+        elif field := re.fullmatch(r"\s+(\w+): [^=]+ = (.+?)  # (.*)", line):
+            name, default, comment = field.groups()
+            lines.append(f"  --{name + '=' + default:<38} {comment}")
+            if choices := OPTIONS[name].choices:
+                lines.append(f"{'':43}{', '.join(choices)}")
     return "\n".join(lines)

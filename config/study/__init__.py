@@ -1,7 +1,7 @@
 """A study file: which runs a study asks for, and the command line of each. No torch.
 
     base = "config/shakespeare_baseline.py"    a config file, or a list of them
-    common = dict(dtype="bfloat16")            knobs of every run; dtype must be among them
+    common = dict(dtype="bfloat16")            options of every run; dtype must be among them
     arms = {"baseline": {}, "noise": dict(noise_sigma=0.1)}
     baseline = "baseline"                      the arm that the others are compared with
     seeds = range(1, 9)
@@ -10,7 +10,7 @@
     purpose = "tuning"                         chooses learning rates, judges nothing; left out: "comparison"
     together = "table1"                        studies of one name are one figure's; may be left out
 
-Later ones override earlier ones: base, overlays, common, arm, command line. A knob of an arm may be a function
+Later ones override earlier ones: base, overlays, common, arm, command line. An arm's option may be a function
 of the Config that the run would have without its arm: dict(data_seed=lambda run: 1000 + run.seed).
 """
 
@@ -21,18 +21,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config import (
-    KNOBS,
     NOT_IDENTITY,
+    OPTIONS,
     ROOT,
     Config,
     UserError,
     check_type,
     did_you_mean,
     identity,
-    known_knobs,
+    known_options,
     load,
     read_option,
     run_file,
+    today,
 )
 
 PARTS = {
@@ -127,7 +128,7 @@ def read_study(file, overlays=(), options=(), seeds=None, arms=None):
 
 def check_parts(names, file):
     """What a study file assigns, checked by name and type."""
-    if not {"base", "arms"} & names.keys() and names.keys() & KNOBS.keys():
+    if not {"base", "arms"} & names.keys() and names.keys() & OPTIONS.keys():
         raise UserError(
             f"{file} is the config of a run, not a study: python train.py {file}; sweep.py takes a study first,"
             " then the config files that go over it"
@@ -140,7 +141,7 @@ def check_parts(names, file):
         if name not in parts:
             raise UserError(f"{file} assigns no {name}; a study has {', '.join(PARTS)}")
         if not isinstance(parts[name], kinds):
-            raise UserError(f"{file}: {name}={parts[name]!r} is of the wrong type; study.py says what it is")
+            raise UserError(f"{file}: {name}={parts[name]!r} is of the wrong type (docs/studies.md)")
     for arm in (parts["baseline"], *parts["versus"], *parts["versus"].values(), *parts["decisive"]):
         if arm not in parts["arms"]:
             raise UserError(f"{file}: {arm!r} is none of its arms{did_you_mean(str(arm), parts['arms'])}")
@@ -148,8 +149,10 @@ def check_parts(names, file):
         raise UserError(f"{file}: purpose={parts['purpose']!r} is neither {' nor '.join(map(repr, PURPOSES))}")
     if not parts["seeds"] or not all(type(seed) is int and seed >= 0 for seed in parts["seeds"]):
         raise UserError(f"{file}: seeds={parts['seeds']!r} are not numbers from 0 on")
-    parts["common"] = check_knobs(parts["common"], f"{file}, common")
-    parts["arms"] = {arm: check_knobs(knobs, f"{file}, arm {arm}") for arm, knobs in parts["arms"].items()}
+    parts["common"] = check_options(parts["common"], f"{file}, common")
+    parts["arms"] = {
+        arm: check_options(options, f"{file}, arm {arm}") for arm, options in parts["arms"].items()
+    }
     for arm in parts["arms"]:
         if not re.fullmatch(r"[\w.,+-]+", arm) or re.fullmatch(r"seed\d+", arm):
             raise UserError(f"{file}: an arm is a folder: letters, digits and _.,+- make its name, not {arm!r}")
@@ -167,32 +170,39 @@ def chosen(parts, arms):
     return [arm for arm in parts["arms"] if arm in kept]
 
 
-def check_knobs(knobs, where):
-    if not isinstance(knobs, dict):
-        raise UserError(f"{where}: knobs are written dict(name=value, ...), not {knobs!r}")
-    if ours := [name for name in knobs if name in OURS]:
+def check_options(options, where):
+    if not isinstance(options, dict):
+        raise UserError(f"{where}: options are written dict(name=value, ...), not {options!r}")
+    options = today(options)
+    if ours := [name for name in options if name in OURS]:
         raise UserError(f"{where}: {ours[0]} is set by the study itself")
-    known_knobs(knobs, where)
-    return {name: value if callable(value) else check_type(name, value, where) for name, value in knobs.items()}
+    known_options(options, where)
+    return {
+        name: value if callable(value) else check_type(name, value, where) for name, value in options.items()
+    }
 
 
 def plan(study, arm, seed, files, common, overrides):
     """The run of one arm and one seed."""
     ours = {"seed": seed, "out_dir": str(study.folder / arm / f"seed{seed}")}
-    without = load([*files, *words_of({**common, **overrides, **ours})])
-    knobs = {
+    without = load([*files, *words_of({**common, **overrides, **ours})], say=unsaid)
+    options = {
         name: value(without) if callable(value) else value
         for name, value in {**common, **study.arms[arm]}.items()
     }
-    words = [*files, *words_of({**knobs, **overrides, **ours})]
+    words = [*files, *words_of({**options, **overrides, **ours})]
     try:
-        return PlannedRun(arm, seed, words, load(words))
+        return PlannedRun(arm, seed, words, load(words, say=unsaid))
     except UserError as error:
         raise UserError(f"{study.name}, arm {arm}: {error}") from None
 
 
-def words_of(knobs):
-    return [f"--{name}={value}" for name, value in knobs.items() if not callable(value)]
+def unsaid(_line):
+    """What a run is made to fit by, its own output says."""
+
+
+def words_of(options):
+    return [f"--{name}={value}" for name, value in options.items() if not callable(value)]
 
 
 def check_runs(study, runs):

@@ -19,7 +19,7 @@ _optimizers = {
 }
 arms = {
     **_optimizers,
-    **{f"{name}+noise": {**knobs, **_noise} for name, knobs in _optimizers.items()},
+    **{f"{name}+noise": {**options, **_noise} for name, options in _optimizers.items()},
 }
 for _name in ("adamw", "sgd"):
     arms[f"{_name}+relative"] = {**_optimizers[_name], **_relative}

@@ -17,7 +17,7 @@ arms = {
     "none": {},
     "noise": _noise,
     **_others,
-    **{f"{name}+noise": {**knobs, **_noise} for name, knobs in _others.items()},
+    **{f"{name}+noise": {**options, **_noise} for name, options in _others.items()},
     "three": dict(dropout=0.2, weight_decay=0.1, input_noise=0.1),
     "three+noise": dict(dropout=0.2, weight_decay=0.1, input_noise=0.1, **_noise),
 }

@@ -1,6 +1,6 @@
 """Robustness: does the verdict hold at other learning rates, batches, warm-ups, lengths and widths?
 
-Noise is the mildest and the first cell of the paper's grid, each compared with the baseline of the same knobs.
+Noise is the mildest and the first cell of the paper's grid, each compared with the baseline of its options.
 Both have the same learning rate, tuned for neither; best_against_best.py has each at the rate tuned for it.
 """
 
@@ -25,8 +25,8 @@ _variants = {
     "half_width": dict(n_embd=lambda run: run.n_embd // 2),
 }
 arms = {
-    f"{variant}{cell}": {**knobs, **noise}
-    for variant, knobs in _variants.items()
+    f"{variant}{cell}": {**options, **noise}
+    for variant, options in _variants.items()
     for cell, noise in _cells.items()
 }
 baseline = "baseline"

@@ -9,7 +9,7 @@ common = dict(dtype="bfloat16", eval_train_tokens=16_384)
 
 
 def _equal(schedule, start, **more):
-    """The knobs of a schedule whose sum of sigma_t^2 is that of start * 0.99^t."""
+    """The options of a schedule whose sum of sigma_t^2 is that of start * 0.99^t."""
     total = start**2 / (1 - 0.99**2)
 
     def sigma(run):

@@ -11,8 +11,8 @@ _kinds = {
 }
 _rates = ("1e-3", "2e-3", "4e-3", "8e-3", "1.6e-2")
 arms = {
-    f"{kind}_lr{rate}": dict(learning_rate=float(rate), min_lr=float(rate) / 10, **knobs)
-    for kind, knobs in _kinds.items()
+    f"{kind}_lr{rate}": dict(learning_rate=float(rate), min_lr=float(rate) / 10, **options)
+    for kind, options in _kinds.items()
     for rate in _rates
 }
 baseline = "baseline_lr1e-3"
