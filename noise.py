@@ -2,11 +2,11 @@
 
     g~_t = g_t + sigma(t) * scale(g_t) * xi_t
 
-Noise is three choices and one step. `sigma` is the amount at iteration t (a function in SCHEDULES, or your
-own), a draw (DRAWS) gives xi_t, independent for every element, with mean 0 and sd 1, and a scale (SCALES) is
-the unit of sigma. `GradientNoise.add_(t)` is the step, between clipping and `optimizer.step()`. There is no
-state from one step to the next: xi_t is a function of (seed, t). POINTS names the other places to which noise
-may be added, as controls. `noisytune_` is the noise in pretrained weights.
+Three choices define the noise. `sigma` is the standard deviation at iteration t (a function in SCHEDULES, or
+your own). A distribution (DISTRIBUTIONS) gives xi_t, independent for every element, with mean 0 and sd 1. A
+scale (SCALES) is the unit of sigma. `GradientNoise.add_(t)` adds it, between clipping and `optimizer.step()`.
+It keeps no state between steps: xi_t is a function of (seed, t). `noisytune_` perturbs pretrained weights,
+once.
 """
 
 import functools
@@ -51,10 +51,10 @@ def inverse(t, eta):
 
 
 class Plateau:
-    """sigma * gamma^k, k the number of losses told by `observe` that were no new lowest one.
+    """sigma * gamma^k, where k counts the losses passed to `observe` that were not a new lowest one.
 
-    The one schedule with a memory: its attributes, plain numbers, are to be saved with the run. After Yu et
-    al., IEEE S&P 2019, whose decay is by a threshold of validation accuracy.
+    The only schedule with state: save its attributes, plain numbers, with the run. After Yu et al., IEEE S&P
+    2019, who decay at a threshold of validation accuracy.
     """
 
     def __init__(self, sigma, gamma):
@@ -76,17 +76,17 @@ SCHEDULES = {f.__name__: f for f in (exponential, linear, cosine, constant, inve
 def schedule(name, **constants):
     """sigma(t) for a name in SCHEDULES: a function of the iteration alone, but for "plateau".
 
-    constants: sigma, gamma, eta, steps; those that the schedule does not take are left aside, so that
-    one set of knobs can drive them all.
+    constants: sigma, gamma, eta, steps. Those that the schedule does not take are ignored, so that one set of
+    options can drive them all.
     """
     if name == "plateau":
         return Plateau(constants["sigma"], constants["gamma"])
     function = SCHEDULES[name]
-    takes = list(inspect.signature(function).parameters)[1:]
-    return functools.partial(function, **{key: constants[key] for key in takes})
+    _, *names = inspect.signature(function).parameters
+    return functools.partial(function, **{name: constants[name] for name in names})
 
 
-# Draws: fill a float tensor in place with independent values of mean 0 and sd 1.
+# Distributions: fill a float tensor in place with independent values of mean 0 and sd 1.
 
 
 def gaussian(out, generator):
@@ -102,21 +102,20 @@ def uniform(out, generator):
 def laplace(out, generator):
     """Laplace(0, 1 / sqrt 2): the difference of two unit exponentials -ln(1 - u), over sqrt 2.
 
-    u is in [0, 1). It takes a second tensor meanwhile. PyTorch's own exponential_ takes its logarithms one at a
-    time on a CPU.
+    u is in [0, 1). It needs a second tensor meanwhile. PyTorch's exponential_ takes 6 times as long on a CPU.
     """
     other = torch.empty_like(out).uniform_(generator=generator).neg_().log1p_()
     return out.uniform_(generator=generator).neg_().log1p_().sub_(other).div_(math.sqrt(2))
 
 
-DRAWS = {f.__name__: f for f in (gaussian, uniform, laplace)}
+DISTRIBUTIONS = {f.__name__: f for f in (gaussian, uniform, laplace)}
 
 
-# Scales: what sigma is counted in. None for one; a 0-dim tensor for all; or a list, one for each.
+# Scales: the unit of sigma. None for 1, a 0-dim tensor for all gradients, or a list with one for each.
 
 
 def absolute(gradients):
-    """sigma is the noise's own sd."""
+    """sigma is the sd of the noise itself."""
     return None
 
 
@@ -135,16 +134,11 @@ def tensor_rms(gradients):
 SCALES = {"absolute": absolute, "global": global_rms, "tensor": tensor_rms}
 
 
-# Where the noise of an iteration goes: the paper's place, and the controls that tell what it does there.
-POINTS = ("gradient", "first_moment", "second_moment", "second_moment_mean", "weights", "learning_rate")
-
-
 def stream_seed(seed, stream, *counters):
     """A 63-bit seed for one draw: a hash of the run's seed, the stream's name and the counters.
 
-    Hashed, not added, so that (seed 1, step 1) and (seed 2, step 0) have nothing in common. The CPU's
-    generator takes 32 of these bits: two of n draws there coincide with probability n^2 / 2^33, which
-    is 0.3 % in 5,000 steps, and costs such a run one repeated draw.
+    Hashed, not added, so that (seed 1, step 1) and (seed 2, step 0) have nothing in common. The CPU's generator
+    uses 32 of these bits: two of n draws coincide with probability n^2 / 2^33, 0.3 % in 5,000 steps.
     """
     text = repr((int(seed), str(stream), *map(int, counters)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
@@ -155,19 +149,26 @@ class GradientNoise:
 
     named_parameters: `model.named_parameters()`, all on one device; tied weights count once.
     sigma: iteration -> standard deviation, for instance schedule("exponential", sigma=0.1, gamma=0.99).
-    seed: the run's seed. The draw of iteration t is a function of (seed, t), the order of the parameters
-        and the device alone: resumes, ranks and other generators do not change it, nor it them.
-    draw: a name in DRAWS. scale: a name in SCALES.
+    seed: the run's seed. xi_t is a function of (seed, t), the order of the parameters and the device alone:
+        resumes, ranks and other generators do not change it, nor does it change them.
+    distribution: a name in DISTRIBUTIONS. scale: a name in SCALES.
     where: (name, parameter) -> bool, which parameters get noise; by default all.
     anticorrelated: (xi_t - xi_(t-1)) / sqrt 2 in place of xi_t, of the same sd (Orvieto et al.,
-        arXiv:2202.02831); it takes a second draw and a second buffer.
+        arXiv:2202.02831); it needs a second draw and a second buffer.
 
-    With a gradient scaler call `scaler.unscale_(optimizer)` first, always: otherwise the scaler divides
-    the noise by the loss scale. With gradient accumulation call it once, after the last micro-step.
+    With a gradient scaler always call `scaler.unscale_(optimizer)` first, or the scaler divides the noise by
+    the loss scale. With gradient accumulation call `add_` once, after the last micro-step.
     """
 
     def __init__(
-        self, named_parameters, sigma, seed, draw="gaussian", scale="absolute", where=None, anticorrelated=False
+        self,
+        named_parameters,
+        sigma,
+        seed,
+        distribution="gaussian",
+        scale="absolute",
+        where=None,
+        anticorrelated=False,
     ):
         chosen = {
             id(parameter): parameter
@@ -180,95 +181,38 @@ class GradientNoise:
         if len({parameter.device for parameter in self.parameters}) > 1:
             raise ValueError("the parameters lie on several devices: make one GradientNoise for each")
         self.sigma, self.seed, self.anticorrelated = sigma, seed, anticorrelated
-        self.draw, self.scale = DRAWS[draw], SCALES[scale]
-        self._buffer = self._before = self._views = None
+        self.distribution, self.scale = DISTRIBUTIONS[distribution], SCALES[scale]
+        self._buffer = self._previous = self._views = None
 
     @torch.no_grad()
     def add_(self, step):
         """Add the noise of iteration `step` (from 0) to the gradients, in place.
 
         Returns the L2 norm of what was added: a 0-dim tensor on the gradients' device, not synchronised.
-        A parameter without a gradient gets none; the others' noise does not depend on that. Where
+        A parameter without a gradient gets none, and the others' noise does not depend on that. Where
         sigma(step) is under SIGMA_FLOOR nothing is drawn and no gradient is touched.
         """
-        sigma = self.sigma_now(step)
+        sigma = self.sigma_at(step)
         if not sigma:
-            return self.nothing()
-        _, gradients, noise = self.scaled(step)
+            return torch.zeros((), device=self.parameters[0].device)
+        _, gradients, noise = self.scaled(self.unit(step))
         torch._foreach_add_(gradients, noise, alpha=sigma)
         return sigma * torch.nn.utils.get_total_norm(noise)
 
-    @torch.no_grad()
-    def add_to_moments_(self, step, optimizer, point, applies=None):
-        """Give one moment of AdamW the noise of iteration `step`, the gradients left clean.
-
-        Called in the place of `add_`, before the stock `optimizer.step()`, which then makes of
-        the moment what it would have been had it seen the noisy gradient, and of the other what it is:
-
-            first_moment         m += (1 - beta1) / beta1 * xi
-            second_moment        v += (1 - beta2) / beta2 * ((g + xi)^2 - g^2)
-            second_moment_mean   v += (1 - beta2) / beta2 * sigma^2, the mean of that; no draw
-
-        applies: a 0-dim bool tensor; where it is false (a step that the scaler will skip), nothing changes.
-        The moments must exist (create_moments), betas be above 0, and weight decay be decoupled. Returns
-        the L2 norm of the noise that this stands for, as `add_` does.
-        """
-        sigma = self.sigma_now(step)
-        if not sigma:
-            return self.nothing()
-        betas = {id(p): group["betas"] for group in optimizer.param_groups for p in group["params"]}
-        draws = point != "second_moment_mean"
-        parameters, gradients, noise = self.scaled(step, draws)
-        torch._foreach_mul_(noise, sigma)
-        norm = torch.nn.utils.get_total_norm(noise)
-        for parameter, gradient, xi in zip(parameters, gradients, noise):
-            state, (beta1, beta2) = optimizer.state[parameter], betas[id(parameter)]
-            if point == "first_moment":
-                change, moment, beta = xi, state["exp_avg"], beta1
-            else:  # without a draw xi is sigma everywhere, and the mean of (g + xi)^2 - g^2 its square
-                change, moment, beta = xi * (xi + 2 * gradient if draws else xi), state["exp_avg_sq"], beta2
-            if applies is not None:
-                change = change.masked_fill(~applies, 0.0)
-            moment.add_(change, alpha=(1 - beta) / beta)
-            if point == "second_moment":  # v' = beta2 v + (1 - beta2) g^2 must not round to below 0
-                least = gradient.square() * ((1e-6 - 1) * (1 - beta) / beta)
-                if applies is not None:
-                    least.masked_fill_(~applies, 0.0)
-                torch.maximum(moment, least, out=moment)
-        return norm
-
-    @torch.no_grad()
-    def add_to_weights_(self, step, learning_rate, applies=None):
-        """Add learning_rate * sigma * xi to the weights, after `optimizer.step()`: what plain SGD would have
-        made of the noise, with no moment to go through. applies: as in add_to_moments_. Returns the L2 norm
-        of sigma * xi."""
-        sigma = self.sigma_now(step)
-        if not sigma:
-            return self.nothing()
-        noise = self.unit(step)
-        if applies is not None:
-            torch._foreach_mul_(noise, applies.to(noise[0].dtype))
-        torch._foreach_add_(self.parameters, noise, alpha=learning_rate * sigma)
-        return sigma * torch.nn.utils.get_total_norm(noise)
-
-    def sigma_now(self, step):
-        """sigma(step), 0 where it is under the floor; the buffers are then given back."""
+    def sigma_at(self, step):
+        """sigma(step), or 0 where it is under the floor; then the buffers are freed."""
         sigma = self.sigma(step)
         if sigma >= SIGMA_FLOOR:
             return sigma
-        self._buffer = self._before = self._views = None
+        self._buffer = self._previous = self._views = None
         return 0.0
 
-    def nothing(self):
-        return torch.zeros((), device=self.parameters[0].device)
+    def scaled(self, unit):
+        """(parameters, their gradients, `unit` times the scale, in place), for those that have a gradient.
 
-    def scaled(self, step, draws=True):
-        """(parameters, their gradients, xi of this step times the scale), of those that have a gradient.
-
-        draws: False gives the scale alone, in tensors of the same shapes.
+        unit: a tensor for each parameter, in the order of self.parameters.
         """
-        noise = self.unit(step) if draws else [torch.ones_like(p) for p in self.parameters]
-        found = [(p, p.grad, xi) for p, xi in zip(self.parameters, noise) if p.grad is not None]
+        found = [(p, p.grad, xi) for p, xi in zip(self.parameters, unit) if p.grad is not None]
         if not found:
             raise ValueError("no parameter has a gradient: call this after backward, before zero_grad")
         parameters, gradients, noise = [list(column) for column in zip(*found)]
@@ -280,76 +224,26 @@ class GradientNoise:
     def unit(self, step):
         """xi of iteration `step`: float32 tensors shaped as the parameters, views of one buffer.
 
-        They hold until the next call. One draw fills the buffer, so that no two tensors share values.
+        They are valid until the next call. One draw fills the buffer, so that no two tensors share values.
         """
-        buffer = self.drawn(step, self._buffer)
+        buffer = self._draw(step, self._buffer)
         if buffer is not self._buffer:
             pieces = buffer.split([parameter.numel() for parameter in self.parameters])
             self._views = [piece.view(parameter.shape) for piece, parameter in zip(pieces, self.parameters)]
         self._buffer = buffer
         if self.anticorrelated:
-            self._before = self.drawn(step - 1, self._before)
-            self._buffer.sub_(self._before).div_(math.sqrt(2))
+            self._previous = self._draw(step - 1, self._previous)
+            self._buffer.sub_(self._previous).div_(math.sqrt(2))
         return self._views
 
-    def drawn(self, step, buffer):
-        """The draw of (seed, step) for all the parameters, in `buffer` if it is one on their device."""
+    def _draw(self, step, buffer):
+        """xi of (seed, step) for all parameters in one row, in `buffer` if it lies on their device."""
         device = self.parameters[0].device
         if buffer is None or buffer.device != device:
             total = sum(parameter.numel() for parameter in self.parameters)
             buffer = torch.empty(total, dtype=torch.float32, device=device)
         generator = torch.Generator(device).manual_seed(stream_seed(self.seed, "noise", step))
-        return self.draw(buffer, generator)
-
-
-# What goes with noise in the moments.
-
-
-def create_moments(optimizer):
-    """Give a stock Adam or AdamW the state that it would make at its first step, all zero."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            device = parameter.device if group["fused"] or group["capturable"] else "cpu"
-            optimizer.state[parameter].update(
-                step=torch.zeros((), dtype=torch.float32, device=device),
-                exp_avg=torch.zeros_like(parameter, memory_format=torch.preserve_format),
-                exp_avg_sq=torch.zeros_like(parameter, memory_format=torch.preserve_format),
-            )
-
-
-def reset_moments(optimizer):
-    """Make Adam or AdamW forget: moments and their step counts 0, so that bias correction begins anew."""
-    for state in optimizer.state.values():
-        for value in state.values():
-            value.zero_()
-
-
-class MatchedWarmup:
-    """A learning rate warmed up as noise would warm it up, without noise.
-
-    Noise of sd sigma_t makes AdamW's second moment v + s of v, which shortens the signal's step by a factor.
-    Here that is one number for all elements:
-
-        factor = sqrt(v / (v + s)),  v <- beta2 v + (1 - beta2) mean(g^2),  s <- beta2 s + (1 - beta2) sigma_t^2
-
-    with the run's own clean g, after clipping. Bias correction cancels. Weight decay is not to be scaled.
-    state: (v, s), to be saved with the run.
-    """
-
-    def __init__(self, sigma, beta2, device="cpu"):
-        self.sigma, self.beta2 = sigma, beta2
-        self.state = torch.zeros(2, device=device)
-
-    def factor(self, step, mean_square, applies):
-        """The factor of iteration `step`, a 0-dim tensor; mean_square: of the clean gradient's elements.
-
-        applies: a 0-dim bool tensor; where it is false (a step that the scaler will skip), nothing is taken in.
-        """
-        now = torch.stack((mean_square.float(), torch.full_like(mean_square, self.sigma(step) ** 2)))
-        then = self.state.mul(self.beta2).add(now, alpha=1 - self.beta2)
-        self.state.copy_(torch.where(applies, then, self.state))
-        v, s = self.state
-        return torch.sqrt(v / (v + s).clamp(min=1e-38))
+        return self.distribution(buffer, generator)
 
 
 # NoisyTune: noise in pretrained weights, once, before they are fine-tuned.
@@ -358,19 +252,19 @@ STDS = ("tensor", "global")
 
 
 @torch.no_grad()
-def noisytune_(model, lam, seed, draw="uniform", std="tensor"):
+def noisytune_(model, lam, seed, distribution="uniform", std="tensor"):
     """Perturb every parameter tensor of a pretrained model, once, before its first step:
 
         W <- W + lam * std(W) * U(-1/2, 1/2)
 
     (NoisyTune, Wu et al. 2022, arXiv:2202.12024, whose lam is 0.15). Any nn.Module; call it after loading.
 
-    draw: "uniform", or "gaussian" of the same sd, lam * std(W) / sqrt 12; any name in DRAWS.
-    std: "tensor", each one's own (ddof 1), or "global", one for the elements of all that get any; norms'
-        weights, far from 0, widen it beyond that of the matrices.
-    A tensor of one element or of equal elements gets none, a tied one is perturbed once. The draw is a
-    function of (seed, the tensor's place among the parameters). All is computed on the CPU, since sums on a
-    card are rounded otherwise: the same bits on every device.
+    distribution: "uniform", or another name in DISTRIBUTIONS, of the same sd, lam * std(W) / sqrt 12.
+    std: "tensor" for each tensor's own (ddof 1), or "global" for one over all elements that get noise; the
+        weights of norms, far from 0, make that wider than the matrices' own.
+    A tensor of one element or of equal elements gets none; a tied one is perturbed once. The noise is a
+    function of (seed, the tensor's place among the parameters). It is computed on the CPU, for the same bits on
+    every device.
     """
     if std not in STDS:
         raise ValueError(f"std={std!r} is none of {', '.join(STDS)}")
@@ -380,6 +274,6 @@ def noisytune_(model, lam, seed, draw="uniform", std="tensor"):
     whole = torch.cat([w.flatten() for w in chosen.values()]).std() if std == "global" and chosen else None
     for number, w in chosen.items():
         generator = torch.Generator().manual_seed(stream_seed(seed, "noisytune", number))
-        unit = DRAWS[draw](torch.empty(w.shape), generator)
+        unit = DISTRIBUTIONS[distribution](torch.empty(w.shape), generator)
         scale = (w.std() if whole is None else whole) * lam / math.sqrt(12)
         parameters[number].copy_(w + unit.to(w) * scale)

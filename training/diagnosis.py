@@ -1,22 +1,30 @@
-"""What noise does to the updates of Adam and AdamW, measured beside a run without touching it.
+"""What noise does to the updates of Adam and AdamW, measured without changing the run.
 
-It costs two numbers for each weight and a pass over them each step; and at each measurement one more
-forward and backward pass over the batch.
+It costs two numbers for each weight and a pass over them each step, and at each measurement one more forward
+and backward pass over the batch.
 """
+
+import functools
+import math
 
 import torch
 
+from noise import stream_seed
+from training.evaluate import eagerly
+
 
 class Diagnosis:
-    """Follows the moments that the run's clean gradients alone would have given.
+    """Tracks the moments that the run's clean gradients alone would have given.
 
-    observe() once a step between clipping and noise, measure() after the optimizer's step.
+    At a step to be measured: measure_batch before the backward pass, observe between clipping and noise (at
+    every step), measure_update after the optimizer's step.
     """
 
     def __init__(self, optimizer):
         self.optimizer = optimizer
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.betas, self.eps = optimizer.param_groups[0]["betas"], optimizer.param_groups[0]["eps"]
+        self.batch_norm = None  # before clipping, at a step that is being measured
         like, sizes = self.parameters[0], [p.numel() for p in self.parameters]
         self.first, self.second = (like.new_zeros(sum(sizes)) for _ in range(2))
         self.views = [
@@ -26,7 +34,7 @@ class Diagnosis:
 
     @torch.no_grad()
     def observe(self, applies):
-        """Take in the clean gradients where `applies`, a 0-dim bool tensor, says that the step will be done."""
+        """Take in the clean gradients. applies: a 0-dim bool tensor, false where the step will be skipped."""
         gradient = torch.cat([p.grad.flatten() for p in self.parameters])
         gradient = torch.where(applies, gradient, 0.0)
         for moment, value, beta in zip((self.first, self.second), (gradient, gradient.square()), self.betas):
@@ -39,10 +47,9 @@ class Diagnosis:
         factor: of the learning rate, at this step. into_weights: the norm of noise that was added to the
         weights beside the update, in learning rates.
 
-        signal_rms, noise_rms: of the update's two parts in learning rates, m^ / (sqrt v^ + eps) with the clean
-            first moment, and with what the noise added to it, under the actual second moment. (A first moment
-            that is clean has no noise part; noise in the second moment alone shrinks the signal.)
-        signal_share: the share of the update's mean square that is signal.
+        signal_rms, noise_rms: of the update's two parts in learning rates: m^ / (sqrt v^ + eps) with the clean
+            first moment, and with what the noise added to it, both under the actual second moment.
+        signal_share: the fraction of the update's mean square that is signal.
         preconditioner: the mean over elements of sqrt(clean v / actual v).
         """
         totals = torch.zeros(3, device=self.parameters[0].device)
@@ -62,6 +69,37 @@ class Diagnosis:
             **{"signal_share": share, "preconditioner": ratio},
         }
 
+    def measure_batch(self, run):
+        """Estimate the norm of the batch gradient's own noise, before clipping, from the halves of the first
+        micro-step; divided by the root of the number of micro-steps, whose mean the gradient is."""
+        config, half = run.config, run.config.batch_size // 2
+        x, y = run.batch(0)
+
+        def loss_of(rows):
+            with run.machine.autocast():
+                return run.scaler.scale(run.model(x[rows], y[rows])[1])
+
+        torch.manual_seed(stream_seed(config.seed, "dropout", run.step, 0))
+        halves = [
+            functools.partial(loss_of, slice(0, half)),
+            functools.partial(loss_of, slice(half, 2 * half)),
+        ]
+        with eagerly(run.model):  # compiled blocks would be compiled again for half a batch
+            norm = batch_noise_norm(halves, list(run.model.parameters()))
+        scale = run.scaler.scale(torch.ones_like(norm))
+        self.batch_norm = norm / scale / math.sqrt(config.gradient_accumulation_steps)
+
+    def measure_update(self, run, grad_norm, noise_norm):
+        """`measure` for the step just done, with the batch's own noise as it was clipped, and the ratio to
+        it."""
+        config = run.config
+        clipped = grad_norm.clamp(max=config.grad_clip) if config.grad_clip else grad_norm
+        own_noise = self.batch_norm * clipped / grad_norm
+        self.batch_norm = None
+        into_weights = noise_norm if config.noise_target == "weights" else 0.0
+        measured = self.measure(run.history[run.step, 3], into_weights)
+        return measured | {"own_noise_norm": own_noise, "noise_ratio": noise_norm / own_noise}
+
     def reset(self):
         """Forget, as AdamW's moments are forgotten."""
         self.first.zero_()
@@ -76,7 +114,7 @@ class Diagnosis:
 
 
 def batch_noise_norm(half_losses, parameters):
-    """The norm of a mini-batch gradient's own noise, from the gradients of its two halves.
+    """The norm of a mini-batch gradient's own noise, by the gradients of its two halves:
 
     ||g_1 - g_2|| / 2, whose square's expectation is the trace of the covariance of (g_1 + g_2) / 2
     (McCandlish et al., arXiv:1812.06162). half_losses: two functions that give the mean loss of a half.

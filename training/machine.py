@@ -14,13 +14,23 @@ import numpy as np
 import torch
 
 from config import ROOT, UserError, cores
-from model import has_instructions
+from training.operators import has_instructions
+
+EFFECTS = {  # of what a resume may find changed
+    "processes": "the same batches and noise, other dropout masks, other rounding",
+    "device": "other noise and dropout from here on",
+    "compile": "other rounding, and on CUDA other dropout masks",
+    "through_float32": "other rounding",
+}
 
 
 @dataclass(frozen=True)
 class Machine:
-    """device: cpu, cuda:N or mps; dtype: of autocast; threads: of each process, on the CPU;
-    compile: or run eagerly; processes: that train the run together."""
+    """Where and how a run computes.
+
+    device: cpu, cuda:N or mps. dtype: of autocast. threads: CPU threads of each process. compile: whether
+    blocks are compiled. processes: how many train the run together.
+    """
 
     device: str
     dtype: str
@@ -30,9 +40,9 @@ class Machine:
 
     @classmethod
     def choose(cls, config, rank=0, processes=1):
-        """What the knobs' "auto" means here; UserError where they ask for what this machine lacks.
+        """What "auto" means here; UserError where an option asks for what this machine lacks.
 
-        Of several processes each has a CUDA card, that of its rank, or its part of the CPU's cores.
+        Each of several processes has the CUDA card of its rank, or its share of the CPU's cores.
         """
         device = best_device() if config.device == "auto" else config.device
         check_device(device)
@@ -48,44 +58,32 @@ class Machine:
         return cls(device, dtype, threads, compiled, processes)
 
     def as_recorded(self, recorded):
-        """This machine with the precision and the CPU threads that a run began with, so that a resume
-        gives the same bits. `recorded` is what `record` gave; a change is said.
+        """This machine with the precision and the CPU threads that a run began with, so that a resume gives the
+        same bits. recorded: what `record` gave then. Every change is printed, with what it changes.
 
         The number of processes is this command's: a card may be free or taken by now.
         """
-        began_with = recorded.get("processes", 1)
-        if self.processes != began_with:
-            print(
-                f"processes {self.processes}, and {began_with} as this run began: the same batches and noise,"
-                " but other dropout masks, and sums rounded differently"
-            )
-        kinds = {self.kind, recorded["device"].partition(":")[0]}
-        if len(kinds) > 1 or ("cuda" in kinds and self.name != recorded["name"]):
-            print(
-                f"{self.name}, and {recorded['name']} as this run began: other noise and dropout from here on"
-            )
-        if self.compile != recorded.get("compile", self.compile):
-            print(
-                f"{'' if self.compile else 'not '}compiled, unlike as this run began: sums rounded otherwise,"
-                " and on CUDA other dropout masks"
-            )
+        here = replace(self, dtype=recorded["dtype"], threads=recorded["threads"])
         for name in ("dtype", "threads"):
             if getattr(self, name) != recorded[name]:
-                print(f"{name} {recorded[name]} as this run began, not {getattr(self, name)}")
-        here = replace(self, dtype=recorded["dtype"], threads=recorded["threads"])
-        if here.through_float32 != recorded.get("through_float32", False):
-            how = "" if here.through_float32 else "not "
-            print(f"{here.dtype} {how}through float32, unlike as this run began: sums rounded otherwise")
+                print(f"{name} {recorded[name]}, as this run began, not {getattr(self, name)}")
+        before = {"processes": 1, "compile": self.compile, "through_float32": False, **recorded}
+        before["device"], now = before["device"].partition(":")[0], here.record() | {"device": here.kind}
+        same_cards = "cuda" not in (before["device"], here.kind) or before["name"] == now["name"]
+        for name, effect in EFFECTS.items():
+            if before[name] != now[name] or (name == "device" and not same_cards):
+                then, there = (f"{about['name']}, " if name == "device" else "" for about in (before, now))
+                print(f"{name}: {then}{before[name]} as this run began, now {there}{now[name]}: {effect}")
         return here
 
     def apply(self):
-        """Make this process compute so."""
+        """Set up this process accordingly."""
         torch.set_num_threads(self.threads)
         if self.kind == "cpu":
             keep_freed_memory()
         if self.kind == "cuda":
             torch.cuda.set_device(self.device)
-            # Its dropout may know sixteenths alone, and make 0.2 of it 3/16 (PyTorch's pull request 174245).
+            # Its dropout may round p to sixteenths, 0.2 to 3/16 (PyTorch's pull request 174245).
             torch.backends.cuda.enable_cudnn_sdp(False)
 
     def record(self):
@@ -98,7 +96,7 @@ class Machine:
 
     @property
     def through_float32(self):
-        """Whether 16 bits are multiplied by model.py's `product`, for want of instructions for it."""
+        """Whether operators.matmul multiplies 16 bits in float32, for want of instructions."""
         return self.kind == "cpu" and not has_instructions(getattr(torch, self.dtype))
 
     @property
@@ -123,7 +121,7 @@ class Machine:
         return torch.amp.GradScaler(self.kind, enabled=self.dtype == "float16")
 
     def synchronize(self):
-        """Wait until the device has done what it was given; a CPU has it done already."""
+        """Wait until the device is done; a CPU is."""
         if self.kind != "cpu":
             getattr(torch, self.kind).synchronize()
 
@@ -147,10 +145,9 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def keep_freed_memory():
-    """Have glibc keep the memory that a step frees for the next one.
-
-    It would hand large blocks back to the kernel, and take them again as pages to be zeroed, one fault each.
-    """
+    """Have glibc keep the memory that a step frees for the next one: 18,300 tokens/s against 17,300 at cpu.py's
+    size (docs/speed.md). It would give large blocks back to the kernel, and get them again page by page,
+    zeroed."""
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError):  # another C library
             mallopt = ctypes.CDLL(None).mallopt
@@ -160,7 +157,7 @@ def keep_freed_memory():
 
 @contextlib.contextmanager
 def enough_memory(device, mend):
-    """A context in which to run out of memory is a UserError that says how to want less."""
+    """A context in which running out of memory is a UserError. mend: how to use less."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -170,7 +167,7 @@ def enough_memory(device, mend):
 
 
 def out_of_memory(error):
-    """Whether PyTorch ran out of memory; on the CPU it raises no type of its own for that."""
+    """Whether PyTorch ran out of memory; on the CPU it has no error type of its own for that."""
     said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
     known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
     return known or any(words in str(error) for words in said)
@@ -180,7 +177,7 @@ def best_device():
     if torch.cuda.is_available():
         if supported("cuda"):
             return "cuda"
-        print(f"{torch.cuda.get_device_name()} is too old for the kernels of this PyTorch: left aside")
+        print(f"{torch.cuda.get_device_name()} is too old for the kernels of this PyTorch: not used")
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 

@@ -66,8 +66,8 @@ class RunFolder:
     def write(self, name, value):
         write_json(self.path / name, finite(value))
 
-    def admit(self, config, corpus_meta):
-        """Whether a run of this config may go on here: True to resume, False to begin.
+    def can_resume(self, config, corpus_meta):
+        """Whether a run of this config continues here: True to resume, False to begin.
 
         A run of another config or another corpus is refused with what differs; config.overwrite removes it.
         """

@@ -1,0 +1,180 @@
+"""A run in memory: its model, optimizer, noise and corpus, how far it has come, and the state for a resume."""
+
+import collections
+import math
+
+import torch
+
+from model import GPT, GPTConfig
+from noise import GradientNoise, noisytune_, schedule, stream_seed
+from training import operators as ops
+from training.controls import make_control
+from training.distributed import Ending, SingleProcess
+from training.pretrained import carry_over
+from training.terminal import Meter
+
+
+class Diverged(Ending):
+    """The loss, or without a scaler the gradient, is not finite."""
+
+    def __init__(self, iteration):
+        super().__init__(iteration)
+        self.iteration = iteration
+
+
+class Run:
+    """One run in memory.
+
+    start: run.json's record of the weights that init_from gave; None where they are fresh.
+    pretrained: those weights, before NoisyTune, by name; None where there are none.
+    control: None in the paper's method (controls.py). step: updates done; saved: those in last.pt.
+    best: the lowest val loss so far, and its iteration; best.pt is the same on disk.
+    history: (max_iters, 4) on the device, a row an iteration: mini-batch loss, gradient norm before clipping,
+        noise norm, factor of the learning rate; nothing is fetched from the device between log lines.
+    """
+
+    def __init__(self, config, corpus, machine, source=None, ranks=None):
+        machine.apply()
+        self.config, self.corpus, self.machine = config, corpus, machine
+        self.ranks = ranks or SingleProcess()
+        self.model = GPT.create(model_config(config, corpus), stream_seed(config.seed, "init"), machine.device)
+        self.start = carry_over(source, self.model, corpus.meta) if source else None
+        self.pretrained = copied(self.model) if source else None
+        if source and config.noisytune_lambda:
+            how = {"distribution": config.noisytune_distribution, "std": config.noisytune_std}
+            noisytune_(self.model, config.noisytune_lambda, config.seed, **how)
+        self.scaler = machine.scaler()
+        self.optimizer = make_optimizer(config, self.model, self.scaler.is_enabled())
+        self.noise = gradient_noise(config, self.model)
+        self.control = make_control(self)
+        self.step, self.checked, self.saved = 0, 0, None
+        self.best = {"val_loss": math.inf, "iter": None}
+        self.meter = Meter(config.tokens_per_iter)
+        self.history = torch.full((config.max_iters, 4), math.nan, device=machine.device)
+        self.history[:, 3] = 1.0
+
+    def batch(self, micro_step):
+        """Inputs and targets of all ranks, each (batch_size, block_size); symbols replaced by option
+        input_noise."""
+        config = self.config
+        seed = stream_seed(config.data_seed, "data", self.step, micro_step)
+        x, y = self.corpus.batch(seed, config.batch_size, config.block_size)
+        if config.input_noise:
+            seed = stream_seed(config.seed, "input", self.step, micro_step)
+            x = self.corpus.noised(x, seed, config.input_noise)
+        return x, y
+
+    def state(self):
+        """Everything that a resume needs beside best.pt."""
+        return {
+            "model": self.model.weights(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "seconds": self.meter.seconds(),
+            "history": self.history[: self.step],
+            "plateau": vars(self.noise.sigma) if self.config.noise_schedule == "plateau" else None,
+            **(self.control.state() if self.control else {}),
+        }
+
+    def restore(self, state):
+        self.model.load_state_dict(state["model"]["state"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step = self.checked = self.saved = state["step"]
+        self.meter.seconds_before = state["seconds"]
+        self.history[: self.step] = state["history"] if "history" in state else state["trace"]  # its old name
+        if self.config.noise_schedule == "plateau":
+            vars(self.noise.sigma).update(state["plateau"])
+        if self.control:
+            self.control.restore(state)
+
+    def check_finite(self):
+        """Raise Diverged at the first iteration since the last check whose loss is not finite.
+
+        A gradient that is not finite is the scaler's to skip; without one it has spoilt the weights.
+        """
+        columns = 1 if self.scaler.is_enabled() else 2
+        bad = ~self.history[self.checked : self.step, :columns].isfinite().all(dim=1)
+        if bad.any():
+            raise Diverged(self.checked + int(bad.nonzero()[0]))
+        self.checked = self.step
+
+    def skipped_steps(self):
+        """Iterations whose update the scaler skipped, because a gradient was not finite."""
+        return int((~self.history[: self.step, 1].isfinite()).sum()) if self.scaler.is_enabled() else 0
+
+    @torch.no_grad()
+    def l1_from_pretrained(self):
+        """{group of parameters, or "all": mean of |W - W_0| over its elements}, W_0 the pretrained weights."""
+        sums, counts = collections.Counter(), collections.Counter()
+        for name, parameter in self.model.named_parameters():
+            wide = torch.float32 if parameter.device.type == "mps" else torch.float64  # which Apple's GPUs lack
+            distance = (parameter - self.pretrained[name]).abs().sum(dtype=wide).item()
+            for group in (group_of(name), "all"):
+                sums[group] += distance
+                counts[group] += parameter.numel()
+        return {group: sums[group] / counts[group] for group in sums}
+
+
+def model_config(config, corpus):
+    names = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "bias")
+    return GPTConfig(corpus.meta["vocab_size"], **{name: getattr(config, name) for name in names})
+
+
+def copied(model):
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def make_optimizer(config, model, scaled=False):
+    """The stock optimizer. Weight decay is decoupled in AdamW alone; momentum is beta1 in SGD.
+
+    scaled: whether a gradient scaler is used. PyTorch's fused SGD leaves its momentum uninitialized where the
+    scaler skips its first step.
+    """
+    groups = model.parameter_groups(config.weight_decay)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.beta1, fused=not scaled)
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return kind(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+
+
+def gradient_noise(config, model):
+    constants = {name: getattr(config, f"noise_{name}") for name in ("sigma", "gamma", "eta", "steps")}
+    return GradientNoise(
+        model.named_parameters(),
+        schedule(config.noise_schedule, **constants),
+        config.seed,
+        distribution=config.noise_distribution,
+        scale=config.noise_scale,
+        where=chosen_by(config),
+        anticorrelated=config.noise_anticorrelated,
+    )
+
+
+def chosen_by(config):
+    """(name, parameter) -> whether option noise_params chooses it. The tied head is the embedding."""
+    block = {"first_block": "blocks.0.", "last_block": f"blocks.{config.n_layer - 1}."}.get(config.noise_params)
+    if block:
+        return lambda name, _: name.startswith(block)
+    return lambda name, _: config.noise_params in ("all", group_of(name))
+
+
+def group_of(name):
+    """The group of a GPT's parameter, by its name: embeddings (the head is one), attention, mlp or norms."""
+    parts = name.split(".")
+    if parts[0] in ("wte", "wpe"):
+        return "embeddings"
+    return "attention" if "attn" in parts else "mlp" if "mlp" in parts else "norms"
+
+
+def compile_blocks(model, on=True):
+    """Compile the block, once for all of them, at its next call; on=False undoes it."""
+    if on:  # or the graph would break at each product
+        torch.compiler.assume_constant_result(ops.has_instructions)
+    for block in model.blocks:
+        if on:
+            block.compile()
+        else:
+            block._compiled_call_impl = None
+    model.compiled = on
