@@ -2,13 +2,14 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import time
 
-from tqdm import tqdm
-
 SECONDS_BETWEEN_LINES = 10
+SECONDS_BETWEEN_DRAWINGS = 0.1
+HANGUP = getattr(signal, "SIGHUP", None)  # None on Windows
 
 
 class Meter:
@@ -43,49 +44,97 @@ class Meter:
 
 
 class Progress:
-    """Shows the events of the log as they come; silent: no bar."""
+    """Shows the events of the log as they come: a line of its own on a terminal, plain lines now and then in a
+    file. silent: no such line.
+
+    It fits into 80 columns up to 999,999 iterations and 9,999,999 tokens a second:
+
+        1,230/5,000  25 %  12:34 left  loss 2.345  val 2.401  12,345 tok/s
+    """
 
     def __init__(self, step, max_iters, silent=False):
         self.terminal = sys.stderr.isatty() and not silent
-        self.bar = tqdm(total=max_iters, initial=step, unit="it", disable=not self.terminal, leave=False)
-        self.shown = {}
-        self.printed = time.monotonic()
+        self.step, self.begun, self.max_iters = step, step, max_iters
+        self.loss = self.val_loss = self.rate = None
+        self.evaluates = False
+        self.printed = self.began = time.monotonic()
+        self.drawn = 0.0
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.bar.close()
+        self.clear()
 
     def stepped(self):
-        self.bar.update(1)
+        self.step += 1
+        if time.monotonic() - self.drawn > SECONDS_BETWEEN_DRAWINGS:
+            self.draw()
+
+    def evaluating(self):
+        """An evaluation begins; `evaluated` ends it."""
+        self.evaluates = True
+        self.draw()
+
+    def evaluated(self, event):
+        self.evaluates = False
+        self.val_loss = event["val_loss"]
+        rate = f", {self.rate:,.0f} tokens/s" if self.rate else ""
+        self.write(
+            f"iteration {event['iter']:>6,}: train loss {event['train_loss']:.4f},"
+            f" val loss {event['val_loss']:.4f}{rate}"
+        )
 
     def logged(self, event):
-        rate = event["tokens_per_second"]
-        self.show(loss=f"{event['loss']:.3f}", tokens_per_s=f"{rate:,.0f}" if rate else "-")
+        self.loss, self.rate = event["loss"], event["tokens_per_second"]
         if not self.terminal and time.monotonic() - self.printed > SECONDS_BETWEEN_LINES:
             self.write(f"iteration {event['iter']:>6,}: mini-batch loss {event['loss']:.4f}")
 
-    def evaluated(self, event):
-        self.show(val=f"{event['val_loss']:.4f}")
-        rate = self.shown.get("tokens_per_s", "-")
-        self.write(
-            f"iteration {event['iter']:>6,}: train loss {event['train_loss']:.4f},"
-            f" val loss {event['val_loss']:.4f}, {rate} tokens/s"
-        )
-
-    def show(self, **items):
-        self.shown.update(items)
-        self.bar.set_postfix(self.shown, refresh=False)
-
     def write(self, line):
+        self.clear()
         self.printed = time.monotonic()
-        tqdm.write(line)
-        sys.stdout.flush()
+        print(line, flush=True)
+        self.draw()
+
+    def line(self):
+        """What the terminal shows."""
+        parts = [f"{self.step:,}/{self.max_iters:,}", f"{self.step / self.max_iters:.0%}".replace("%", " %")]
+        if self.evaluates:
+            parts.append("evaluating")
+        elif self.step > self.begun:
+            pace = (time.monotonic() - self.began) / (self.step - self.begun)
+            parts.append(f"{clock(pace * (self.max_iters - self.step))} left")
+        parts += [f"loss {self.loss:.3f}"] if self.loss is not None else []
+        parts += [f"val {self.val_loss:.3f}"] if self.val_loss is not None else []
+        parts += [f"{self.rate:,.0f} tok/s"] if self.rate else []
+        return "  ".join(parts)
+
+    def draw(self):
+        if self.terminal:
+            self.drawn = time.monotonic()
+            show(self.line())
+
+    def clear(self):
+        if self.terminal:
+            show("")
+
+
+def show(line):
+    """Replace the terminal's last line, on stderr, by one that fits into it."""
+    sys.stderr.write(f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}")
+    sys.stderr.flush()
+
+
+def clock(seconds):
+    """Minutes and seconds, 12:34, or hours before them, 3:12:34."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 class Signals:
-    """Within it SIGINT and SIGTERM are noted, to be heeded between two steps; a second one acts at once.
+    """Within it SIGINT, SIGTERM and SIGHUP are noted, to be heeded between two steps; a second one acts at
+    once. Under nohup, which ignores SIGHUP, it stays ignored.
 
     caught: the number of the signal, or 0.
     """
@@ -95,7 +144,11 @@ class Signals:
 
     def __enter__(self):
         self.caught = 0
-        self.before = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.terminals = [file for file in (1, 2) if os.isatty(file)]
+        heeded = [signal.SIGINT, signal.SIGTERM]
+        if HANGUP and signal.getsignal(HANGUP) != signal.SIG_IGN:
+            heeded.append(HANGUP)
+        self.before = {number: signal.signal(number, self.note) for number in heeded}
         return self
 
     def __exit__(self, *_):
@@ -104,7 +157,16 @@ class Signals:
 
     def note(self, number, _frame):
         self.caught = number
-        if not self.silent:
+        if number == HANGUP:
+            self.leave_terminals()
+        elif not self.silent:
             line = f"\n{self.what}; once more stops at once\n"
             os.write(2, line.encode())  # print is not reentrant
         signal.signal(number, self.before[number])
+
+    def leave_terminals(self):
+        """A terminal that has hung up refuses what is written to it, and the run would not come to its stop."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for file in self.terminals:
+            os.dup2(nowhere, file)
+        os.close(nowhere)
