@@ -143,9 +143,13 @@ def band(curve):
     """(iteration x seed) -> a frame with n, mean and half_width of its 95 % t interval at each iteration. The
     difference of two curves is a curve, paired by seed."""
     n = curve.count(axis=1)
-    error = curve.std(axis=1, ddof=1) / np.sqrt(n)
-    half_width = error * stats.t.ppf(0.975, (n - 1).where(n > 1))
-    return pd.DataFrame({"n": n, "mean": curve.mean(axis=1), "half_width": half_width})[n > 0]
+    half = half_width(curve.std(axis=1, ddof=1), n)
+    return pd.DataFrame({"n": n, "mean": curve.mean(axis=1), "half_width": half})[n > 0]
+
+
+def half_width(sd, n):
+    """Half of the 95 % t interval of a mean of n values of this sd (ddof 1), both Series; NaN for n below 2."""
+    return sd / np.sqrt(n) * stats.t.ppf(0.975, (n - 1).where(n > 1))
 
 
 def correlation(a, b):

@@ -1,25 +1,27 @@
-"""Tables from run folders: losses beside the paper's, comparisons with their tests; Markdown, LaTeX, CSV.
+"""Tables of records: losses beside the paper's, comparisons with their tests, sharpness. No torch.
 
-A study's comparisons of one loss are one family: their verdicts are adjusted together (compare.py).
+    tables = all_tables(records)              {"table1": [Table], "comparisons": [...], "sharpness": [...]}
+    write(tables["table1"], out / "table1")   table1.md, table1.tex (booktabs) and table1.csv
+
+The frames themselves: `losses_of` and `sharpness_of` of one setting, `statistics.compare` of one study.
 """
 
-import csv
-import dataclasses
-import io
+import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
-from analysis.arms import PAPER_LENGTH, PAPER_SIZE, by
-from analysis.statistics import LEVEL, compare_all, interval
+from analysis.records import PAPER_LENGTH, PAPER_SIZE, arms
+from analysis.statistics import LEVEL, Verdict, compare, half_width
+from data.files import replacing
 
-# Nats per character, one seed each, none of the spread reported (the paper's Table 1): train, val.
-PAPER = {
+PAPER = {  # its Table 1: nats per character, one seed each, none of the spread reported: train, val
     "shakespeare_char": {"baseline": (0.8132, 1.4692), "noise": (0.8083, 1.4650)},
     "enwik8": {"baseline": (0.9323, 1.0048), "noise": (0.9379, 1.0067)},
     "text8": {"baseline": (0.9978, 0.9793), "noise": (1.0041, 0.9791)},
 }
-
 LOSSES = {  # of result.json
     "minibatch_loss_last100": "train, last 100 mini-batches",
     "final_train_loss": "train, dropout off",
@@ -31,388 +33,322 @@ COMPARED = ("best_val_loss", "final_val_loss", "best_weights_test_loss")
 IN_BITS = {name.replace("loss", "bpc"): f"{LOSSES[name]}, bits a character" for name in COMPARED}
 DASH = "–"
 
-
-@dataclass(frozen=True)
-class Table:
-    """columns, rows: as they are read. records: the same as numbers, a dict a row, for CSV."""
-
-    title: str
-    columns: list
-    rows: list
-    records: list
-    notes: tuple = ()
-
-
-# Losses.
-
-DIFFERENCE_NOTE = (
-    "Difference: arm minus reference, mean over seeds, paired (Welch's where marked), below 0 better, ± half"
-    " of its 95 % t interval (unadjusted). Verdict: paired t-test, Holm-adjusted over the comparisons of one"
-    f" loss in one study, at {LEVEL:g}. Sign flips: the permutation test's p, and in brackets the least that"
-    " so many seeds can give. Resolvable: the smallest difference that these seeds find with 80 % power at the"
-    " strictest level of these. r: the correlation of the pairs."
-)
-NOT_RESOLVED = '"Not resolved" says that these seeds cannot tell, not that there is no difference.'
 INTERVAL_NOTE = "Means over n seeds ± half of the 95 % t interval."
 TARGET_NOTE = (
     "Iterations to val X: when an arm's runs first reach X, the lowest mean val loss of the baseline in the"
     " first half of its run, interpolated between evaluations; mean over seeds."
+)
+BITS_NOTE = (
+    "Losses are in nats per token. Bits a character: nats / ln 2 times the tokens of the whole split, over its"
+    " characters."
+)
+DIFFERENCE_NOTE = (
+    "Difference: arm minus reference, mean over seeds, paired (Welch's where marked), below 0 better, ± half of"
+    f" its 95 % t interval (unadjusted). Verdict: paired t-test, Holm-adjusted over these comparisons, at"
+    f" {LEVEL:g}. Sign flips: the permutation test's p, and the least that so many seeds can give. Detectable:"
+    " the smallest difference that these seeds find with 80 % power at the strictest level of these. r: the"
+    " correlation of the pairs."
 )
 SHARPNESS_NOTE = (
     "Rise of the mean loss over fixed train windows when every weight w becomes w + rho |w| xi, xi ~ N(0, 1):"
     " the mean over draws, then over n seeds, ± half of the 95 % t interval, in nats. It goes by the learning"
     " rate and by the train loss: compare arms of equal ones."
 )
-BITS_NOTE = (
-    "Losses are in nats per token. Bits a character: nats / ln 2 times the tokens of the whole split, over its"
-    " characters."
-)
 
 
-def loss_table(setting):
-    """A row an arm: mean ± half of the 95 % t interval over seeds; then the paper's rows."""
-    subwords = setting.unit == "token"
-    labels = {**LOSSES, **IN_BITS} if subwords else LOSSES
-    names = [name for name in labels if any(name in run.result for arm in setting.arms for run in arm.ended)]
-    target = target_loss(setting)
-    columns = ["", "n", *(labels[name] for name in names), "sd of val, best"]
-    columns += [f"iterations to val {target:.3f}"] if target else []
-    rows = [loss_row(arm, names, target) for arm in setting.arms]
-    records = [loss_record(setting, arm, names, target) for arm in setting.arms]
-    in_paper = setting.study is None or setting.study["name"].startswith("table1")
-    published = PAPER.get(setting.knobs["dataset"], {}) if in_paper else {}
-    for name, (train, val) in published.items():
-        cells = {"minibatch_loss_last100": f"{train:.4f}", "best_val_loss": f"{val:.4f}"}
-        rows.append([f"*paper, {name}*", "1", *(cells.get(loss, DASH) for loss in names)])
-        rows[-1] += [DASH] * (len(columns) - len(rows[-1]))
-    notes = [INTERVAL_NOTE] if any(len(arm.ended) > 1 for arm in setting.arms) else []
-    notes += [TARGET_NOTE] if target else []
-    notes += [paper_note(setting)] if published else []
-    notes += [BITS_NOTE] if subwords else []
-    return Table(f"{setting.title}: {setting.size}", columns, rows, records, tuple(notes))
+@dataclass(frozen=True)
+class Table:
+    """numbers: a frame to compute with. cells: the same as it is read, all text, the arm first."""
+
+    title: str
+    numbers: pd.DataFrame
+    cells: pd.DataFrame
+    notes: list
 
 
-def loss_row(arm, names, target):
-    rest = len(arm.runs) - len(arm.ended) - len(arm.diverged)
-    remarks = [f"{len(arm.diverged)} diverged"] if arm.diverged else []
-    remarks += [f"{len(arm.exploded)} ended above their start"] if arm.exploded else []
-    remarks += [f"{rest} unfinished"] if rest else []
-    cells = [arm.name + (f" ({', '.join(remarks)})" if remarks else ""), str(len(arm.ended))]
-    losses = [list(arm.losses(name).values()) for name in names]
-    cells += [with_interval(*interval(values)) if values else DASH for values in losses]
-    sd = seed_sd(arm)
-    cells.append(f"{sd:.4f}" if sd is not None else DASH)
-    return cells + ([reached_cell(arm, target)] if target else [])
-
-
-def seed_sd(arm):
-    """The sd over seeds of the best val loss, ddof 1; None for fewer than two."""
-    best = list(arm.losses("best_val_loss").values())
-    return float(np.std(best, ddof=1)) if len(best) > 1 else None
-
-
-def loss_record(setting, arm, names, target):
-    record = {
-        "study": setting.study["name"] if setting.study else "",
-        "setting": f"{setting.title}: {setting.size}",
-        "arm": arm.name,
-        "n": len(arm.ended),
-        "diverged": len(arm.diverged),
+def all_tables(records):
+    """Every table of some records, by the stem of its file, in the order of the studies."""
+    settings = records.runs[["study", "size", "setting"]].drop_duplicates().to_dict("records")
+    parts = [records.of(**setting) for setting in settings]
+    keys = dict.fromkeys((setting["study"], setting["size"]) for setting in settings)
+    judged = [key for key in keys if records.studies.get(key, {}).get("purpose") != "tuning"]
+    return {
+        "table1": [loss_table(part) for part in parts],
+        "comparisons": [table for study in judged for table in comparison_tables(records, *study)],
+        "sharpness": [table for part in parts if (table := sharpness_table(part))],
     }
+
+
+def with_interval(mean, half=math.nan, sign=""):
+    """ "1.2345 ± 0.0067", without the interval where there is none."""
+    return number(mean, f"{sign}.4f") + ("" if math.isnan(half) else f" ± {half:.4f}")
+
+
+def number(value, form=".4f"):
+    return DASH if math.isnan(value) else format(value, form)
+
+
+def probability(p):
+    return "< 0.0001" if p < 1e-4 else number(p)
+
+
+def cells_of(numbers, labels):
+    """The columns that `labels` names, of those that there are, as text under its labels."""
+    columns = {}
+    for name, label in labels.items():
+        if name in numbers:
+            halves = numbers.get(f"{name}_half_width", [math.nan] * len(numbers))
+            columns[label] = list(map(with_interval, numbers[name], halves))
+    return pd.DataFrame(columns, index=numbers.index)
+
+
+def table_of(title, records, numbers, cells, notes, **more):
+    """A Table; its numbers say to which study and setting each row belongs."""
+    runs = records.runs.drop_duplicates("setting").set_index("setting")
+    place = runs.reindex(numbers.get("setting", runs.index[:1].repeat(len(numbers))))
+    where = place.corpus + ": " + place.description
+    rows = numbers.assign(study=place.study.array, size=place["size"].array, setting=where.array, **more)
+    first = ["study", "size", "setting", *more, "arm"]
+    rows = rows.reset_index()
+    title = "; ".join(filter(None, [title, *where.unique()]))
+    cells = cells.reset_index(names="").astype(str)
+    return Table(title, rows[[*first, *rows.columns.difference(first, sort=False)]], cells, notes)
+
+
+# Losses.
+
+
+def losses_of(records):
+    """A frame of one setting's losses, a row an arm, by name: n (runs that finished), diverged, exploded,
+    unfinished; the mean of each loss over seeds and its <loss>_half_width; best_val_loss_sd;
+    iterations_to_target, its target_val_loss, and reached_target, by how many runs."""
+    table = arms(records).set_index("arm").rename(columns={"finished": "n"})
+    table = table[["n", "diverged", "exploded", "unfinished"]]
+    finished = records.runs[records.runs.status == "finished"]
+    table = table.join(means_of(finished, {**LOSSES, **IN_BITS} if subwords(records) else LOSSES))
+    target = target_loss(records)
+    evals = records.curves[records.curves.kind == "eval"].groupby("folder")
+    at = {folder: iterations_to(events, target) for folder, events in evals}
+    reached = finished.assign(at=finished.folder.map(at).astype(float))
+    reached = reached.groupby("arm")["at"].agg(["count", "mean"]).reindex(table.index)
+    if "best_val_loss" in table:
+        table["best_val_loss_sd"] = finished.groupby("arm").best_val_loss.std()
+    table["target_val_loss"] = target
+    table["reached_target"] = reached["count"].fillna(0).astype(int)
+    table["iterations_to_target"] = reached["mean"].where(table.reached_target == table.n)
+    return table
+
+
+def subwords(records):
+    return records.runs.unit.iloc[0] == "token"
+
+
+def means_of(runs, names):
+    """The means of some columns over each arm's runs, and their half_width; those without a value left out."""
+    parts = {}
     for name in names:
-        values = list(arm.losses(name).values())
-        mean, half = interval(values) if values else (None, None)
-        record |= {name: mean, f"{name}_half_interval": half}
-    reached = crossings(arm, target) if target else []
-    record |= {"best_val_loss_sd": seed_sd(arm), "target_val_loss": target, "reached_target": len(reached)}
-    all_did = reached and len(reached) == len(arm.ended)
-    return record | {"iterations_to_target": float(np.mean(reached)) if all_did else None}
+        if name in runs and runs[name].notna().any():
+            values = runs.groupby("arm")[name]
+            parts |= {name: values.mean(), f"{name}_half_width": half_width(values.std(), values.count())}
+    return pd.DataFrame(parts)
 
 
-def target_loss(setting):
-    """The stated loss for "iterations to": the lowest mean val loss of the baseline up to half-way through its
-    training."""
-    curve = setting.baseline.curve("evals", "val_loss") if setting.baseline else {}
-    half_way = setting.knobs["max_iters"] / 2
-    means = [float(np.mean(list(values.values()))) for at, values in curve.items() if at <= half_way]
-    return min(means, default=None)
+def target_loss(records):
+    """The lowest mean val loss of the baseline up to half-way through its training, NaN without a baseline."""
+    curve = records.of(arm=arms(records).baseline.iloc[0]).curve("eval", "val_loss")
+    half_way = records.runs.max_iters.iloc[0] / 2
+    return curve[curve.index <= half_way].mean(axis=1).min() if len(curve) else math.nan
 
 
-def iterations_to(run, target):
-    """The iteration at which a run's val loss first is at most `target`, linear between evaluations."""
-    before = None
-    for at, loss in run.series(run.evals, "val_loss").items():
-        if loss <= target:
-            if before is None:
-                return float(at)
-            return before[0] + (at - before[0]) * (before[1] - target) / (before[1] - loss)
-        before = (at, loss)
-    return None
+def iterations_to(events, target):
+    """The iteration at which a run's val loss first is at most `target`, linear between evaluations; or NaN."""
+    events = events.dropna(subset="val_loss")
+    at, values = events.iter.to_numpy(), events.val_loss.to_numpy()
+    below = np.flatnonzero(values <= target)
+    if not len(below):
+        return math.nan
+    pair = [below[0], max(below[0] - 1, 0)]
+    return float(np.interp(target, values[pair], at[pair]))
 
 
-def crossings(arm, target):
-    """`iterations_to` of those runs that come to the target."""
-    return [at for run in arm.ended if (at := iterations_to(run, target)) is not None]
+def loss_table(records):
+    """The Table of one setting's losses; with the paper's rows where its Table 1 is done again."""
+    numbers, run = losses_of(records), records.runs.iloc[0]
+    labels = {**LOSSES, **IN_BITS, "best_val_loss_sd": "sd of val, best"}
+    cells = cells_of(numbers, labels).rename(index={row.Index: labelled(row) for row in numbers.itertuples()})
+    cells.insert(0, "n", numbers.n.array)
+    notes = [INTERVAL_NOTE] if numbers.n.max() > 1 else []
+    if not math.isnan(target := numbers.target_val_loss.iloc[0]):
+        cells[f"iterations to val {target:.3f}"] = [reached_cell(row) for row in numbers.itertuples()]
+        notes.append(TARGET_NOTE)
+    study = records.studies.get((run.study, run["size"]), {"together": "table1"})
+    if study["together"] == "table1" and run.corpus_name in PAPER:
+        for name, (train, val) in PAPER[run.corpus_name].items():
+            row = {
+                "n": 1,
+                LOSSES["minibatch_loss_last100"]: f"{train:.4f}",
+                LOSSES["best_val_loss"]: f"{val:.4f}",
+            }
+            cells.loc[f"paper, {name}"] = [row.get(label, DASH) for label in cells]
+        notes.append(paper_note(run))
+    return table_of("", records, numbers, cells, notes + [BITS_NOTE] * subwords(records))
 
 
-def reached_cell(arm, target):
+def labelled(row):
+    """An arm's name, and what became of its runs where not all finished well."""
+    parts = {"diverged": row.diverged, "ended above their start": row.exploded, "unfinished": row.unfinished}
+    remarks = [f"{count} {words}" for words, count in parts.items() if count]
+    return row.Index + (f" ({', '.join(remarks)})" if remarks else "")
+
+
+def reached_cell(row):
     """The mean over the runs where all came to the target; else how many did, since a mean without the slow
     ones would flatter."""
-    reached = crossings(arm, target)
-    if not reached:
-        return "never" if arm.ended else DASH
-    if len(reached) < len(arm.ended):
-        return f"reached by {len(reached)} of {len(arm.ended)}"
-    return f"{np.mean(reached):,.0f}"
+    if not row.reached_target:
+        return "never" if row.n else DASH
+    if row.reached_target < row.n:
+        return f"reached by {row.reached_target} of {row.n}"
+    return f"{row.iterations_to_target:,.0f}"
 
 
-def paper_note(setting):
-    full = {**PAPER_SIZE, **PAPER_LENGTH[setting.knobs["dataset"]]}
+def paper_note(run):
+    full = {**PAPER_SIZE, **PAPER_LENGTH[run.corpus_name]}
     note = (
         "The paper's rows are one seed each, of 6 layers, width 384, context 256"
         f" and {full['max_iters']:,} iterations of batch {full['batch_size']}"
     )
-    if setting.partial:
-        note += " on the whole corpus"
-    same = not setting.partial and all(setting.knobs[name] == value for name, value in full.items())
+    note += " on the whole corpus" if run.partial else ""
+    same = not run.partial and all(run[name] == value for name, value in full.items())
     return note + ("." if same else ", which these runs are not: the two are not comparable.")
-
-
-def with_interval(mean, half, sign=""):
-    return f"{mean:{sign}.4f}" + (f" ± {half:.4f}" if half is not None else "")
-
-
-def sharpness_table(setting):
-    """The rises of each arm's loss under relative changes of its weights (sharpness.py), beside its train loss;
-    None where nothing was measured."""
-    arms = [arm for arm in setting.arms if rise_names(arm)]
-    if not arms:
-        return None
-    names = list(dict.fromkeys(name for arm in arms for name in rise_names(arm)))
-    columns = [
-        "",
-        "n",
-        LOSSES["final_train_loss"],
-        *(f"rise at rho {name.removeprefix('rise_')}" for name in names),
-    ]
-    rows, records = [], []
-    for arm in arms:
-        measured = measured_losses(arm)
-        n = len(measured["final_train_loss"])
-        found = {name: interval(list(losses.values())) for name, losses in measured.items()}
-        cells = (
-            with_interval(*found[name]) if name in found else DASH for name in ("final_train_loss", *names)
-        )
-        rows.append([arm.name, str(n), *cells])
-        study = setting.study["name"] if setting.study else ""
-        place = {"study": study, "setting": f"{setting.title}: {setting.size}"}
-        records.append({**place, "arm": arm.name, "n": n})
-        for name, (mean, half) in found.items():
-            records[-1] |= {name: mean, f"{name}_half_interval": half}
-    title = f"Sharpness of the last weights; {setting.title}: {setting.size}"
-    return Table(title, columns, rows, records, (SHARPNESS_NOTE,))
-
-
-def measured_losses(arm):
-    """{name: {seed: rise, or final train loss}} of those runs of an arm whose rises were measured."""
-    rises = {name: arm.losses(name) for name in rise_names(arm)}
-    seeds = set().union(*rises.values())
-    return {
-        "final_train_loss": {s: loss for s, loss in arm.losses("final_train_loss").items() if s in seeds},
-        **rises,
-    }
-
-
-def rise_names(arm):
-    """The names of the rises that were measured of an arm's runs."""
-    names = (name for run in arm.ended for name in run.result if name.startswith("rise_"))
-    return list(dict.fromkeys(names))
 
 
 # Comparisons.
 
 
-def comparisons(settings, name):
-    """[(setting, arm, reference, Comparison)] of one loss: every arm with its reference; a study is a family.
-
-    An arm whose runs all diverged is among them, or whose reference's did, with nothing to compare.
-    """
-    found = [
-        (setting, arm, reference)
-        for setting in settings
-        if any(arm.losses(name) for arm in setting.arms)
-        for arm in setting.arms
-        if (reference := setting.reference(arm))
-        and all(one.losses(name) or one.diverged for one in (arm, reference))
-    ]
-    return [
-        (*row, comparison)
-        for rows in families(found).values()
-        for row, comparison in zip(
-            rows, compare_all([(arm.losses(name), reference.losses(name)) for _, arm, reference in rows])
-        )
-    ]
-
-
-def verdict(setting, arm, reference, comparison):
-    """The comparison's verdict, qualified: an arm that lost more runs to divergence than its reference is never
-    better, and one that lost fewer never worse; while planned seeds are missing there is none."""
-    remarks = [*lost(arm), *(f"reference: {words}" for words in lost(reference))]
-    planned = setting.study.get("seeds", []) if setting.study else []
-    more, word = len(arm.diverged) - len(reference.diverged), comparison.verdict
-    if arm.missing(planned) or reference.missing(planned):
-        word = f"interim, {comparison.n} of {len(planned)} seeds"
-    elif (more > 0 and word != "worse") or (more < 0 and word != "better"):
-        word = ""
-    return ", ".join(filter(None, (word, *remarks)))
-
-
-def lost(arm):
-    """What is to be said of an arm's runs that diverged or exploded, as a list."""
-    parts = {"diverged": arm.diverged, "ended above their start": arm.exploded}
-    return [f"{len(runs)} of {len(arm.runs)} {word}" for word, runs in parts.items() if runs]
-
-
-def outcome(row):
-    """A verdict in short: better, worse, not resolved, interim, diverged, reference diverged, or a dash."""
-    word = verdict(*row).partition(",")[0]
-    if word.startswith("reference:"):
-        return "reference diverged"
-    return "diverged" if word.endswith("diverged") else word
-
-
-def told_apart(settings):
-    """[(losses, their comparisons)]: those of COMPARED that there are, and together those whose tables are the
-    same in every figure, as the best and the final loss are where nothing overfits."""
+def comparison_tables(records, study, size):
+    """A Table a loss; losses whose cells are all the same, as the best and the final loss are where nothing
+    overfits, share one."""
     found = {}
-    for name in COMPARED:
-        if rows := comparisons(settings, name):
-            cells = str(comparison_table(settings, name).rows)
-            found[cells] = ((*found[cells][0], name), rows) if cells in found else ((name,), rows)
-    return list(found.values())
+    for loss in COMPARED:
+        numbers = compare(records, study, size, loss)
+        if len(numbers):
+            found.setdefault(comparison_cells(numbers).to_csv(), []).append((loss, numbers))
+    for same in found.values():
+        numbers = pd.concat([table for _, table in same])
+        losses = [loss for loss, table in same for _ in table.index]
+        first, *others = (LOSSES[loss] for loss, _ in same)
+        title = first + (f" ({'; '.join(others)}: the same)" if others else "")
+        title = f"{title}: difference to the reference" + (f"; {study}" if study else "")
+        cells, notes = comparison_cells(same[0][1]), comparison_notes(same[0][1])
+        numbers = numbers.assign(remarks=numbers.remarks.map(", ".join))
+        yield table_of(title, records.of(study=study, size=size), numbers, cells, notes, loss=losses)
 
 
-def title_of(losses):
-    """What some losses are called, and which have the same comparisons as the first."""
-    first, *same = (LOSSES[name] for name in losses)
-    return first + (f" ({'; '.join(same)}: the same)" if same else "")
+def comparison_notes(numbers):
+    if not (tested := numbers.p.count()):
+        return ["Below 0 is better. One seed gives no interval and no test."]
+    return [f"Adjusted over {tested} comparison{'s' if tested > 1 else ''}.", DIFFERENCE_NOTE]
 
 
-def against(setting, arm, reference):
-    """The arm's name, with its reference's where that is not the usual one."""
-    return arm.name if reference.name == usual(setting) else f"{arm.name} against {reference.name}"
+def comparison_cells(numbers):
+    rows = {row.Index: comparison_row(row) for row in numbers.itertuples()}
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def usual(setting):
-    """The name of the reference that goes without saying: the study's baseline, else the setting's, or None."""
-    return setting.study["baseline"] if setting.study else setting.baseline and setting.baseline.name
+def comparison_row(row):
+    flips = DASH if math.isnan(row.p_flip) else f"{row.p_flip:.3f} (least {row.flip_floor:.3f})"
+    return {
+        "against": row.reference,
+        "n": str(row.n) if row.paired or not row.n else f"{row.n}, Welch",
+        "difference": with_interval(row.mean, row.half_width, "+"),
+        "p": probability(row.p),
+        "p, Holm": probability(row.p_holm),
+        "p, sign flips": flips,
+        "detectable": number(row.mde),
+        "r": number(row.r, "+.2f"),
+        "verdict": said(row),
+    }
 
 
-def usual_of(rows):
-    """The references of some comparisons that go without saying, in words."""
-    return " or ".join(sorted({usual(setting) for setting, *_ in rows}))
+def said(row):
+    """A verdict with its remarks; of runs that diverged these say enough."""
+    words = {
+        Verdict.INCOMPLETE: f"incomplete, {row.seeds} seeds",
+        Verdict.NONE: DASH,
+        **dict.fromkeys((Verdict.DIVERGED, Verdict.REFERENCE_DIVERGED), ""),
+    }
+    return ", ".join(filter(None, [words.get(row.verdict, row.verdict), *row.remarks]))
 
 
-def families(rows):
-    """Comparisons by family: one loss of one study at one size."""
-    return by(rows, lambda row: (row[0].study["name"], row[0].study["size"]) if row[0].study else None)
+# Sharpness.
 
 
-def comparison_table(settings, name, *same):
-    """A row for every arm and its reference; None where there is nothing to compare.
+def sharpness_of(records):
+    """A frame of one setting's arms whose sharpness was measured: n, final_train_loss of the runs that were
+    measured, rise_<rho>, and the half_width of each."""
+    rises = [name for name in records.runs if name.startswith("rise_")]
+    measured = records.runs[(records.runs.status == "finished") & records.runs[rises].notna().any(axis=1)]
+    table = means_of(measured, ["final_train_loss", *rises])
+    table.insert(0, "n", measured.groupby("arm").size())
+    return table.reindex([arm for arm in arms(records).arm if arm in table.index]).rename_axis("arm")
 
-    same: other losses of which the title is to say that they are alike.
-    """
-    found = comparisons(settings, name)
-    if not found:
+
+def sharpness_table(records):
+    """The Table of `sharpness_of`; None where nothing was measured."""
+    numbers = sharpness_of(records)
+    if not len(numbers):
         return None
-    several = len({id(setting) for setting, *_ in found}) > 1
-    columns = ["", "against", "n", "difference", "p", "p, Holm", "p, sign flips", "resolvable", "r", "verdict"]
-    rows, records = [], []
-    for setting, arm, reference, c in found:
-        label = f"{arm.name} ({setting.title}, {setting.size})" if several else arm.name
-        flips = f"{c.p_flip:.3f} (≥ {c.floor:.3f})" if c.p_flip is not None else DASH
-        said = verdict(setting, arm, reference, c)
-        if outcome((setting, arm, reference, c)) == "interim":  # of a family that is not whole
-            c = dataclasses.replace(c, p_holm=None, resolvable=None)
-        rows.append([
-            *(label, reference.name, str(c.n) if c.paired or not c.n else f"{c.n}, Welch"),
-            with_interval(c.mean, c.half, "+") if c.mean is not None else DASH,
-            *(probability(c.p), probability(c.p_holm), flips),
-            f"{c.resolvable:.4f}" if c.resolvable is not None else DASH,
-            *(f"{c.correlation:+.2f}" if c.correlation is not None else DASH, said),
-        ])  # fmt: skip
-        study = setting.study["name"] if setting.study else ""
-        place = {"study": study, "setting": f"{setting.title}: {setting.size}", "loss": name}
-        names = {"arm": arm.name, "reference": reference.name, "diverged": len(arm.diverged)}
-        records.append({**place, **names, **dataclasses.asdict(c), "verdict": said})
-    where = "" if several else f"; {found[0][0].title}: {found[0][0].size}"
-    title = f"{title_of((name, *same))}: difference to the reference{where}"
-    return Table(title, columns, rows, records, legend(found))
-
-
-def legend(found):
-    """What goes beneath a table of comparisons."""
-    sizes = sorted({sum(row[-1].p is not None for row in rows) for rows in families(found).values()})
-    if sizes == [0]:
-        return ("Below 0 is better. One seed gives no interval and no test.",)
-    whose = "this table's" if len(families(found)) == 1 else "its study's"
-    return (f"Adjusted over {whose} {' or '.join(map(str, sizes))} comparisons.", DIFFERENCE_NOTE)
-
-
-def probability(p):
-    return DASH if p is None else ("< 0.0001" if p < 1e-4 else f"{p:.4f}")
+    rises = {name: f"rise at rho {name.removeprefix('rise_')}" for name in numbers if name.startswith("rise_")}
+    rises = {name: label for name, label in rises.items() if f"{name}_half_width" in numbers}
+    cells = cells_of(numbers, {"final_train_loss": LOSSES["final_train_loss"], **rises})
+    cells.insert(0, "n", numbers.n)
+    return table_of("Sharpness of the last weights", records, numbers, cells, [SHARPNESS_NOTE])
 
 
 # The three forms.
 
 
+def write(tables, stem):
+    """Write tables in the three forms, where there are any; returns the paths."""
+    forms = {".md": markdown, ".tex": latex, ".csv": comma_separated}
+    paths = [stem.with_name(stem.name + suffix) for suffix in forms] if tables else []
+    for path in paths:
+        with replacing(path, "w", encoding="utf-8", newline="\n") as file:
+            file.write(forms[path.suffix](tables))
+    return paths
+
+
 def markdown(tables):
-    return "\n".join(line for table in tables for line in markdown_lines(table))
+    parts = (part for t in tables for part in (f"**{t.title}**", markdown_cells(t.cells), *t.notes))
+    return "\n\n".join(parts) + "\n"
 
 
-def markdown_lines(table):
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in [table.columns, *table.rows]]
-    head, *rows = [f"| {' | '.join(row)} |" for row in cells]
-    lines = [f"**{table.title}**", "", head, f"|---|{'---:|' * (len(table.columns) - 1)}", *rows]
-    return [*lines, *(line for note in table.notes for line in ("", note)), ""]
+def markdown_cells(cells):
+    """A frame of text as a Markdown table, its first column to the left."""
+    rows = [list(cells), ["---", *["---:"] * (len(cells.columns) - 1)], *cells.to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
 
 
 def latex(tables):
     """Tabulars for the booktabs package, each with its title and its notes beneath it."""
-    return "\n".join(line for table in tables for line in latex_lines(table))
-
-
-def latex_lines(table):
-    cells = [" & ".join(map(escaped, row)) + r" \\" for row in [table.columns, *table.rows]]
-    notes = escaped(" ".join([f"{table.title}.", *table.notes]))
-    columns = "l" + "r" * (len(table.columns) - 1)
-    head, *rows = cells
-    return [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *rows,
-            r"\bottomrule", r"\end{tabular}", r"\par\smallskip",
-            rf"\begin{{minipage}}{{\linewidth}}\footnotesize {notes}\end{{minipage}}", ""]  # fmt: skip
-
-
-LATEX = {
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-    **{"|": "$|$", "±": r"$\pm$", "×": r"$\times$", "–": "--", "≥": r"$\geq$", "<": "$<$", ">": "$>$", "*": ""},
-}
+    parts = []
+    for table in tables:
+        cells = table.cells.map(escaped).rename(columns=escaped)
+        tabular = cells.to_latex(index=False, column_format="l" + "r" * (len(cells.columns) - 1))
+        notes = escaped(" ".join([f"{table.title}.", *table.notes]))
+        parts += [tabular + r"\par\smallskip", r"\begin{minipage}{\linewidth}\footnotesize", notes]
+        parts += [r"\end{minipage}", ""]
+    return "\n".join(parts)
 
 
 def escaped(text):
-    return "".join(LATEX.get(sign, sign) for sign in text)
+    text = re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", "/"))
+    for sign, command in {"±": r"$\pm$", "×": r"$\times$", "–": "--", "<": "$<$", "|": "$|$"}.items():
+        text = text.replace(sign, command)
+    return text
 
 
 def comma_separated(tables):
-    """The records of all tables, one header; a missing number is an empty field."""
-    records = [record for table in tables for record in table.records]
-    names = list(dict.fromkeys(name for record in records for name in record))
-    out = io.StringIO(newline="")
-    writer = csv.DictWriter(out, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in record.items()}
-        for record in records
-    )
-    return out.getvalue()
+    """The numbers of all tables under one header; a missing number is an empty field."""
+    rows = pd.concat([table.numbers for table in tables])
+    return rows.to_csv(index=False, float_format="%.6g", lineterminator="\n")
