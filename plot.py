@@ -23,8 +23,8 @@ as Markdown, LaTeX (booktabs) and CSV:
     comparisons               differences to the baseline, their tests and verdicts
     sharpness                 the rise of the loss under changes of the weights, if sharpness.py measured it
 
-From the bench.json, jobs.json or profile.json of bench.py it draws `bench`: what each ingredient adds to a
-step, and the tables.
+From the bench.json or jobs.json of `python -m bench` it draws `bench`: what each ingredient adds to a step, and
+the tables.
 """
 
 from pathlib import Path
@@ -42,19 +42,21 @@ from analysis.tables import (
     markdown,
     sharpness_table,
 )
-from bench.costs import bench_figure, find_benches, tables_of
 from config import UserError, run_script
 from training.run_folder import find_runs
 
 
 def main(argv):
     folders, out = arguments(argv)
-    benches, runs = find_benches(folders), find_runs(folders)
+    from bench import report  # of what few have measured
+
+    benches, runs = report.find_benches(folders), find_runs(folders)
     if runs or not benches:
         for together, place in drawings(folders, out):
             draw(read_settings(together), place)
-    for together, place in [(benches, out)] if out and benches else [([b], b / "figures") for b in benches]:
-        draw_benches(together, place)
+    for bench in benches:
+        written = report.draw(bench, out and out / bench.name)
+        print(f"drawn in {written[0].parent}: {', '.join(path.name for path in written)}")
     return 0
 
 
@@ -129,13 +131,6 @@ def draw(settings, out):
     written += [path for stem, of_stem in tables.items() for path in save_tables(of_stem, out / stem)]
     for note in notes(run for setting in settings for arm in setting.arms for run in arm.runs):
         print(note)
-    print(f"drawn in {out}: {', '.join(path.name for path in written)}")
-
-
-def draw_benches(folders, out):
-    """Write what bench.py measured into each of some folders."""
-    written = save(bench_figure(folders), out / "bench")
-    written += save_tables([table for folder in folders for table in tables_of(folder)], out / "bench")
     print(f"drawn in {out}: {', '.join(path.name for path in written)}")
 
 

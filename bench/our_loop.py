@@ -1,0 +1,58 @@
+"""train.py's own step and checkpoint: all that the bench knows of the inside of training."""
+
+import math
+
+import torch
+
+from bench.turns import clock
+from model import GPT
+from noise import stream_seed
+from train import accumulate, learning_rate, train_step
+from training import lifecycle
+from training.run import Run, model_config
+
+LENGTH = 100_000  # iterations, more than are measured of any run
+
+
+def new_model(config, corpus, machine):
+    """The model from which a run of this configuration starts."""
+    return GPT.create(model_config(config, corpus), stream_seed(config.seed, "init"), machine.device)
+
+
+class OurLoop:
+    """train.py's step, for up to LENGTH iterations of whatever length the run is.
+
+    folder: of a run, into which it logs as train.py does; None for no log.
+    """
+
+    def __init__(self, config, corpus, machine, folder=None):
+        self.config, self.corpus, self.machine, self.folder = config, corpus, machine, folder
+        self.run = Run(config, corpus, machine)
+        self.run.history = torch.full((LENGTH, 4), math.nan, device=machine.device)
+        self.run.history[:, 3] = 1.0
+        self.model = self.run.model
+        if machine.compile:
+            # Many loops share a block's code: no rate of dropout may become symbolic, none run eagerly unsaid.
+            torch._dynamo.config.specialize_float = True
+            torch._dynamo.config.fail_on_recompile_limit_hit = True
+            self.warm_up_seconds = clock(lambda: lifecycle.warm_up(self.run, accumulate), machine)
+
+    def train_step(self):
+        """One iteration; returns its mean loss, on the device."""
+        run = self.run
+        train_step(run)
+        if self.folder and (run.step - 1) % self.config.log_interval == 0:
+            lifecycle.log(run, self.folder, learning_rate(run.step - 1, self.config))
+        return run.history[run.step - 1, 0]
+
+    def compile_seconds(self):
+        """What compilation took; None where nothing is compiled."""
+        if not self.model.compiled:
+            return None
+        return self.warm_up_seconds - 2 * clock(lambda: accumulate(self.run), self.machine)
+
+    def val_loss(self):
+        return lifecycle.val_loss(self.run)
+
+    def checkpoint(self, folder):
+        lifecycle.save_checkpoint(self.run, folder)

@@ -1,0 +1,60 @@
+"""Seconds of functions that take turns in one process, so that other load on the machine meets all alike."""
+
+import time
+
+TURNS = 7  # after one that warms up
+LONG_TURNS = 3  # of what takes long: steps of a second and more, evaluations, samples
+TURN = 0.15  # seconds that a turn of short work is to take
+MOST = 50  # calls a turn
+
+
+def clock(work, machine):
+    """Seconds that `work` takes, on the device too."""
+    machine.synchronize()
+    began = time.perf_counter()
+    work()
+    machine.synchronize()
+    return time.perf_counter() - began
+
+
+def in_turns(works, turns, machine):
+    """{name: the seconds of each turn} of functions, which go in the other order every second time.
+
+    One turn more, the first, warms up and does not count.
+    """
+    seconds = {name: [] for name in works}
+    for turn in range(turns + 1):
+        for name in list(works)[:: 1 if turn % 2 else -1]:
+            took = clock(works[name], machine)
+            if turn:
+                seconds[name].append(took)
+    return seconds
+
+
+def steps_in_turns(loops, machine):
+    """{name: the seconds a step of each turn} of loops; a turn is a twentieth of a run at most."""
+    most = min(MOST, *(loop.config.max_iters // 20 for loop in loops.values()))
+    return repeated_in_turns({name: loop.train_step for name, loop in loops.items()}, machine, most)
+
+
+def repeated_in_turns(works, machine, most=MOST):
+    """{name: the seconds a call of each turn} of functions, which a turn calls as often as fill TURN seconds,
+    `most` times at most."""
+    counts, turns = {}, TURNS
+    for name, work in works.items():
+        work()
+        second = clock(work, machine)
+        counts[name] = max(1, min(int(TURN / max(second, 1e-9)), most))
+        turns = LONG_TURNS if second > 1 else turns
+    seconds = in_turns({name: repeated(work, counts[name]) for name, work in works.items()}, turns, machine)
+    return {name: [second / counts[name] for second in seconds[name]] for name in works}
+
+
+def repeated(work, count):
+    """A function that calls `work` so many times."""
+
+    def again():
+        for _ in range(count):
+            work()
+
+    return again
