@@ -1,20 +1,23 @@
-"""Copy compact records of the finished runs of studies from out/ to results/, where they can be committed.
+"""Take the finished runs of studies from out/ into the compact records under results/, to be committed.
 
-    python collect.py out/table1_shakespeare [more folders] [--to=results]
+    python -m analysis.collect out [more folders] [--to=results]
 
-For every study (a folder with study.json, written by sweep.py) at or below the folders it copies each finished
-or diverged run: config.json, run.json (without a vocabulary of subwords), result.json, sharpness.json if it was
-measured, and the log, thinned to about a hundred events with numbers of six digits.
-results/<study>/<size>/<arm>/seed<n> is still a run folder, and plot.py reads it as one.
+For every study (a folder with study.json, written by sweep.py) at or below the folders it adds each finished or
+diverged run to results/<study>/<size>/runs.jsonl.gz (analysis/records.py has the format): its config under the
+options' present names, run.json (without a vocabulary of subwords), result.json, sharpness.json if it was
+measured, and the log, thinned to about a hundred events with numbers of six digits. What is there stays; the
+same runs give the same bytes.
 """
 
+import gzip
+import hashlib
 import json
 from pathlib import Path
 
-from analysis.arms import by
-from config import UserError, recorded, run_script
+from analysis.records import RUNS, read_lines, read_run, run_path
+from config import ALIASES, UserError, identity, recorded, run_script
 from data.files import read_json, replacing, write_json
-from training.run_folder import RunFolder, find_runs, read_log
+from training.run_folder import find_runs
 
 EVENTS = 100  # of a thinned log; every evaluation is kept, and at least a quarter as many log lines
 # Of a log line; the rest follows from them.
@@ -28,71 +31,91 @@ def main(argv):
     target = Path(next((word.removeprefix("--to=") for word in argv if word.startswith("--to=")), "results"))
     folders = [Path(word) for word in argv if not word.startswith("--to=")]
     if strange := [word for word in map(str, folders) if word.startswith("-")]:
-        raise UserError(f"{strange[0]} is no option of collect.py; it has --to=DIR")
-    studies = find_studies(folders)
-    for study in studies:
-        copied, left = collect(study, target)
-        print(f"{target / name_of(study)}: {copied} runs copied, {left} not finished yet")
+        raise UserError(f"{strange[0]} is no option of collect; it has --to=DIR")
+    for study in find_studies(folders):
+        record = read_json(study / "study.json")
+        place = target / record["name"] / record["size"]
+        ended, left = collect(study, place)
+        print(f"{place}: {ended} runs taken, {left} not finished yet")
     return 0
 
 
 def find_studies(folders):
-    """The folders with a study.json at or below `folders`; UserError where there is none."""
+    """The folders with a study.json and run folders at or below `folders`; UserError where there is none."""
     found = sorted({path.parent for folder in folders for path in Path(folder).rglob("study.json")})
+    found = [study for study in found if not (study / RUNS).is_file()]
     if not found:
         where = ", ".join(map(str, folders)) or "no folder was named"
-        raise UserError(f"no study to collect ({where}): python collect.py out/table1_shakespeare")
+        raise UserError(f"no study to collect ({where}): python -m analysis.collect out/table1_shakespeare")
     return found
 
 
-def name_of(study):
-    record = read_json(study / "study.json")
-    return Path(record["name"]) / record["size"]
-
-
-def collect(study, target):
-    """Copy the ended runs of one study; returns how many were copied, and how many have not ended."""
-    place = target / name_of(study)
-    ended = [run for run in find_runs([study]) if (run / "result.json").is_file()]
-    for run in ended:
-        copy_run(run, place / run.relative_to(study))
+def collect(study, place):
+    """Add the ended runs of one study to the records in `place`; returns how many have ended, how many not."""
+    runs = find_runs([study])
+    ended = [run for run in runs if (run / "result.json").is_file()]
     if ended:
-        write_json(place / "study.json", read_json(study / "study.json"))
-    return len(ended), len(find_runs([study])) - len(ended)
+        corpora, lines = {}, {}
+        for line in (compact(read_run(run), corpora) for run in ended):
+            lines[line["arm"], line["seed"]] = line
+        merge(place, read_json(study / "study.json"), corpora, lines)
+    return len(ended), len(runs) - len(ended)
 
 
-def copy_run(run, place):
-    """The compact record of one run. A record of another experiment, or of another run of it, is refused, not
-    replaced."""
-    config, result, about = (read_json(run / f"{name}.json") for name in ("config", "result", "run"))
-    if (place / "config.json").is_file():
-        RunFolder(place).check_config(recorded(config))
-        if (began := read_json(place / "run.json").get("began")) != about.get("began"):
-            raise UserError(
-                f"{place} has the record of another run of this config, begun {began}: collect yours elsewhere,"
-                " by --to=my_results, or remove that one"
-            )
-    events, _ = read_log(run)
-    with replacing(place / "log.jsonl", "w", encoding="utf-8", newline="\n") as file:
-        file.writelines(json.dumps(rounded(event)) + "\n" for event in thinned(events))
-    write_json(place / "run.json", without_subwords(about))
-    write_json(place / "result.json", result)
-    if (run / "sharpness.json").is_file():
-        write_json(place / "sharpness.json", read_json(run / "sharpness.json"))
-    write_json(place / "config.json", config)
+def compact(entry, corpora):
+    """The line of a run; the meta of its corpus goes to `corpora`, by the id that the line has for it."""
+    corpus = dict(entry["run"]["corpus"])
+    if corpus["unit"] == "token":
+        del corpus["vocabulary"]  # tens of thousands of subwords; its SHA-256 stays
+    digest = hashlib.sha256(json.dumps(corpus, sort_keys=True).encode()).hexdigest()
+    corpora[name := f"{corpus['name']}-{digest[:8]}"] = corpus
+    line = {
+        **{key: entry[key] for key in ("arm", "seed")},
+        "config": {ALIASES.get(option, option): value for option, value in entry["config"].items()},
+        "run": {**entry["run"], "corpus": name},
+        **{key: entry[key] for key in ("result", "sharpness") if entry[key] is not None},
+    }
+    return {**line, "log": [rounded(event) for event in thinned(entry["log"])]}
 
 
-def without_subwords(about):
-    """What run.json tells, without a vocabulary of tens of thousands of subwords; its SHA-256 stays."""
-    if about["corpus"]["unit"] == "token":
-        del about["corpus"]["vocabulary"]
-    return about
+def merge(place, study, corpora, lines):
+    """Write the records of a study: those in `place`, and `lines` by (arm, seed). UserError where `place` has
+    another run of the same arm and seed."""
+    there = read_json(place / "study.json") or {}
+    old = {(line["arm"], line["seed"]): line for line in read_lines(place / RUNS)}
+    for key in old.keys() & lines.keys():
+        check_same(run_path(place, lines[key]), old[key], lines[key])
+    order = {arm: number for number, arm in enumerate(study["arms"])}
+    lines = sorted({**old, **lines}.items(), key=lambda item: (order.get(item[0][0], len(order)), item[0]))
+    with replacing(place / RUNS) as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as file:
+        for _, line in lines:
+            file.write(json.dumps(line, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode())
+            file.write(b"\n")
+    corpora = {**there.get("corpora", {}), **corpora}
+    write_json(place / "study.json", {**study, "corpora": dict(sorted(corpora.items()))})
+
+
+def check_same(path, old, new):
+    """UserError unless two lines are of one run: one experiment, begun at one time."""
+    here, there = (identity(recorded(line["config"])) for line in (new, old))
+    changed = [
+        f"{name} ({there[name]!r} there, {here[name]!r} here)" for name in here if here[name] != there[name]
+    ]
+    if changed:
+        raise UserError(f"{path} has the record of a run of another config: {', '.join(changed)}; use --to=DIR")
+    if (began := old["run"].get("began")) != new["run"].get("began"):
+        raise UserError(
+            f"{path} has the record of another run of this config, begun {began}: collect yours elsewhere, by"
+            " --to=my_results, or remove that one"
+        )
 
 
 def thinned(events):
     """All evaluations, and as many log lines, evenly spread, first and last among them, as make about a hundred
     with them, a quarter of that at least; of every other kind about a hundred."""
-    kinds = by(events, lambda event: event["kind"])
+    kinds = {}
+    for event in events:
+        kinds.setdefault(event["kind"], []).append(event)
     evals = kinds.pop("eval", [])
     wanted = {"train": max(EVENTS // 4, EVENTS - len(evals))}
     kept = evals + [e for kind, rest in kinds.items() for e in spread(rest, wanted.get(kind, EVENTS))]

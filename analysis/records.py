@@ -28,9 +28,9 @@ Columns of `runs`, missing values NaN:
 Columns of `curves`: study, size, setting, arm, seed, folder, kind (eval, train, diagnosis, distance), iter, and
 the logged values under their names.
 
-The committed form is two files a study and size. study.json: what sweep.py wrote, and `corpora`, the meta of
-each corpus by the SHA-256 of its training tokens. runs.jsonl.gz: a line a run, {"arm", "seed", "config", "run",
-"result", "sharpness" where measured, "log"}, "run" being run.json with its corpus replaced by that SHA-256.
+The committed form is two files a study and size, written by analysis/collect.py. study.json: what sweep.py
+wrote, and `corpora`, the meta of each corpus by an id. runs.jsonl.gz: a line a run, {"arm", "seed", "config",
+"run", "result", "sharpness" where measured, "log"}, "run" being run.json with its corpus replaced by the id.
 """
 
 import dataclasses
@@ -140,7 +140,9 @@ def read_committed(folders):
 
 
 def read_lines(path):
-    """The lines of a runs.jsonl.gz; UserError where it is damaged."""
+    """The lines of a runs.jsonl.gz, none where there is no such file; UserError where it is damaged."""
+    if not path.is_file():
+        return []
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             return [json.loads(line) for line in file]
