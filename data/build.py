@@ -29,7 +29,7 @@ HALVES = {"train": 0.9, "val": 0.1}
 
 
 def options(description, **extra):
-    """The parser of a prepare script: --source and --force, and what is its own."""
+    """The parser of a prepare script's command line: --source, --force and the script's own options."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--source", metavar="PATH_OR_URL", help="take the text from here")
     parser.add_argument("--force", action="store_true", help="prepare again what is prepared")
@@ -39,7 +39,7 @@ def options(description, **extra):
 
 
 def prepared(folder, sha256=None):
-    """Whether a folder holds a prepared corpus; says so, since the scripts then have nothing to do.
+    """Whether a folder holds a prepared corpus; prints it, since a script then has nothing to do.
 
     sha256: of the text that it should hold; UserError where it holds another. None: any will do.
     """
@@ -52,7 +52,7 @@ def prepared(folder, sha256=None):
 
 
 def text_of(meta):
-    """The text of a prepared corpus in words."""
+    """Where the text of a prepared corpus is from, and which part of it where it is not whole."""
     partial = meta.get("partial")
     first = f" (the first {partial['tokens']:,} {meta['unit']}s of {partial['of']:,})" if partial else ""
     return meta["source"]["from"] + first
@@ -94,7 +94,7 @@ def write_corpus(folder, chunks, source, unit="character", splits=None, whole=No
     Returns the meta dict. UserError where a text is empty or has more than 65,536 symbols.
     """
     folder, splits = Path(folder), splits or HALVES
-    symbols, length = take_stock(chunks())
+    symbols, length = count_symbols(chunks())
     if not 0 < len(symbols) <= 1 << 16:
         raise UserError(
             f"{source['from']}: {len(symbols):,} distinct symbols in {length:,}; a corpus has 1 to 65,536"
@@ -105,40 +105,39 @@ def write_corpus(folder, chunks, source, unit="character", splits=None, whole=No
         raise UserError(f"{source['from']}: {length} {unit}s are too few, the {empty} split would be empty")
     table = np.zeros(CODE_POINTS, np.dtype("<u2"))
     table[symbols] = np.arange(len(symbols))
-
-    def parts():
-        rest = (table[chunk] for chunk in chunks())
-        for name, count in lengths.items():
-            taken, rest = take(rest, count)
-            yield name, {"tokens": count}, taken
-
+    pieces = cut((table[chunk] for chunk in chunks()), lengths)
+    parts = (
+        (name, {"tokens": lengths[name]}, (tokens for _, tokens in group))
+        for name, group in itertools.groupby(pieces, key=lambda pair: pair[0])
+    )
     vocabulary = {
         "unit": unit,
         "vocab_size": len(symbols),
         "vocabulary": [chr(symbol) for symbol in symbols] if unit == "character" else symbols.tolist(),
     }
     partial = {"partial": {"tokens": length, "of": whole}} if whole else {}
-    return write_splits(folder, vocabulary, parts(), {"source": source, **partial})
+    return write_splits(folder, vocabulary, parts, {"source": source, **partial})
 
 
-def write_splits(folder, vocabulary, parts, about):
+def write_splits(folder, vocabulary, parts, source):
     """Write the files of a prepared corpus, meta.json last; returns the meta dict.
 
-    vocabulary, about: what meta.json tells before and after the splits. parts: triples (name of a split, what
-    meta.json tells of it, its tokens as uint16 arrays), each used up before the next is taken.
+    vocabulary, source: the entries of meta.json before and after the splits. parts: triples (name of a split,
+    its counts for meta.json, its tokens as uint16 arrays), each used up before the next is taken.
     """
     folder = Path(folder)
     (folder / "meta.json").unlink(missing_ok=True)
     splits = {
-        name: {**told, "sha256": write_tokens(folder / f"{name}.bin", tokens)} for name, told, tokens in parts
+        name: {**counts, "sha256": write_tokens(folder / f"{name}.bin", tokens)}
+        for name, counts, tokens in parts
     }
-    meta = {"format": FORMAT, "name": folder.name, **vocabulary, "splits": splits, **about}
+    meta = {"format": FORMAT, "name": folder.name, **vocabulary, "splits": splits, **source}
     write_json(folder / "meta.json", meta)
     return meta
 
 
-def take_stock(chunks):
-    """(the distinct code points in ascending order, the number of symbols)."""
+def count_symbols(chunks):
+    """(the distinct code points in ascending order, the length of the text)."""
     seen, length = np.zeros(CODE_POINTS, bool), 0
     for chunk in chunks:
         seen[chunk] = True
@@ -156,27 +155,15 @@ def split_lengths(length, splits):
     return {name: stop - start for name, start, stop in zip(splits, edges, edges[1:])}
 
 
-def take(chunks, count):
-    """(an iterator over the first `count` tokens of `chunks`, an iterator over what follows it).
-
-    The second is to be used once the first is exhausted.
-    """
-    left_over = []
-
-    def first():
-        missing = count
+def cut(chunks, lengths):
+    """Yield (split, piece): chunks of tokens cut where a split of {split: tokens} ends."""
+    chunks, chunk = iter(chunks), ()
+    for name, missing in lengths.items():
         while missing:
-            chunk = next(chunks)
-            yield chunk[:missing]
-            if len(chunk) > missing:
-                left_over.append(chunk[missing:])
-            missing -= min(missing, len(chunk))
-
-    def rest():
-        yield from left_over
-        yield from chunks
-
-    return first(), rest()
+            chunk = chunk if len(chunk) else next(chunks)
+            piece, chunk = chunk[:missing], chunk[missing:]
+            missing -= len(piece)
+            yield name, piece
 
 
 def write_tokens(path, chunks):
@@ -189,7 +176,7 @@ def write_tokens(path, chunks):
     return digest.hexdigest()
 
 
-def describe(folder, meta):
-    """The line with which a prepare script ends."""
+def report(folder, meta):
+    """Print what was prepared."""
     counts = ", ".join(f"{name} {part['tokens']:,}" for name, part in meta["splits"].items())
     print(f"{shown(folder)}: {text_of(meta)}, {meta['vocab_size']} symbols; {counts} {meta['unit']}s")

@@ -1,6 +1,6 @@
 """A prepared corpus: its tokens on the training device, batches as a function of a seed, fixed windows.
 
-`encode`, `decode` and `symbol_indices` need only its meta, which a run folder has too.
+`encode`, `decode` and `symbol_indices` need only its meta.json, which a run folder has a copy of.
 """
 
 import runpy
@@ -51,14 +51,14 @@ class Corpus:
             self.limit(train_tokens)
 
     def load(self, split):
-        """A split as a mapped int16 tensor, since torch does not index uint16 on every device."""
+        """A split as a mapped int16 tensor; torch does not index uint16 on every device."""
         path, count = self.folder / f"{split}.bin", self.meta["splits"][split]["tokens"]
         if not path.is_file() or hash_of(path) != self.meta["splits"][split]["sha256"]:
-            raise self.damaged(f"has not the {count:,} tokens in {split}.bin that it was prepared with")
+            raise self.damaged(f"has lost or changed {split}.bin, of {count:,} tokens")
         return torch.from_numpy(np.memmap(path, np.int16, mode="c"))
 
     def limit(self, train_tokens):
-        """Forget the train split but for its first tokens; UserError where it has fewer."""
+        """Keep only the first tokens of the train split; UserError where it has fewer."""
         there = len(self.tokens["train"])
         if train_tokens > there:
             raise UserError(
@@ -174,8 +174,7 @@ def as_text(symbol, unit):
 
 
 def batch_tokens(device, vocab_size):
-    """Tokens of a batch of windows: many for a GPU, with logits of 1 GB at most; no more than fit the cache
-    for a CPU."""
+    """Tokens in a batch of windows: many on a GPU (logits of 1 GB at most), few on a CPU, to save memory."""
     return min(1 << 15, (1 << 28) // vocab_size) if device.type == "cuda" else 1 << 11
 
 

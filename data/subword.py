@@ -48,42 +48,28 @@ def read_vocabulary(path):
     tiktoken's own reader would keep a copy by the file's name, and go on using it when the file has changed.
     UserError unless the ranks are 0, 1, ..., every byte is a token, and there are 65,535 at most.
     """
-    path, ranks = Path(path), {}
+    path, option = Path(path), f"--vocabulary={path}"
     if not path.is_file():
-        raise UserError(f"--vocabulary={path}: no such file")
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            token, rank = parse_rank(line, f"--vocabulary={path}, line {number}")
-            if token in ranks:
-                raise UserError(f"--vocabulary={path}, line {number}: {token!r} is there twice")
-            if number > MOST:
-                raise UserError(
-                    f"--vocabulary={path}: more than {MOST:,} tokens, and a corpus has {MOST + 1:,}"
-                )
-            ranks[token] = rank
-    if sorted(ranks.values()) != list(range(len(ranks))):
-        raise UserError(f"--vocabulary={path}: its {len(ranks):,} ranks are not 0, 1, 2 and so on")
+        raise UserError(f"{option}: no such file")
+    ranks, lines = {}, path.read_bytes().splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            token, rank = line.split()
+            ranks[base64.b64decode(token, validate=True)] = int(rank)
+        except ValueError:
+            raise UserError(
+                f"{option}, line {number}: {line[:40]!r} is not the base64 of a token and its rank"
+            ) from None
+    if sorted(ranks.values()) != list(range(len(lines))) or b"" in ranks:
+        raise UserError(f"{option}: its {len(lines):,} lines have not the ranks 0, 1, 2, ... and a token each")
+    if len(ranks) > MOST:
+        raise UserError(f"{option}: {len(ranks):,} tokens, and a corpus has {MOST:,} at most and {ENDOFTEXT}")
     if missing := [byte for byte in range(256) if bytes([byte]) not in ranks]:
         raise UserError(
-            f"--vocabulary={path}: {len(missing)} of the 256 single bytes are no tokens, {bytes(missing[:1])!r}"
-            " the first, so that there are texts which it cannot encode"
+            f"{option}: {len(missing)} of the 256 single bytes are no tokens, the first of them"
+            f" {bytes(missing[:1])!r}, so that it cannot encode every text"
         )
     return Vocabulary(sorted(ranks, key=ranks.get), path.name)
-
-
-def parse_rank(line, where):
-    """(token, rank) of a line of a rank file; UserError that says `where` if it is none."""
-    try:
-        token, rank = line.split()
-        token, rank = base64.b64decode(token, validate=True), int(rank)
-    except ValueError:
-        token = b""
-    if not token:
-        raise UserError(
-            f"{where}: {line.strip()[:40]!r} is not the base64 of a token and its rank, as a rank file of"
-            " tiktoken has them"
-        )
-    return token, rank
 
 
 def gpt2_vocabulary():
@@ -121,11 +107,11 @@ def prepared(folder, vocabulary=None):
 
 
 def write_corpus(folder, text, vocabulary, source, splits=None):
-    """Cut a text into splits by its characters, encode each for itself, and write them as a prepared corpus.
+    """Cut a text into splits by its characters, encode each by itself, and write them as a prepared corpus.
 
-    No token reaches over a boundary. The rest is as `build.write_corpus` has it.
+    No token reaches over the end of a split. Arguments, errors and result: as `build.write_corpus`.
     """
-    about = {
+    entries = {
         "unit": "token",
         "vocab_size": len(vocabulary.tokens) + 1,
         "vocabulary": [*(token.decode("latin-1") for token in vocabulary.tokens), ENDOFTEXT],
@@ -134,14 +120,14 @@ def write_corpus(folder, text, vocabulary, source, splits=None):
     }
 
     def parts():
-        encode, start = encoding(about).encode_ordinary, 0
+        encode, start = encoding(entries).encode_ordinary, 0
         for name, count in build.split_lengths(len(text), splits or build.HALVES).items():
             tokens = np.array(encode(text[start : start + count]), "<u2")
             yield name, {"tokens": len(tokens), "characters": count}, [tokens]
             start += count
 
     origin = {"vocabulary": {"from": vocabulary.origin, "sha256": vocabulary.sha256}}
-    return build.write_splits(folder, about, parts(), {"source": {**source, **origin}})
+    return build.write_splits(folder, entries, parts(), {"source": {**source, **origin}})
 
 
 def encoding(meta):

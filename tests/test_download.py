@@ -1,5 +1,5 @@
 """Downloads and archives that go wrong, against a real server on loopback: each refused with its reason, and
-nothing half-made left. Every request of these tests is answered by `Handler`."""
+nothing half-made left."""
 
 import contextlib
 import hashlib
@@ -7,14 +7,13 @@ import http.server
 import io
 import re
 import threading
-import time
 import zipfile
 
 import pytest
 from conftest import TEXT
 
 from config import ROOT, UserError
-from data import download
+from data import build, download, unzip
 from data.corpus import Corpus, corpus_folder
 from data.text_char import prepare as text_char
 
@@ -31,7 +30,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.server.asked.append((self.path, self.headers.get("Range")))
-        self.server.headers.append(self.headers)
         times = sum(path == self.path for path, _ in self.server.asked)
         with contextlib.suppress(OSError):  # the client goes early, as from some of these it should
             self.server.replies[self.path](self, times)
@@ -58,7 +56,7 @@ def server():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads, server.block_on_close = True, False
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        server.replies, server.asked, server.headers, server.stopped = {}, [], [], threading.Event()
+        server.replies, server.asked, server.stopped = {"/good": whole}, [], threading.Event()
         server.url = f"http://127.0.0.1:{server.server_address[1]}"
         yield server
         server.stopped.set()
@@ -73,284 +71,178 @@ def waits(monkeypatch):
     return waits
 
 
-def sleep(handler, seconds):
-    handler.server.stopped.wait(seconds)
+def reply(body=BODY, status=200, **answer):
+    return lambda handler, times: handler.answer(body, status, **answer)
 
 
-def whole(handler, times):
-    handler.answer(BODY)
+def in_turn(*replies):
+    """The first reply to the first request and so on, the last one to all others."""
+    return lambda handler, times: replies[min(times, len(replies)) - 1](handler, times)
 
 
-def missing(handler, times):
-    handler.answer(b"", 404)
-
-
-def failing(handler, times):
-    handler.answer(b"", 500)
+whole, failing, truncated = reply(), reply(b"", 500), reply(BODY[:HALF], length=SIZE)
 
 
 def stalled(handler, times):
-    handler.answer(BODY[:HALF], length=SIZE)
-    sleep(handler, 20)
-
-
-def silent(handler, times):
-    sleep(handler, 20)
+    truncated(handler, times)
+    handler.server.stopped.wait(20)
 
 
 def trickling(handler, times):
     handler.answer(b"", length=SIZE)
     for byte in BODY:
         handler.wfile.write(bytes([byte]))
-        sleep(handler, 0.02)
+        handler.server.stopped.wait(0.02)
 
 
-def truncated(handler, times):
-    handler.answer(BODY[:HALF], length=SIZE)
-
-
-def understated(handler, times):
-    handler.answer(BODY, length=HALF)
-
-
-def overstated(handler, times):
-    handler.answer(BODY + b"!", length=SIZE + 1)
-
-
-def no_number(handler, times):
-    handler.answer(BODY, length="many")
-
-
-def web_page(handler, times):
-    handler.answer(PAGE)
-
-
-def large_web_page(handler, times):
-    handler.answer(b"<HTML>" + bytes(2 * SIZE), length=False)
-
-
-def circular(handler, times):
-    handler.answer(b"", 302, Location=handler.path)
-
-
-def endless_redirect(handler, times):
-    handler.answer(b"", 302, length=False, Location="/endless")
-    pour(handler)
-
-
-def endless(handler, times):
-    handler.answer(b"", length=False)
-    pour(handler)
-
-
-def pour(handler):
-    """Bytes until the client goes, in a test of whether it goes: 64 MB at most."""
+def endless(handler, times, status=200, **headers):
+    """Bytes until the client goes, 64 MB at most."""
+    handler.answer(b"", status, length=False, **headers)
     for _ in range(1024):
         handler.wfile.write(bytes(1 << 16))
     handler.server.poured = True
 
 
-def compressed(handler, times):
-    handler.answer(BODY, Content_Encoding="gzip")
+def rest(handler, times, body=BODY, shift=0):
+    """What was asked for by its range; shift: so many bytes later."""
+    start = int(re.fullmatch(r"bytes=(\d+)-", handler.headers["Range"])[1]) + shift
+    handler.answer(body[start:], 206, Content_Range=f"bytes {start}-{SIZE - 1}/{SIZE}")
 
 
-def no_content(handler, times):
-    handler.answer(b"", 204)
-
-
-def other_part(handler, times):
-    handler.answer(BODY[:HALF], 206, Content_Range=f"bytes 0-{HALF - 1}/{SIZE}")
-
-
-def other_file(handler, times):
-    handler.answer(BODY[::-1])
-
-
-def broken_then(reply, **headers):
-    """Breaks off in the middle, and answers the next request by `reply`."""
-
-    def do(handler, times):
-        if times == 1:
-            handler.answer(BODY[:HALF], length=SIZE, **headers)
-        else:
-            reply(handler, times)
-
-    return do
-
-
-def rest(handler, times):
-    start = int(re.fullmatch(r"bytes=(\d+)-", handler.headers["Range"])[1])
-    handler.answer(BODY[start:], 206, Content_Range=f"bytes {start}-{SIZE - 1}/{SIZE}")
-
-
-def rest_of_another(handler, times):
-    if handler.headers["Range"]:
-        handler.answer(b"?" * (SIZE - HALF), 206, Content_Range=f"bytes {HALF}-{SIZE - 1}/{SIZE}")
-    else:
-        whole(handler, times)
-
-
-def no_such_range(handler, times):
-    if handler.headers["Range"]:
-        handler.answer(b"", 416)
-    else:
-        whole(handler, times)
-
-
-def third_time(handler, times):
-    (whole if times == 3 else failing)(handler, times)
-
-
-BAD = {  # reply: (its reason, how often it is asked)
-    missing: ("HTTP 404", 1),
-    failing: ("HTTP 500", 3),
-    no_content: ("HTTP 204", 1),
-    stalled: (f"nothing came for 0.3 s after {HALF:,} bytes", 3),
-    silent: ("nothing came for 0.3 s", 3),
-    trickling: ("slower than 5,000 bytes a second", 3),
-    truncated: (f"the connection broke after {HALF:,} bytes", 3),
-    understated: (f"{HALF:,} bytes where the file has {SIZE:,}", 1),
-    overstated: (f"more than {SIZE:,} bytes", 1),
-    no_number: ("its Content-Length is 'many'", 1),
-    web_page: ("a web page (HTML) in place of the file", 1),
-    large_web_page: ("a web page (HTML) in place of the file", 1),
-    circular: ("more than 10 redirects", 11),
-    endless_redirect: (f"more than {SIZE:,} bytes", 1),
-    endless: (f"more than {SIZE:,} bytes", 1),
-    compressed: ("sent with Content-Encoding 'gzip'", 1),
-    other_part: ("sent another part of the file", 3),
-    other_file: (f"{SIZE:,} bytes of another SHA-256", 1),
-    broken_then(other_file): (f"{SIZE:,} bytes of another SHA-256", 2),
+BAD = {  # name: (reply, its reason, how often it is asked)
+    "missing": (reply(b"", 404), "HTTP 404", 1),
+    "failing": (failing, "HTTP 500", 3),
+    "no content": (reply(b"", 204), "HTTP 204", 1),
+    "stalled": (stalled, "nothing came for 0.5 s", 3),
+    "trickling": (trickling, "slower than", 3),
+    "truncated": (truncated, f"the connection broke after {HALF:,} bytes", 3),
+    "understated": (reply(length=HALF), f"{HALF:,} bytes where the file has {SIZE:,}", 3),
+    "overstated": (reply(BODY + b"!"), f"more than {SIZE:,} bytes", 1),
+    "page": (reply(PAGE), "HTML", 1),
+    "large page": (reply(b"<HTML>" + bytes(2 * SIZE), length=False), "HTML", 1),
+    "circular": (reply(b"", 302, Location="/bad"), "TooManyRedirects", 11),
+    "endless": (endless, f"more than {SIZE:,} bytes", 1),
+    "endless redirect": (lambda *a: endless(*a, status=302, Location="/missing"), "HTTP 404", 1),
+    "part unasked": (reply(BODY[:HALF], 206, Content_Range=f"bytes 0-{HALF - 1}/{SIZE}"), "another part", 3),
+    "another file": (reply(BODY[::-1]), "SHA-256", 1),
+    "half another": (in_turn(truncated, reply(BODY[::-1])), "SHA-256", 2),
 }
 
 
-@pytest.mark.parametrize("reply", BAD, ids=lambda reply: reply.__qualname__.split(".")[0])
-def test_a_bad_mirror_is_refused_with_its_reason_and_a_good_one_used(server, tmp_path, monkeypatch, reply):
-    reason, times = BAD[reply]
-    monkeypatch.setattr(download, "TIMEOUT", 0.3)
-    server.replies = {"/bad": reply, "/endless": endless, "/good": whole}
-    start = time.monotonic()
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_mirror_is_refused_with_its_reason_and_a_good_one_used(server, tmp_path, monkeypatch, name):
+    answer, reason, times = BAD[name]
+    if name in ("stalled", "trickling"):
+        monkeypatch.setattr(download, "TIMEOUT", 0.5)
+    server.replies |= {"/bad": answer, "/missing": reply(b"", 404)}
     with pytest.raises(UserError) as error:
         download.fetch([server.url + "/bad", NOBODY], SHA256, tmp_path / "input.txt", size=SIZE)
     said = str(error.value)
-    for words in (
-        f"{server.url}/bad ({reason}",
-        f"{NOBODY} (no connection",
-        "--source=PATH",
-        "config/quickstart.py",
-    ):
-        assert words in said
+    assert re.search(rf"{server.url}/bad \(([^;]*){re.escape(reason)}", said)
+    assert all(words in said for words in (f"{NOBODY} (no connection", "--source=PATH"))
     assert "\n" not in said
     assert not list(tmp_path.iterdir()), "nothing half-made is left"
     assert sum(path == "/bad" for path, _ in server.asked) == times
-    assert time.monotonic() - start < 10
     assert not hasattr(server, "poured"), "an endless body is left before its end"
-
+    server.replies["/bad"] = reply(b"", 404)
     urls = [server.url + "/bad", server.url + "/good"]
     path, origin = download.fetch(urls, SHA256, tmp_path / "input.txt", size=SIZE)
     assert (path.read_bytes(), origin) == (BODY, server.url + "/good")
     assert [file.name for file in tmp_path.iterdir()] == ["input.txt"]
 
 
-CONTINUED = {  # reply to the second request: the Ranges asked for
-    "by the hash": (broken_then(rest), [None, f"bytes={HALF}-"]),
-    "by ETag": (broken_then(rest, ETag='"one"'), [None, f"bytes={HALF}-"]),
-    "ignored": (broken_then(whole), [None, f"bytes={HALF}-"]),
-    "of another version": (broken_then(rest_of_another), [None, f"bytes={HALF}-", None]),
-    "refused": (broken_then(no_such_range), [None, f"bytes={HALF}-", None]),
-    "another part": (broken_then(other_part), [None, f"bytes={HALF}-", None]),
-}
+def other_rest(*arguments):
+    rest(*arguments, body=b"?" * SIZE)
+
+
+def later_rest(*arguments):
+    rest(*arguments, shift=1)
+
+
+CONTINUED = {  # name: (replies after a broken one, whether each is asked for the rest)
+    "the rest": ([rest], [True]),
+    "in three parts": ([lambda h, _: h.answer(BODY[HALF:-9], 206, length=SIZE - HALF,
+                        Content_Range=f"bytes {HALF}-{SIZE - 1}/{SIZE}"), rest], [True, True]),
+    "the whole": ([whole], [True]),
+    "of another version": ([other_rest, whole], [True, False]),
+    "no such range": ([reply(b"", 416), whole], [True, False]),
+    "another part": ([later_rest, whole], [True, False]),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CONTINUED)
 def test_a_broken_download_goes_on_from_where_it_broke(server, tmp_path, name):
-    reply, ranges = CONTINUED[name]
-    if name == "another part":
-        server.replies["/file"] = lambda handler, times: (whole if times == 3 else reply)(handler, times)
-    else:
-        server.replies["/file"] = reply
+    replies, ranged = CONTINUED[name]
+    server.replies["/file"] = in_turn(truncated, *replies)
     download.fetch([server.url + "/file"], SHA256, tmp_path / "input.txt", size=SIZE)
     assert (tmp_path / "input.txt").read_bytes() == BODY
-    assert [asked for _, asked in server.asked] == ranges
-    assert server.headers[1]["If-Range"] == ('"one"' if name == "by ETag" else None)
-    assert all(headers["Accept-Encoding"] == "identity" for headers in server.headers)
+    starts = [asked and int(asked[6:-1]) for _, asked in server.asked]
+    assert starts[:2] == [None, HALF]
+    assert [start is not None for start in starts[1:]] == ranged
     assert [file.name for file in tmp_path.iterdir()] == ["input.txt"]
 
 
-@pytest.mark.parametrize(
-    ("headers", "if_range"),
-    [
-        ({}, None),
-        ({"ETag": 'W/"weak"'}, None),
-        ({"ETag": '"strong"'}, '"strong"'),
-        ({"Last_Modified": "Sat, 01 Jan 2000 00:00:00 GMT"}, "Sat, 01 Jan 2000 00:00:00 GMT"),
-    ],
-)
-def test_without_a_hash_only_what_the_server_vouches_for_is_continued(server, tmp_path, headers, if_range):
-    second = rest if if_range else whole
-    server.replies["/mine"] = broken_then(second, **headers)
+def test_without_a_hash_a_broken_download_begins_anew(server, tmp_path):
+    server.replies["/mine"] = in_turn(truncated, whole)
     path, _ = download.fetch([], None, tmp_path / "input.txt", server.url + "/mine")
     assert path.read_bytes() == BODY
-    assert server.asked[1][1] == (f"bytes={HALF}-" if if_range else None)
-    assert server.headers[1]["If-Range"] == if_range
+    assert [asked for _, asked in server.asked] == [None, None]
 
 
-def test_faults_are_tried_again_after_longer_and_longer_waits(server, tmp_path, waits):
-    server.replies = {"/gone": missing, "/broken": failing, "/late": third_time}
+def test_faults_are_tried_again_after_longer_waits(server, tmp_path, waits):
+    server.replies = {"/gone": reply(b"", 404), "/broken": failing, "/late": in_turn(failing, failing, whole)}
     urls = [server.url + path for path in server.replies]
     _, origin = download.fetch(urls, SHA256, tmp_path / "input.txt")
     assert origin == server.url + "/late"
     assert [path for path, _ in server.asked] == ["/gone"] + ["/broken"] * 3 + ["/late"] * 3
-    assert waits == [1.0, 2.0, 1.0, 2.0]
+    assert waits == [1, 2, 1, 2]
     download.fetch(urls, SHA256, tmp_path / "input.txt")
     assert len(server.asked) == 7, "a file that is there already is not downloaded again"
 
 
-def test_a_source_may_be_a_url_and_is_bounded_too(server, tmp_path, monkeypatch):
-    server.replies = {"/mine": whole, "/endless": endless}
-    path, _ = download.fetch([NOBODY], SHA256, tmp_path / "input.txt", server.url + "/mine")
+def test_a_source_may_be_a_url_and_is_checked_too(server, tmp_path):
+    server.replies |= {"/endless": endless, "/page": reply(PAGE)}
+    path, _ = download.fetch([NOBODY], SHA256, tmp_path / "input.txt", server.url + "/good")
     assert path.read_bytes() == BODY
-    text_char.main(["--source", server.url + "/mine"], tmp_path / "c")
+    text_char.main(["--source", server.url + "/good"], tmp_path / "c")
     assert Corpus(str(tmp_path / "c")).meta["source"]["sha256"] == SHA256
-    with pytest.raises(UserError, match=r"more than 5,000 bytes"):
-        download.fetch([], None, tmp_path / "other.txt", server.url + "/endless", most=5000)
+    for name, reason in (("/endless", "more than 5,000 bytes"), ("/page", "HTML")):
+        with pytest.raises(UserError, match=reason):
+            download.fetch([], None, tmp_path / "other.txt", server.url + name, most=5000)
     assert not (tmp_path / "other.txt").exists()
 
 
-@pytest.mark.parametrize("name", ["shakespeare_char", "enwik8", "text8"])
+@pytest.mark.parametrize("name", ["shakespeare_char", "enwik8"])
 def test_a_corpus_that_prepares_itself_says_what_to_do_without_a_network(tmp_path, monkeypatch, name):
-    def offline(url, *_):
-        raise download.DownloadError("no connection, ConnectionError")
+    def offline(*_):
+        raise download.DownloadError("no connection")
 
     folder = tmp_path / name
     folder.mkdir()
     (folder / "prepare.py").write_text((ROOT / "data" / name / "prepare.py").read_text())
     monkeypatch.setattr(download, "download", offline)
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=r"^[^\n]*prepare\.py --source=PATH[^\n]*quickstart[^\n]*$"):
         corpus_folder(str(folder))
-    for words in ("no connection", "prepare.py --source=PATH", "config/quickstart.py"):
-        assert words in str(error.value)
-    assert "\n" not in str(error.value)
     assert {file.name for file in folder.iterdir()} == {"prepare.py", "lock"}
 
 
 # Archives.
 
 INSIDE = TEXT.encode()
+STORED = zipfile.ZIP_STORED
+LIMIT = 100_000  # bytes that the text may have
 
 
-def zip_of(*names, content=INSIDE, method=zipfile.ZIP_DEFLATED, mode=0):
-    """The bytes of a zip of such members, each of this content and Unix mode."""
+def zip_of(*names, content=INSIDE, method=zipfile.ZIP_DEFLATED):
+    """The bytes of a zip of such members, each of this content."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
+    with zipfile.ZipFile(buffer, "w", method) as archive:
         for name in names:
-            info = zipfile.ZipInfo(name)
-            info.compress_type, info.external_attr, info.create_system = method, mode << 16, 3
-            archive.writestr(info, content)
+            archive.writestr(name, content)
     return buffer.getvalue()
 
 
-def restated(data, size, wanted):
+def stating(data, size, wanted):
     """A zip with another uncompressed size in both of its headers."""
     old, new = (n.to_bytes(4, "little") for n in (size, wanted))
     local, central = 22, data.index(b"PK\1\2") + 24  # where the size is
@@ -365,69 +257,38 @@ def encrypted(data):
 
 
 LONG = bytes(1_000_000)
-STORED = zipfile.ZIP_STORED
-LIMIT = 100_000  # bytes that the text may have
-
-BAD_ZIPS = {  # name: (content, words of the reason)
-    "other name": (zip_of("enwik9"), r"one member 'text' and has 0, among 'enwik9'"),
-    "nothing": (zip_of(), r"has 0, among none"),
-    "folder": (zip_of("corpus/text"), r"'corpus/text'"),
-    "up and out": (zip_of("../text"), r"has 0, among '\.\./text'"),
-    "absolute": (zip_of("/text"), r"has 0, among '/text'"),
-    "twice": (zip_of("text", "next").replace(b"next", b"text"), r"has 2"),
-    "link": (zip_of("text", content=b"/etc/passwd", mode=0o120777), r"a link"),
-    "device": (zip_of("text", mode=0o060666), r"no regular file"),
-    "too long": (zip_of("text", content=LONG), r"of 1,000,000 bytes, and text has 100,000"),
-    "bomb": (restated(zip_of("text", content=LONG), 1_000_000, 1000), r"more than the 1,000 bytes it states"),
-    "stored bomb": (
-        restated(zip_of("text", content=LONG[:9999], method=STORED), 9999, 5),
-        r"more than the 5 byt",
-    ),
-    "bzip2": (zip_of("text", method=zipfile.ZIP_BZIP2), r"other than deflate"),
-    "short": (restated(zip_of("text", content=b"ab" * 900), 1800, 1801), r"1,800 of the 1,801 bytes it states"),
-    "cut": (zip_of("text")[:-30], r"damaged zip \(File is not a zip file\)"),
-    "changed": (zip_of("text", method=STORED).replace(b"Cleo", b"Clio", 1), r"damaged zip \(Bad CRC"),
-    "garbled": (zip_of("text")[:60] + b"\xff" * 40 + zip_of("text")[100:], r"damaged zip"),
-    "encrypted": (encrypted(zip_of("text")), r"encrypted, or compressed"),
+BAD_ZIPS = {  # name: (content, its reason)
+    "other name": (zip_of("enwik9"), "'enwik9'"),
+    "nothing": (zip_of(), "none"),
+    "folder": (zip_of("corpus/text", "../text", "/text"), "'corpus/text'"),
+    "twice": (zip_of("text", "next").replace(b"next", b"text"), "has 2"),
+    "too long": (zip_of("text", content=LONG), "1,000,000 bytes"),
+    "bomb": (stating(zip_of("text", content=LONG), 1_000_000, 1000), "CRC"),
+    "bzip2": (zip_of("text", method=zipfile.ZIP_BZIP2), "deflate"),
+    "cut": (zip_of("text")[:-30], "cannot be read"),
+    "changed": (zip_of("text", method=STORED).replace(b"Cleo", b"Clio", 1), "CRC"),
+    "garbled": (zip_of("text")[:60] + b"\xff" * 40 + zip_of("text")[100:], "cannot be read"),
+    "encrypted": (encrypted(zip_of("text")), "encrypted"),
 }
 
 
 @pytest.mark.parametrize("name", BAD_ZIPS)
 def test_a_bad_zip_is_refused_with_its_reason(tmp_path, name):
-    content, words = BAD_ZIPS[name]
+    content, reason = BAD_ZIPS[name]
     (tmp_path / "text.zip").write_bytes(content)
-    with pytest.raises(UserError, match=words) as error:
-        sum(map(len, download.read_text(tmp_path / "text.zip", "text", LIMIT)))
-    assert str(error.value).startswith(f"{tmp_path / 'text.zip'}: ")
-    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=rf"^{tmp_path}/text\.zip: [^\n]*{reason}[^\n]*$"):
+        list(unzip.read_text(tmp_path / "text.zip", "text", LIMIT))
     assert [file.name for file in tmp_path.iterdir()] == ["text.zip"], "nothing is unpacked"
 
 
 @pytest.mark.parametrize("method", [STORED, zipfile.ZIP_DEFLATED])
 @pytest.mark.parametrize("chunk", [100, 1 << 22])
 def test_a_zip_gives_the_bytes_of_its_text(tmp_path, monkeypatch, method, chunk):
-    monkeypatch.setattr(download, "CHUNK", chunk)
+    monkeypatch.setattr(build, "CHUNK", chunk)
     for content in (zip_of("other", "text", "__MACOSX/text", method=method), INSIDE):
         (tmp_path / "file").write_bytes(content)
-        pieces = list(download.read_text(tmp_path / "file", "text", len(INSIDE)))
+        pieces = list(unzip.read_text(tmp_path / "file", "text", len(INSIDE)))
         assert b"".join(pieces) == INSIDE
         assert max(map(len, pieces)) <= chunk
-    with pytest.raises(UserError, match=r"bytes, and text has 99"):
-        list(download.read_text(tmp_path / "file", "text", 99))
-
-
-def test_a_bomb_is_left_after_one_piece(tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "CHUNK", 5000)
-    content = restated(zip_of("text", content=LONG), len(LONG), 6000)
-    (tmp_path / "text.zip").write_bytes(content)
-    pieces = download.read_text(tmp_path / "text.zip", "text", LIMIT)
-    assert len(next(pieces)) == 5000
-    with pytest.raises(UserError, match="more than the 6,000 bytes"):
-        next(pieces)
-
-
-def test_a_page_is_refused_where_no_hash_is_known_either(server, tmp_path):
-    server.replies["/text.txt"] = lambda handler, times: handler.answer(PAGE)
-    with pytest.raises(UserError, match=r"web page \(HTML\)"):
-        download.fetch([], None, tmp_path / "text.txt", f"http://127.0.0.1:{server.server_port}/text.txt")
-    assert not any(tmp_path.iterdir())
+        with pytest.raises(UserError, match="99"):
+            list(unzip.read_text(tmp_path / "file", "text", 99))

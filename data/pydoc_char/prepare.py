@@ -35,7 +35,7 @@ def main(argv, folder=HERE):
             "sha256": hashlib.sha256(text).hexdigest(),
         },
     )
-    build.describe(folder, meta)
+    build.report(folder, meta)
 
 
 def reference():

@@ -29,7 +29,7 @@ def main(argv, folder=HERE):
         vocabulary,
         source={"from": origin, "sha256": SHA256},
     )
-    build.describe(folder, meta)
+    build.report(folder, meta)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def main(argv, folder=HERE):
         lambda: build.read_characters([(text, lambda: open(text, "rb"))]),
         source={"from": origin, "sha256": SHA256},
     )
-    build.describe(folder, meta)
+    build.report(folder, meta)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def main(argv, folder=HERE):
         lambda: build.read_characters([(text, lambda text=text: open(text, "rb")) for text in texts]),
         source=source,
     )
-    build.describe(folder, meta)
+    build.report(folder, meta)
 
 
 def sha256(texts):
