@@ -2,10 +2,10 @@
 
     python sample.py RUN --prompt="ROMEO:" --num_samples=3 --temperature=0.8
 
-RUN is a run folder, or a model that export.py wrote; nothing else is needed, not even the corpus. Sample i is a
-function of the weights, the prompt, the options and (seed, i): asking for more samples does not change the
-first ones. On another machine, or in a batch of another size, sums may round differently, which rarely changes
-a draw.
+RUN is a run folder, or a model that training.export wrote; nothing else is needed, not even the corpus.
+Sample i is a function of the weights, the prompt, the options and (seed, i): asking for more samples does not
+change the first ones. On another machine, or in a batch of another size, sums may round differently, which
+rarely changes a draw.
 """
 
 import argparse
@@ -44,10 +44,10 @@ def main(argv):
 
 
 def samples(model, meta, prompt=None, num_samples=1, *, max_new_tokens, seed, temperature=0.8, top_k=None):
-    """Yield texts that the model goes on with after a prompt, each with the prompt before it.
+    """Yield texts with which the model continues a prompt, each with the prompt before it.
 
     prompt: a list of tokens. None: a line feed, or where the vocabulary has none its first symbol, which is
-    not part of the texts. The rest: as `GPT.generate` has it; the mode of the model is the caller's.
+    not part of the texts. The other arguments: as in `GPT.generate`; the mode of the model is the caller's.
     """
     start = prompt or [symbol_indices(meta).get("\n", 0)]
     for first in range(0, num_samples, TOGETHER):
@@ -59,11 +59,10 @@ def samples(model, meta, prompt=None, num_samples=1, *, max_new_tokens, seed, te
 
 
 def read_model(folder, meta, device):
-    """An exported model, or a run's of its best weights, of its last where there are no best; ready to sample
-    from."""
+    """An exported model, or that of a run's best weights, of its last where there are no best; for sampling."""
     if gpt2.is_model(folder):
-        model, about = exported_model(folder, meta)
-        path = folder / about["file"]
+        model, weights = exported_model(folder, meta)
+        path = folder / weights["file"]
     else:
         path, checkpoint = best_checkpoint(folder)
         model = model_in(checkpoint, meta, path)
@@ -73,7 +72,7 @@ def read_model(folder, meta, device):
 
 
 def read_prompt(text):
-    """The prompt that --prompt=TEXT or --prompt=FILE:path stands for."""
+    """The text of --prompt=TEXT or --prompt=FILE:path."""
     if text.startswith("FILE:"):
         path = Path(text.removeprefix("FILE:")).expanduser()
         if not path.is_file():
@@ -100,7 +99,7 @@ def read_options(argv):
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("run", metavar="RUN", nargs="?", help="a run folder, or a model that export.py wrote")
+    add("run", metavar="RUN", nargs="?", help="a run folder, or a model that training.export wrote")
     add("--prompt", help="what the text begins with; FILE:path takes it from a file (default: a new line)")
     add("--num_samples", type=int, default=1, help="how many texts (default: 1)")
     add("--max_new_tokens", type=int, default=500, help="length of each beyond the prompt (default: 500)")

@@ -1,8 +1,8 @@
 """Exact losses: the mean over fixed windows that cover a split, in float32, without dropout or draws.
 
-python evaluate.py RUN        the whole splits, for a run's best and last weights
+    python -m training.evaluate RUN        the whole splits, for a run's best and last weights
 
-Train comes last, since it takes longest; it is the part that the run was trained on (the knob train_tokens).
+Train comes last, since it takes longest; it is the part that the run was trained on (the option train_tokens).
 RUN may also be an exported model, of a corpus under data/.
 """
 
@@ -56,15 +56,15 @@ def bits(nats, corpus_meta, split):
 
 
 def with_bits(nats, corpus_meta, split):
-    """The same in words: nats a token, and bits."""
+    """The same as text: nats a token, and bits."""
     unit = corpus_meta["unit"]
     of, character = (" a token", "character") if unit == "token" else ("", unit)
     return f"{nats:.4f} nats{of}, {bits(nats, corpus_meta, split):.4f} bits a {character}"
 
 
 def model_in(checkpoint, meta, path):
-    """The model whose weights a checkpoint holds, on the CPU; UserError, with the checkpoint's path, where
-    it holds none for that corpus."""
+    """The model whose weights a checkpoint holds, on the CPU. meta: of its corpus; path: for the UserError
+    where it holds none for that corpus."""
     try:
         model = GPT.from_weights(checkpoint["model"])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
@@ -77,12 +77,11 @@ def model_in(checkpoint, meta, path):
 
 
 def exported_model(folder, meta):
-    """(the model in a folder of the Hugging Face GPT-2 format, on the CPU, the file and SHA-256 of its
-    weights); UserError where it is none for the corpus of its corpus.json, which is `meta`."""
-    model, about = gpt2.read(folder)
+    """`gpt2.read(folder)`; UserError where that is no model for the corpus of its corpus.json, `meta`."""
+    model, weights = gpt2.read(folder)
     if model.config.vocab_size != len(meta["vocabulary"]):
         raise UserError(f"{folder} does not match the vocabulary in its corpus.json: restore it")
-    return model, about
+    return model, weights
 
 
 def main(argv):
@@ -90,7 +89,7 @@ def main(argv):
         print(__doc__)
         return 0
     if len(argv) != 1:
-        raise UserError("which run? python evaluate.py out/quickstart/seed1")
+        raise UserError("which run? python -m training.evaluate out/quickstart/seed1")
     folder = Path(argv[0]).expanduser()
     meta = corpus_meta(folder)
     device = best_device()
@@ -118,15 +117,15 @@ def dataset_of(folder, meta):
     """(the dataset of a run, as it was given, or of an exported model, by its name; its train_tokens)."""
     if gpt2.is_model(folder):
         return meta["name"], None
-    knobs = read_json(folder / "config.json")
-    if knobs is None:
+    options = read_json(folder / "config.json")
+    if options is None:
         raise UserError(f"{folder} is no run folder: it lacks config.json")
-    config = recorded(knobs)
+    config = recorded(options)
     return config.dataset, config.train_tokens
 
 
 def models_in(folder, meta):
-    """{what they are: model} of a run or an exported model."""
+    """{name of the weights: model} of a run or an exported model."""
     if gpt2.is_model(folder):
         return {"weights": exported_model(folder, meta)[0]}
     checkpoints = {name: load_checkpoint(folder / f"{name}.pt") for name in ("best", "last")}

@@ -1,9 +1,9 @@
 """A run's weights in the Hugging Face GPT-2 format, for transformers, for sample.py, for --init_from.
 
-    python export.py RUN FOLDER
+    python -m training.export RUN FOLDER
 
 These are RUN's best weights, or its last if there are no best. FOLDER gets config.json and model.safetensors
-(gpt2.py says what is in them), corpus.json (the vocabulary, and where the text is from) and README.md, a model
+(described in training/gpt2.py), corpus.json (the vocabulary, and where the text is from) and README.md, a model
 card. FOLDER must be new, empty, or an earlier export, which is replaced.
 """
 
@@ -23,7 +23,7 @@ def main(argv):
     if "--help" in argv or "-h" in argv:
         print(__doc__)
         return 0
-    run, folder = read_words(argv)
+    run, folder = read_arguments(argv)
     meta = corpus_meta(run)
     path, checkpoint = best_checkpoint(run)
     model = model_in(checkpoint, meta, path)
@@ -38,12 +38,14 @@ def main(argv):
     return 0
 
 
-def read_words(argv):
+def read_arguments(argv):
     """(run, folder) of a command line; UserError where the folder holds anything but an export."""
     if strange := [word for word in argv if word.startswith("-")]:
-        raise UserError(f"{strange[0]} is no option of export.py; it has none but --help")
+        raise UserError(f"{strange[0]} is no option of training.export; it has none but --help")
     if len(argv) != 2:
-        raise UserError("which run, and into which folder? python export.py out/quickstart/seed1 out/exported")
+        raise UserError(
+            "which run, into which folder? python -m training.export out/quickstart/seed1 out/exported"
+        )
     run, folder = (Path(word).expanduser() for word in argv)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: name a new folder")
@@ -59,7 +61,7 @@ def end_of_text(meta):
 
 def model_card(run, folder, meta, path, checkpoint, model):
     """README.md of an export: what the model is, how it was trained, how good it is, how to load it."""
-    config, about = recorded(read_json(run / "config.json")), read_json(run / "run.json")
+    config, metadata = recorded(read_json(run / "config.json")), read_json(run / "run.json")
     shape, best = model.config, path.name == "best.pt"
     iteration = checkpoint["iter" if best else "step"]
     changed = {name: value for name, value in differences(config).items() if name in identity(config)}
@@ -70,10 +72,12 @@ def model_card(run, folder, meta, path, checkpoint, model):
         f" {shape.block_size}{'' if shape.bias else '; without biases, which are zeros in the file'}",
         "weights": f"the {'best' if best else 'last'} ones of the run, after {iteration:,} iterations of"
         f" {config.tokens_per_iter:,} tokens",
-        "validation loss": loss_of(run, iteration, meta, config),
-        "knobs that are not the defaults": ", ".join(f"`{name}={value!r}`" for name, value in changed.items()),
+        "validation loss": logged_loss(run, iteration, meta, config),
+        "options that are not the defaults": ", ".join(
+            f"`{name}={value!r}`" for name, value in changed.items()
+        ),
         "seed": str(config.seed),
-        "revision of the code": about.get("versions", {}).get("revision") or "unknown",
+        "revision of the code": metadata.get("versions", {}).get("revision") or "unknown",
     }
     table = "\n".join(f"| {what} | {value} |" for what, value in rows.items())
     start = symbol_indices(meta).get("\n", 0)
@@ -87,8 +91,8 @@ def model_card(run, folder, meta, path, checkpoint, model):
     )
 
 
-def loss_of(run, iteration, meta, config):
-    """The validation loss that a run logged at an iteration, in words."""
+def logged_loss(run, iteration, meta, config):
+    """The validation loss that a run logged at an iteration, as text."""
     events = [event for event in read_log(run)[0] if event["kind"] == "eval" and event["iter"] == iteration]
     if not events:
         return "not evaluated"
@@ -97,7 +101,7 @@ def loss_of(run, iteration, meta, config):
 
 
 def joined(meta):
-    """Python for the card: the text of a list `text` of symbols."""
+    """The card's Python expression for the text of a list `text` of symbols."""
     return {
         "byte": 'bytes(text).decode(errors="replace")',
         "token": '"".join(text).encode("latin-1").decode(errors="replace")',

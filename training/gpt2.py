@@ -3,14 +3,14 @@
     config.json          the shape; of the rest the keys in FIXED must have values that our GPT supports
     model.safetensors    the weights; or shards of them, which model.safetensors.index.json names
 
-    ours                             theirs, with or without "transformer." before it
+    our parameter                    its tensor in the file, with or without "transformer." before it
     wte, wpe, ln_f                   the same
     blocks.0.ln_1, .ln_2             h.0.ln_1, .ln_2
     blocks.0.attn.qkv, .attn.proj    h.0.attn.c_attn, .attn.c_proj
     blocks.0.mlp.fc, .mlp.proj       h.0.mlp.c_fc, .mlp.c_proj
 
-Both fuse query, key and value in this order. The matrices of a c_ layer are (in, out), ours (out, in). Source:
-transformers 5.23, its GPT2Config and GPT2LMHeadModel.
+Both fuse query, key and value in this order. The matrices of a c_ layer are (in, out) there, (out, in) here.
+Source: transformers 5.23, its GPT2Config and GPT2LMHeadModel.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from model import GPT, GPTConfig
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHAPE = {"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12}  # if not stated
-FIXED = {  # what config.json may say; the first is what it means where it says nothing, and what we write
+FIXED = {  # values that config.json may have; the first is its default, and what we write
     "architectures": (["GPT2LMHeadModel"], ["GPT2Model"], None),
     "model_type": ("gpt2",),
     "activation_function": ("gelu_new", "gelu_pytorch_tanh"),  # two names of one function
@@ -53,30 +53,28 @@ def read(folder):
     The SHA-256 of several files is that of their bytes one after the other, in the order of their names.
     UserError where there is no such model, where it is none that our GPT can be, or is damaged.
     """
-    config = read_shape(folder)
+    config = read_config(folder)
     files = weight_files(folder)
     tensors, digest = read_tensors(files)
-    state = ours(tensors, config, folder)
-    about = {"file": ", ".join(path.name for path in files), "sha256": digest}
-    return GPT.from_weights({"config": asdict(config), "state": state}), about
+    state = to_state(tensors, config, folder)
+    metadata = {"file": ", ".join(path.name for path in files), "sha256": digest}
+    return GPT.from_weights({"config": asdict(config), "state": state}), metadata
 
 
-def read_shape(folder):
-    """The GPTConfig that config.json describes; UserError where it is none of ours."""
+def read_config(folder):
+    """The GPTConfig for a folder's config.json; UserError where our GPT cannot be that model."""
     path = Path(folder) / "config.json"
-    said = read_json(path)
-    if not isinstance(said, dict):
-        raise UserError(f"{path} is missing, or describes no model: a GPT-2 folder has one beside its weights")
-    for name, allowed in FIXED.items():
-        if (value := said.get(name, allowed[0])) not in allowed:
-            raise UserError(f"{path}: {name}={value!r}, and the GPT here has {allowed[0]!r} alone")
-    shape = {name: said.get(name, usual) for name, usual in SHAPE.items()}
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is missing, or describes no model: a GPT-2 folder needs it")
+    shape = {name: values.get(name, default) for name, default in SHAPE.items()}
     for name, value in shape.items():
         if type(value) is not int or value < 1:
             raise UserError(f"{path}: {name}={value!r} is no positive number")
-    width, inner = shape["n_embd"], said.get("n_inner")
-    if inner not in (None, 4 * width):
-        raise UserError(f"{path}: n_inner={inner!r}, and the GPT here has 4 * n_embd = {4 * width} alone")
+    width = shape["n_embd"]
+    for name, allowed in {**FIXED, "n_inner": (4 * width, None)}.items():
+        if (value := values.get(name, allowed[0])) not in allowed:
+            raise UserError(f"{path}: {name}={value!r}, and the GPT here has {allowed[0]!r} alone")
     if width % shape["n_head"]:
         raise UserError(f"{path}: n_embd={width} is not a multiple of n_head={shape['n_head']}")
     return GPTConfig(block_size=shape.pop("n_positions"), bias=True, **shape)
@@ -99,8 +97,8 @@ def weight_files(folder):
 
 def shards(index):
     """The paths that an index names; UserError where it names none, or one that is not there."""
-    said = read_json(index)
-    places = said.get("weight_map") if isinstance(said, dict) else None
+    values = read_json(index)
+    places = values.get("weight_map") if isinstance(values, dict) else None
     names = places.values() if isinstance(places, dict) else []
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise UserError(f"{index} names no files of weights: restore it")
@@ -128,23 +126,24 @@ def read_tensors(paths):
     return tensors, digest.hexdigest()
 
 
-def ours(tensors, config, folder):
-    """Their tensors as the state of our model of this config; UserError where they are not exactly its."""
+def to_state(tensors, config, folder):
+    """A file's tensors as the state_dict of our model of this config; UserError where they are not just its."""
     left = {name: tensor for name, tensor in tensors.items() if not BUFFER.fullmatch(name)}
     head, state = left.pop("lm_head.weight", None), {}
     for name, like in parameters(config).items():
-        tensor = left.pop(theirs(name), None)
+        there = gpt2_name(name)
+        tensor = left.pop(there, None)
         if tensor is None:
-            raise UserError(f"{folder} lacks the tensor {theirs(name)}: restore it")
-        shape = like.T.shape if transposed(name) else like.shape
+            raise UserError(f"{folder} lacks the tensor {there}: restore it")
+        shape = like.T.shape if is_transposed(name) else like.shape
         if tensor.shape != shape or not tensor.is_floating_point():
             raise UserError(
-                f"{folder}: {theirs(name)} is {tuple(tensor.shape)} {tensor.dtype}, where its config.json"
-                f" makes it {tuple(shape)} of floats"
+                f"{folder}: {there} is {tuple(tensor.shape)} {tensor.dtype}, where its config.json makes it"
+                f" {tuple(shape)} of floats"
             )
-        state[name] = (tensor.T if transposed(name) else tensor).float()
+        state[name] = (tensor.T if is_transposed(name) else tensor).float()
         if not state[name].isfinite().all():
-            raise UserError(f"{folder}: {theirs(name)} is not finite: restore it")
+            raise UserError(f"{folder}: {there} is not finite: restore it")
     if left:
         raise UserError(f"{folder} holds {', '.join(sorted(left)[:3])}, which no GPT-2 language model has")
     if head is not None and not torch.equal(head, tensors["wte.weight"]):
@@ -153,7 +152,7 @@ def ours(tensors, config, folder):
 
 
 def write(folder, model, end_of_text=None):
-    """Write a GPT into a folder; biases that it has not are zeros there. The weights come last.
+    """Write a GPT into a folder, the weights last; biases that it does not have are zeros there.
 
     end_of_text: the token that stands for the end of a text, where there is one.
     """
@@ -166,7 +165,8 @@ def write(folder, model, end_of_text=None):
     state, tensors = model.state_dict(), {}
     for name, like in parameters(replace(model.config, bias=True)).items():
         tensor = state[name] if name in state else torch.zeros(like.shape)
-        tensors[f"transformer.{theirs(name)}"] = (tensor.T if transposed(name) else tensor).contiguous()
+        tensor = tensor.T if is_transposed(name) else tensor
+        tensors[f"transformer.{gpt2_name(name)}"] = tensor.contiguous()
     with replacing(Path(folder) / WEIGHTS) as file:
         file.write(safetensors.torch.save(tensors, {"format": "pt"}))
 
@@ -177,12 +177,12 @@ def parameters(config):
         return dict(GPT(config).named_parameters())
 
 
-def theirs(name):
-    """Their name, without "transformer.", of a parameter of ours."""
+def gpt2_name(name):
+    """The name in the file, without "transformer.", of a parameter of ours."""
     name = re.sub(r"^blocks\.", "h.", name).replace("attn.qkv", "attn.c_attn")
     return re.sub(r"\b(proj|fc)\b", r"c_\1", name)
 
 
-def transposed(name):
-    """Whether their matrix is ours transposed, by our name."""
+def is_transposed(name):
+    """Whether the file has a parameter of ours transposed."""
     return name.endswith(("qkv.weight", "proj.weight", "fc.weight"))

@@ -44,7 +44,7 @@ def set_up(argv, ranks):
     with enough_memory(machine.device, USE_LESS_MEMORY):
         corpus = ranks.rank0_first(open_corpus, config, machine)
         source = ranks.rank0_first(read_source, config, corpus.meta)
-    digest = source and source.about["sha256"]
+    digest = source and source.record["sha256"]
     if digest != ranks.on_rank0(lambda: digest):
         raise UserError("init_from is being trained, and has changed while it was read: start again")
     return config, machine, corpus, source

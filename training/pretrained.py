@@ -1,5 +1,5 @@
-"""The weights that a run starts from (the knob init_from): those of another run, or of a folder in the Hugging
-Face GPT-2 format.
+"""The weights that a run starts from (the option init_from): those of another run, or of a folder in the
+Hugging Face GPT-2 format.
 
 What the two models have in common is carried over; the rest keeps its fresh initial values:
 
@@ -7,8 +7,8 @@ What the two models have in common is carried over; the rest keeps its fresh ini
     wpe.weight     the first positions, as many as both have
     all the rest   whole: n_layer, n_head, n_embd and bias must be the source's
 
-A folder that export.py wrote has its vocabulary with it. Any other needs a corpus of as many tokens, whose rows
-are carried over one by one; if there are 50,257, they must be GPT-2's.
+A folder that training.export wrote has its vocabulary with it. Any other needs a corpus of as many tokens, and
+rows are carried over one by one; if there are 50,257, they must be GPT-2's.
 
 The optimizer and its schedules start anew. A run needs its source until its own first checkpoint.
 """
@@ -32,12 +32,15 @@ SHAPE = ("n_layer", "n_head", "n_embd", "bias")
 
 @dataclass(frozen=True)
 class Source:
-    """Weights to start from. meta: of the corpus whose vocabulary they have. about: for run.json, where they
-    are from, the SHA-256 of their file and, of a run, how it was trained."""
+    """Weights to start from.
+
+    meta: of the corpus whose vocabulary they have. record: for run.json, where they are from, the SHA-256 of
+    their file and, of a run, how it was trained.
+    """
 
     model: GPT
     meta: dict
-    about: dict
+    record: dict
 
 
 def needs_source(config):
@@ -66,13 +69,13 @@ def read_source(config, meta):
 
 
 def best_of_run(config, folder):
-    """The Source that a run's best weights are."""
+    """The Source made of a run's best weights."""
     meta, path = corpus_meta(folder), folder / "best.pt"
     checkpoint, digest = load_hashed(path)
     if checkpoint is None:
         raise UserError(f"init_from={config.init_from!r} has no best.pt to start from: restore it")
     model = model_in(checkpoint, meta, path)
-    about = {
+    record = {
         "run": config.init_from,
         "file": path.name,
         "sha256": digest,
@@ -81,17 +84,16 @@ def best_of_run(config, folder):
         "corpus": corpus_title(meta),
         "knobs": differences(recorded(read_json(folder / "config.json") or {})),
     }
-    return Source(model, meta, about)
+    return Source(model, meta, record)
 
 
 def exported(config, folder, meta):
-    """The Source that a model in the Hugging Face GPT-2 format is, for a corpus of this meta."""
+    """The Source made of a model in the Hugging Face GPT-2 format, for a corpus of this meta."""
     if (folder / "corpus.json").is_file():
-        theirs = corpus_meta(folder)
-        model, about = exported_model(folder, theirs)
+        meta = corpus_meta(folder)
+        model, weights = exported_model(folder, meta)
     else:
-        theirs = meta
-        model, about = gpt2.read(folder)
+        model, weights = gpt2.read(folder)
         if meta["unit"] != "token" or meta["vocab_size"] != model.config.vocab_size:
             raise UserError(
                 f"init_from={config.init_from!r} has no vocabulary that fits {meta['name']}: without a"
@@ -103,16 +105,16 @@ def exported(config, folder, meta):
                 f"init_from={config.init_from!r} is taken for a model of GPT-2's 50,257 tokens, and those of"
                 f" {meta['name']} are others: prepare it with GPT-2's vocabulary"
             )
-    return Source(model, theirs, {"run": config.init_from, **about, "iter": None, "val_loss": None})
+    return Source(model, meta, {"run": config.init_from, **weights, "iter": None, "val_loss": None})
 
 
 def check_shape(config, there):
-    """UserError that names the knobs in which the source's blocks are of another shape."""
+    """UserError that names the options in which the source's blocks are of another shape."""
     changed = [name for name in SHAPE if getattr(config, name) != getattr(there, name)]
     if changed:
-        mend = " ".join(f"--{name}={getattr(there, name)}" for name in changed)
         here = ", ".join(f"{name}={getattr(config, name)}" for name in changed)
-        raise UserError(f"init_from={config.init_from!r} is a model of another shape than {here}: use {mend}")
+        hint = " ".join(f"--{name}={getattr(there, name)}" for name in changed)
+        raise UserError(f"init_from={config.init_from!r} is a model of another shape than {here}: use {hint}")
 
 
 @torch.no_grad()
@@ -132,7 +134,7 @@ def carry_over(source, model, meta):
             mine.copy_(values)
     symbols = {"carried": len(shared), "fresh": len(mine_of) - len(shared), "left": len(their_of) - len(shared)}
     rows = {"carried": positions, "fresh": model.config.block_size - positions}
-    return {**source.about, "symbols": symbols, "positions": rows}
+    return {**source.record, "symbols": symbols, "positions": rows}
 
 
 def describe(record):
@@ -147,7 +149,10 @@ def describe(record):
 
 
 def check_same(record, recorded, path):
-    """UserError unless the weights are those that the run in `path` began from, as its run.json has it."""
+    """UserError unless the weights are those that the run in `path` began from.
+
+    record: of `carry_over` now. recorded: that of the run's run.json.
+    """
     if record is None or record["sha256"] != (recorded or {}).get("sha256"):
         source = (record or recorded or {}).get("run", "its init_from")
         raise UserError(

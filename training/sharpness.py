@@ -1,13 +1,13 @@
 """How sharp the minimum is in which a run ended: the rise of its loss under random changes of its weights.
 
-    python sharpness.py RUN [RUN ...]        run folders, or folders of them
+    python -m training.sharpness RUN [RUN ...]        run folders, or folders of them
 
     rise(rho) = mean over xi of L(w + rho |w| xi) - L(w),    xi ~ N(0, 1) for every weight
 
 w: the last weights. L: the mean loss over fixed windows of what the run was trained on, in float32, dropout
-off. A change is relative to each weight, so that a weight's scale does not matter to it. The draws are the
-same for all runs of one shape, so that runs can be compared in pairs; they are written into each run's folder,
-as sharpness.json, where collect.py, plot.py and report.py find them.
+off. A change is relative to each weight, so that a weight's scale does not matter. The draws are the same for
+all runs of one shape, so that runs can be compared in pairs. Each run's rises are written into its folder, as
+sharpness.json, which the analysis reads.
 
 What a rise means: the paper explains its gains by flat minima. In transformers sharpness by itself does not
 correlate with generalization, but it does with the learning rate (Andriushchenko et al. 2023,
@@ -37,21 +37,22 @@ def main(argv):
         print(__doc__)
         return 0
     if strange := [word for word in argv if word.startswith("-")]:
-        raise UserError(f"{strange[0]} is no option of sharpness.py, which takes run folders alone")
+        raise UserError(f"{strange[0]} is no option of training.sharpness, which takes run folders alone")
     runs = [run for run in find_runs(argv) if measurable(run)]
     if not runs:
-        raise UserError("which finished runs? python sharpness.py out/quickstart/seed1")
+        raise UserError("which finished runs? python -m training.sharpness out/quickstart/seed1")
     device = best_device()
     for run in runs:
         with enough_memory(device, "let no other process use it"):
-            found = sharpness(run, device)
-        write_json(run / "sharpness.json", found)
-        print(f"{run}: {in_words(found)}", flush=True)
+            measured = sharpness(run, device)
+        write_json(run / "sharpness.json", measured)
+        means = (f"{statistics.mean(draws):+.4f} at rho {rho}" for rho, draws in measured["rises"].items())
+        print(f"{run}: the loss rises by {', '.join(means)} (nats, means of {DRAWS} draws)", flush=True)
     return 0
 
 
 def measurable(run):
-    """Whether a run was trained to its end and its weights are there; what is not is said."""
+    """Whether a run was trained to its end and its weights are there; prints it where not."""
     result = read_json(run / "result.json") or {"status": "not finished"}
     ended, kept = result["status"] == "finished", (run / "last.pt").is_file()
     if not (ended and kept):
@@ -60,7 +61,7 @@ def measurable(run):
 
 
 def sharpness(run, device):
-    """What sharpness.json holds: {"iter", "tokens", "rises": {rho: the rise at each draw, nats}}."""
+    """The content of sharpness.json: {"iter", "tokens", "rises": {rho: the rise at each draw, nats}}."""
     path, meta = run / "last.pt", corpus_meta(run)
     checkpoint = load_checkpoint(path)
     model = model_in(checkpoint, meta, path).to(device)
@@ -70,31 +71,26 @@ def sharpness(run, device):
         return mean_loss(model, corpus.windows("train", size, TOKENS))
 
     tokens = sum(y.numel() for _, y in corpus.windows("train", size, TOKENS))
-    found = {str(rho): rises(model, loss, rho) for rho in RHOS}
-    if not all(map(math.isfinite, itertools.chain(*found.values()))):
+    by_rho = {str(rho): rises(model, loss, rho) for rho in RHOS}
+    if not all(map(math.isfinite, itertools.chain(*by_rho.values()))):
         raise UserError(f"{run}: the loss is not finite where its weights are changed")
-    return {"iter": checkpoint["step"], "tokens": tokens, "rises": found}
+    return {"iter": checkpoint["step"], "tokens": tokens, "rises": by_rho}
 
 
 @torch.no_grad()
 def rises(model, loss, rho):
-    """[loss() with the weights changed - loss() without], a draw each; the weights are as before then."""
+    """[loss() with the weights changed - loss() without], one for each draw; the weights are put back."""
     weights = [parameter.clone() for parameter in model.parameters()]
-    before, found = loss(), []
+    before, differences = loss(), []
     for draw in range(DRAWS):
         for place, (parameter, weight) in enumerate(zip(model.parameters(), weights)):
             generator = torch.Generator().manual_seed(stream_seed(draw, "sharpness", place))
             xi = torch.randn(weight.shape, generator=generator).to(weight.device)
             parameter.copy_(weight + rho * weight.abs() * xi)
-        found.append(loss() - before)
+        differences.append(loss() - before)
     for parameter, weight in zip(model.parameters(), weights):
         parameter.copy_(weight)
-    return found
-
-
-def in_words(found):
-    rises = (f"{statistics.mean(draws):+.4f} at rho {rho}" for rho, draws in found["rises"].items())
-    return f"the loss rises by {', '.join(rises)} (nats, means of {DRAWS} draws)"
+    return differences
 
 
 if __name__ == "__main__":
