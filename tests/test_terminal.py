@@ -41,7 +41,7 @@ def test_the_largest_numbers_are_whole_at_80_columns(monkeypatch):
         progress.evaluated({"iter": 899_999, "train_loss": 10.1234, "val_loss": 10.4321})
         last = screen.lines()[-1]
     assert re.fullmatch(
-        r"899,999/999,999  90 %  123:\d\d:\d\d left  loss 10.825  val 10.432  9,999,999 tok/s", last
+        r"899,999/999,999  89 %  123:\d\d:\d\d left  loss 10.825  val 10.432  9,999,999 tok/s", last
     )
     assert len(last) < 80
 
@@ -52,12 +52,13 @@ def test_an_evaluation_is_told_while_it_lasts_and_the_fields_keep_their_order(mo
         progress.evaluating()
         assert screen.lines()[-1] == "0/10  0 %  evaluating"
         progress.evaluated({"iter": 0, "train_loss": 3.0, "val_loss": 3.5})
-        progress.drawn = 0
+        progress.line.drawn = 0
         progress.stepped()
         progress.logged({"iter": 0, "loss": 3.25, "tokens_per_second": None})
-        progress.draw()
+        progress.line.drawn = 0
+        progress.stepped()
         fields = screen.lines()[-1].split("  ")
-    assert fields[:2] == ["1/10", "10 %"]
+    assert fields[:2] == ["2/10", "20 %"]
     assert fields[2].endswith("left")
     assert fields[3:] == ["loss 3.250", "val 3.500"]
     assert screen.getvalue().endswith("\r\x1b[K"), "nothing stays on the line"
@@ -120,7 +121,7 @@ with Signals() as signals, Progress(0, 10**9) as progress:
     while not signals.caught:
         time.sleep(0.01)
         progress.stepped()
-        progress.write("a step")
+        progress.line.write("a step")
 sys.exit(10 + signals.caught)
 """
 

@@ -43,6 +43,40 @@ class Meter:
         return steps * self.tokens_per_iter / elapsed if steps else None
 
 
+class StatusLine:
+    """The last line of a terminal, on stderr, replaced as things go on; the lines above it stay. There is none
+    where stderr is no terminal, or silent is True."""
+
+    def __init__(self, silent=False):
+        self.terminal = sys.stderr.isatty() and not silent
+        self.shown, self.drawn, self.printed = "", 0.0, time.monotonic()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.show("")
+
+    def show(self, text):
+        if self.terminal:
+            self.shown, self.drawn = text, time.monotonic()
+            sys.stderr.write(f"\r\x1b[K{text[: columns()]}")
+            sys.stderr.flush()
+
+    def write(self, line):
+        """Print a line that stays."""
+        shown = self.shown
+        self.show("")
+        self.printed = time.monotonic()
+        print(line, flush=True)
+        self.show(shown)
+
+
+def columns():
+    """How many characters fit into a line of the terminal."""
+    return shutil.get_terminal_size().columns - 1
+
+
 class Progress:
     """Shows the events of the log as they come: a line of its own on a terminal, plain lines now and then in a
     file. silent: no such line.
@@ -53,52 +87,46 @@ class Progress:
     """
 
     def __init__(self, step, max_iters, silent=False):
-        self.terminal = sys.stderr.isatty() and not silent
+        self.line = StatusLine(silent)
         self.step, self.begun, self.max_iters = step, step, max_iters
         self.loss = self.val_loss = self.rate = None
         self.evaluates = False
-        self.printed = self.began = time.monotonic()
-        self.drawn = 0.0
+        self.began = time.monotonic()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.clear()
+        self.line.show("")
 
     def stepped(self):
         self.step += 1
-        if time.monotonic() - self.drawn > SECONDS_BETWEEN_DRAWINGS:
-            self.draw()
+        if time.monotonic() - self.line.drawn > SECONDS_BETWEEN_DRAWINGS:
+            self.line.show(self.fields())
 
     def evaluating(self):
         """An evaluation begins; `evaluated` ends it."""
         self.evaluates = True
-        self.draw()
+        self.line.show(self.fields())
 
     def evaluated(self, event):
         self.evaluates = False
         self.val_loss = event["val_loss"]
         rate = f", {self.rate:,.0f} tokens/s" if self.rate else ""
-        self.write(
+        self.line.write(
             f"iteration {event['iter']:>6,}: train loss {event['train_loss']:.4f},"
             f" val loss {event['val_loss']:.4f}{rate}"
         )
+        self.line.show(self.fields())
 
     def logged(self, event):
         self.loss, self.rate = event["loss"], event["tokens_per_second"]
-        if not self.terminal and time.monotonic() - self.printed > SECONDS_BETWEEN_LINES:
-            self.write(f"iteration {event['iter']:>6,}: mini-batch loss {event['loss']:.4f}")
+        if not self.line.terminal and time.monotonic() - self.line.printed > SECONDS_BETWEEN_LINES:
+            self.line.write(f"iteration {event['iter']:>6,}: mini-batch loss {event['loss']:.4f}")
 
-    def write(self, line):
-        self.clear()
-        self.printed = time.monotonic()
-        print(line, flush=True)
-        self.draw()
-
-    def line(self):
-        """What the terminal shows."""
-        parts = [f"{self.step:,}/{self.max_iters:,}", f"{self.step / self.max_iters:.0%}".replace("%", " %")]
+    def fields(self):
+        """What the terminal shows, always in this order."""
+        parts = [f"{self.step:,}/{self.max_iters:,}", f"{100 * self.step // self.max_iters} %"]
         if self.evaluates:
             parts.append("evaluating")
         elif self.step > self.begun:
@@ -108,21 +136,6 @@ class Progress:
         parts += [f"val {self.val_loss:.3f}"] if self.val_loss is not None else []
         parts += [f"{self.rate:,.0f} tok/s"] if self.rate else []
         return "  ".join(parts)
-
-    def draw(self):
-        if self.terminal:
-            self.drawn = time.monotonic()
-            show(self.line())
-
-    def clear(self):
-        if self.terminal:
-            show("")
-
-
-def show(line):
-    """Replace the terminal's last line, on stderr, by one that fits into it."""
-    sys.stderr.write(f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}")
-    sys.stderr.flush()
 
 
 def clock(seconds):

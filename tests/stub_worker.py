@@ -1,0 +1,42 @@
+"""Stands in for train.py in the tests of sweep.py: a run that only counts, in a real run folder."""
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from config import UserError, load, run_script
+from training.run_folder import RunFolder
+from training.terminal import Signals
+
+STEP = 0.01  # seconds
+
+
+def main(argv):
+    config = load(argv)
+    if config.block_size > 1000:
+        raise UserError("the val split is too short")
+    with RunFolder(config.out_dir) as folder, Signals() as signals:
+        step = folder.read("last.json") or 0
+        folder.cut_log(step)
+        folder.write("run.json", {"parameters": 1, "corpus": {}})
+        folder.write("config.json", dataclasses.asdict(config))
+        while step < config.max_iters:
+            folder.append({"kind": "train", "iter": step})
+            time.sleep(STEP)
+            step += 1
+            if step % config.checkpoint_interval == 0 or signals.caught:
+                folder.write("last.json", step)
+            if signals.caught:
+                return 128 + signals.caught
+        result = {"status": "finished", "best_val_loss": 1.5, "final_val_loss": 2.0}
+        if config.learning_rate > 1e20:
+            result = {"status": "diverged", "diverged_at": 5}
+        folder.write("result.json", result | {"iterations": step, "seconds": step * STEP})
+    return 3 if result["status"] == "diverged" else 0
+
+
+if __name__ == "__main__":
+    run_script(main)

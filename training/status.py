@@ -1,0 +1,105 @@
+"""Where the runs of a study stand, as their folders tell it: result, iterations, state, time left. No torch.
+
+`run` is a config.study.PlannedRun: its folder may not be there yet.
+"""
+
+import os
+import time
+from pathlib import Path
+
+from config import UserError, source_wanted
+from data.files import lock, read_json
+from training.run_folder import RunFolder, parse_event
+
+TAIL = 4096  # bytes at the end of a log that hold its last event
+SETTLED = 2  # seconds of progress before the time left is told by them
+
+
+def result_of(run):
+    """What result.json says of a run that has ended, finished or diverged; else None."""
+    return read_json(run.folder / "result.json")
+
+
+def outcome(result):
+    """A result in one line."""
+    if result["status"] == "diverged":
+        return f"diverged at iteration {result['diverged_at']:,}"
+    best, final = result["best_val_loss"], result["final_val_loss"]
+    return f"best val loss {best:.4f}, final {final:.4f}, {result['seconds']:.0f} s"
+
+
+def reached(run):
+    """The last iteration in a run's log, 0 without one; only the log's end is read."""
+    try:
+        with open(run.folder / "log.jsonl", "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+            lines = file.read().split(b"\n")
+    except OSError:
+        return 0
+    events = [parse_event(line) for line in lines]
+    return max((event["iter"] for event in events if event), default=0)
+
+
+def done(run):
+    """The iterations of a run that need not be done any more."""
+    return run.config.max_iters if result_of(run) else reached(run)
+
+
+def is_free(run):
+    """Whether no process trains into a run's folder."""
+    if not run.folder.is_dir():
+        return True
+    held = lock(run.folder / "lock")
+    if held:
+        held.close()
+    return held is not None
+
+
+def state_of(run):
+    """finished, diverged, running, interrupted or missing."""
+    if result := result_of(run):
+        return result["status"]
+    if not is_free(run):
+        return "running"
+    return "interrupted" if (run.folder / "config.json").is_file() else "missing"
+
+
+class Pace:
+    """How long some runs still take, `jobs` at a time: by how fast they advance while this is asked, and before
+    that is known by the pace of those that have ended."""
+
+    def __init__(self, runs, jobs):
+        self.runs, self.jobs = runs, jobs
+        self.total = sum(run.config.max_iters for run in runs)
+        self.at_first = self.done()
+        self.began = None  # (when an advance was first seen, the iterations done then)
+
+    def done(self):
+        return sum(map(done, self.runs))
+
+    def seconds_left(self):
+        """None before anything is known."""
+        now, so_far = time.monotonic(), self.done()
+        if self.began is None and so_far > self.at_first:
+            self.began = now, so_far
+        since, before = self.began or (now, so_far)
+        if so_far > before and now - since > SETTLED:
+            return (self.total - so_far) * (now - since) / (so_far - before)
+        results = [result for run in self.runs if (result := result_of(run)) and result["iterations"]]
+        if not results:
+            return None
+        pace = sum(result["seconds"] for result in results) / sum(result["iterations"] for result in results)
+        return (self.total - so_far) * pace / self.jobs
+
+
+def check_runs(runs):
+    """UserError, before any work, where a folder holds a run of another config, or where that which a run is to
+    start from is neither there nor among the runs."""
+    planned = {run.folder.resolve() for run in runs}
+    for source in {run.config.init_from for run in runs if not run.folder.exists()} - {None}:
+        place = Path(source).expanduser().resolve()
+        if not place.is_dir() and place not in planned:
+            raise UserError(f"the runs start from {source}, which is not there yet: {source_wanted(source)}")
+    for run in runs:
+        if (run.folder / "config.json").is_file():
+            RunFolder(run.folder).check_config(run.config)
