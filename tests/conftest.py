@@ -2,6 +2,7 @@
 tests that are marked `cuda`."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -13,8 +14,9 @@ from made_up import fake_run
 import train
 from config import ROOT, load
 from data import build
-from data.corpus import Corpus
+from training.lifecycle import open_corpus
 from training.machine import Machine
+from training.run import Run
 
 LIMIT = 120  # seconds, for processes of their own; far more than any of them takes
 TEXT = "".join(
@@ -51,7 +53,7 @@ def corpus(tmp_path_factory):
 def command(corpus, tmp_path):
     """command(name, key=value, ...) is the command line of a small run in the folder `name`."""
 
-    def build(name="run", **knobs):
+    def build(name="run", **options):
         small = {
             "dataset": corpus,
             "out_dir": tmp_path / name,
@@ -63,7 +65,7 @@ def command(corpus, tmp_path):
             **{"noise_sigma": 0.01, "noise_gamma": 0.9, "gradient_accumulation_steps": 2},
             **{"eval_interval": 4, "log_interval": 1, "checkpoint_interval": 5, "eval_train_tokens": 512},
         }
-        return [f"--{name}={value}" for name, value in {**small, **knobs}.items()]
+        return [f"--{name}={value}" for name, value in {**small, **options}.items()]
 
     return build
 
@@ -72,34 +74,28 @@ def command(corpus, tmp_path):
 def run(command, tmp_path):
     """run(name, key=value, ...) trains in this process and returns the run's folder."""
 
-    def do(name="run", status=0, **knobs):
-        assert train.main(command(name, **knobs)) == status
+    def do(name="run", status=0, **options):
+        assert train.main(command(name, **options)) == status
         return tmp_path / name
 
     return do
 
 
 @pytest.fixture
-def training(command):
-    """training(key=value, ...) is a Training that has done nothing yet."""
+def parts(command):
+    """parts(key=value, ...): (config, corpus, machine)."""
 
-    def build(**knobs):
-        config = load(command(**knobs))
-        machine = Machine.choose(config)
-        return train.Training(config, Corpus(config.dataset, machine.device), machine)
+    def build(**options):
+        config = load(command(**options))
+        return config, open_corpus(config, machine := Machine.choose(config)), machine
 
     return build
 
 
 @pytest.fixture
-def parts(command):
-    """parts(key=value, ...): (config, corpus, machine)."""
-
-    def build(**knobs):
-        config = load(command(**knobs))
-        return config, train.open_corpus(config, machine := Machine.choose(config)), machine
-
-    return build
+def new_run(parts):
+    """new_run(key=value, ...) is a Run that has done no step yet."""
+    return lambda **options: Run(*parts(**options))
 
 
 @pytest.fixture
@@ -147,6 +143,25 @@ class Pair:
         """(exit statuses, what was printed, what was said on stderr), a pair each."""
         said = [process.communicate(timeout=LIMIT) for process in self.processes]
         return [process.returncode for process in self.processes], *zip(*said)
+
+
+@pytest.fixture
+def stop_at(monkeypatch, command):
+    """stop_at(step, name, key=value, ...) trains until that many steps are done, where a SIGTERM comes."""
+
+    def stop(at, name="run", number=signal.SIGTERM, **options):
+        step = train.train_step
+
+        def stopping(run):
+            step(run)
+            if run.step == at:
+                os.kill(os.getpid(), number)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(train, "train_step", stopping)
+            assert train.main(command(name, **options)) == 128 + number
+
+    return stop
 
 
 @pytest.fixture(autouse=True)

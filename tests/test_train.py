@@ -17,63 +17,57 @@ from torch import nn
 import train
 from config import ROOT, UserError, load
 from data.corpus import Corpus
-from model import Block
+from model import GPT, Block
 from noise import stream_seed
-from training import machine
-from training import step as method
+from training import lifecycle, machine
+from training.evaluate import mean_loss
 from training.machine import Machine
+from training.run import Run
 from training.run_folder import RunFolder, read_log
 
 
-def gradients_at_update(t):
+def gradients_at_update(a_run):
     """What the optimizer is given in the next `train_step`, and the step taken."""
     seen = []
-    t.optimizer.register_step_pre_hook(
-        lambda *_: seen.append({name: p.grad.clone() for name, p in t.model.named_parameters()})
+    a_run.optimizer.register_step_pre_hook(
+        lambda *_: seen.append({name: p.grad.clone() for name, p in a_run.model.named_parameters()})
     )
-    train.train_step(t)
+    train.train_step(a_run)
     return seen[0] if seen else None
 
 
-def unit_noise(t, step):
-    names = [name for name, _ in t.model.named_parameters()]
-    return {name: xi.clone() for name, xi in zip(names, t.noise.unit(step))}
+def unit_noise(a_run, step):
+    names = [name for name, _ in a_run.model.named_parameters()]
+    return {name: xi.clone() for name, xi in zip(names, a_run.noise.unit(step))}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("grad_clip", [0.0, 0.5])
-def test_the_noise_reaches_the_update_whole_and_once(training, dtype, grad_clip):
+def test_the_noise_reaches_the_update_whole_and_once(new_run, dtype, grad_clip):
     """Bugs elsewhere: divided by the loss scale when clipping is off; once per micro-batch; clipped away."""
     knobs = {"dtype": dtype, "grad_clip": grad_clip, "gradient_accumulation_steps": 3, "noise_sigma": 0.25}
-    clean = gradients_at_update(training(**{**knobs, "noise_sigma": 0.0}))
-    noisy_run = training(**knobs)
+    clean = gradients_at_update(new_run(**{**knobs, "noise_sigma": 0.0}))
+    noisy_run = new_run(**knobs)
     noisy, xi = gradients_at_update(noisy_run), unit_noise(noisy_run, 0)
     for name in clean:
         torch.testing.assert_close(noisy[name] - clean[name], 0.25 * xi[name], rtol=1e-4, atol=1e-6)
     total = math.sqrt(sum(g.double().square().sum() for g in clean.values()))
-    assert total == pytest.approx(min(noisy_run.trace[0, 1].item(), grad_clip or math.inf), rel=1e-4)
+    assert total == pytest.approx(min(noisy_run.history[0, 1].item(), grad_clip or math.inf), rel=1e-4)
 
 
-def test_noise_before_clipping_is_clipped(training):
-    t = training(noise_before_clip=True, noise_sigma=10.0, grad_clip=1.0)
-    noisy = gradients_at_update(t)
-    assert math.sqrt(sum(g.double().square().sum() for g in noisy.values())) == pytest.approx(1, rel=1e-3)
-    assert t.trace[0, 1] > 100, "the norm before clipping has the noise in it"
-
-
-def test_accumulation_is_the_mean_over_micro_steps(training):
-    t = training(gradient_accumulation_steps=3, dropout=0.0, noise_sigma=0.0, grad_clip=0.0)
-    model = train.GPT.from_weights(t.model.weights())
+def test_accumulation_is_the_mean_over_micro_steps(new_run):
+    a_run = new_run(gradient_accumulation_steps=3, dropout=0.0, noise_sigma=0.0, grad_clip=0.0)
+    model = GPT.from_weights(a_run.model.weights())
     losses = []
     for micro_step in range(3):
-        seed = stream_seed(t.config.data_seed, "data", 0, micro_step)
-        loss = model(*t.corpus.batch(seed, 4, 16))[1]
+        seed = stream_seed(a_run.config.data_seed, "data", 0, micro_step)
+        loss = model(*a_run.corpus.batch(seed, 4, 16))[1]
         (loss / 3).backward()
         losses.append(loss.item())
-    given = gradients_at_update(t)
+    given = gradients_at_update(a_run)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(given[name], parameter.grad)
-    assert t.trace[0, 0].item() == pytest.approx(sum(losses) / 3, rel=1e-6)
+    assert a_run.history[0, 0].item() == pytest.approx(sum(losses) / 3, rel=1e-6)
 
 
 @pytest.mark.parametrize("grad_clip", [0.0, 1.0])
@@ -96,22 +90,10 @@ def test_a_step_with_infinite_gradients_is_skipped_counted_and_logged(run, monke
     assert before[0] == before[1], "nothing moved while every step was skipped"
 
 
-def test_float16_trains_like_float32(run):
-    losses = {}
-    for dtype in ("float16", "bfloat16", "float32"):
-        folder = run(dtype, dtype=dtype, max_iters=60, noise_sigma=0.0, grad_clip=1.0, dropout=0.0)
-        result = json.loads((folder / "result.json").read_text())
-        assert result["skipped_steps"] == 0
-        losses[dtype] = result["final_val_loss"]
-    assert losses["float32"] < 2.9
-    assert losses["float16"] == pytest.approx(losses["float32"], abs=0.02)
-    assert losses["bfloat16"] == pytest.approx(losses["float32"], abs=0.05)
-
-
 def test_the_noise_does_not_know_the_learning_rate(run):
     """Bug elsewhere: noise scaled by the learning rate."""
     slow, fast = (checkpoint(run(f"lr{rate}", learning_rate=rate)) for rate in (1e-4, 1e-2))
-    assert torch.equal(slow["trace"][:, 2], fast["trace"][:, 2])
+    assert torch.equal(slow["history"][:, 2], fast["history"][:, 2])
 
 
 def test_learning_rate_warms_up_from_above_zero_and_ends_at_min_lr():
@@ -141,13 +123,13 @@ def test_the_log_and_the_result_tell_what_was_promised(run):
     assert [event["iter"] for event in evals] == [0, 4, 8, 12]
     names = "iter tokens loss lr sigma grad_norm clipped_norm noise_norm skipped_steps tokens_per_second"
     assert set(names.split()) <= set(steps[0])
-    trace = checkpoint(folder)["trace"]
-    assert steps[2]["loss"] == pytest.approx(trace[4:7, 0].mean().item())
-    assert steps[2]["noise_norm"] == trace[6, 2].item()
+    history = checkpoint(folder)["history"]
+    assert steps[2]["loss"] == pytest.approx(history[4:7, 0].mean().item())
+    assert steps[2]["noise_norm"] == history[6, 2].item()
     assert steps[2]["sigma"] == pytest.approx(0.01 * 0.9**6)
     result = json.loads((folder / "result.json").read_text())
     assert result["best_val_loss"] == min(event["val_loss"] for event in evals)
-    assert result["minibatch_loss_last100"] == pytest.approx(trace[:, 0].mean().item())
+    assert result["minibatch_loss_last100"] == pytest.approx(history[:, 0].mean().item())
     assert result["final_val_loss"] == pytest.approx(evals[-1]["val_loss"])
     assert result["final_train_loss"] == evals[-1]["train_loss"]
     assert result["best_val_bpc"] == pytest.approx(result["best_val_loss"] / math.log(2))
@@ -161,43 +143,33 @@ def test_the_final_evaluation_covers_the_whole_split_and_the_best_weights(run, c
     result = json.loads((folder / "result.json").read_text())
     data = Corpus(str(corpus))
     for name, key in (("last.pt", "final_val_loss"), ("best.pt", "best_weights_val_loss")):
-        model = train.GPT.from_weights(checkpoint(folder, name)["model"])
-        assert result[key] == pytest.approx(train.mean_loss(model, data.windows("val", 16)), rel=1e-6)
+        model = GPT.from_weights(checkpoint(folder, name)["model"])
+        assert result[key] == pytest.approx(mean_loss(model, data.windows("val", 16)), rel=1e-6)
     assert result["best_iter"] < 12
     assert result["best_val_loss"] != pytest.approx(result["best_weights_val_loss"], rel=1e-6)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(run, command, tmp_path, capfd, monkeypatch, number):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_writes_a_checkpoint_and_the_run_resumes(run, stop_at, tmp_path, capfd, number):
+    handler = signal.getsignal(number)
     whole = run("whole")
-    step = train.train_step
-
-    def interrupted(t):
-        step(t)
-        if t.step == 7:
-            os.kill(os.getpid(), number)
-
-    monkeypatch.setattr(train, "train_step", interrupted)
-    assert train.main(command("stopped")) == 128 + number
-    captured = capfd.readouterr()
-    assert "stopped after 7 iterations; the same command continues" in captured.out
-    assert "once more stops at once" in captured.err
+    stop_at(7, "stopped", number)
+    assert "stopped after 7 iterations" in capfd.readouterr().out
     assert checkpoint(tmp_path / "stopped")["step"] == 7
-    monkeypatch.setattr(train, "train_step", step)
     assert same_weights(run("stopped"), whole)
-    assert signal.getsignal(number) == {signal.SIGINT: signal.default_int_handler}.get(number, signal.SIG_DFL)
+    assert signal.getsignal(number) == handler
 
 
 def test_a_signal_during_the_last_evaluation_stops_before_the_whole_splits(run, command, monkeypatch, tmp_path):
-    evaluate = train.evaluate
+    evaluate = lifecycle.evaluate
 
-    def interrupted(t, folder):
-        if t.step == 12:
+    def interrupted(a_run, folder):
+        if a_run.step == 12:
             os.kill(os.getpid(), signal.SIGTERM)
-        return evaluate(t, folder)
+        return evaluate(a_run, folder)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "evaluate", interrupted)
+        patch.setattr(lifecycle, "evaluate", interrupted)
         assert train.main(command()) == 128 + signal.SIGTERM
     assert not (tmp_path / "run" / "result.json").exists()
     assert checkpoint(tmp_path / "run")["step"] == 12
@@ -208,10 +180,10 @@ def test_no_best_is_of_a_later_step_than_the_checkpoint(run, command, monkeypatc
     """Where sums do not repeat, what comes after a resume may be worse than what came before it."""
     step = train.train_step
 
-    def killed(t):
-        if t.step == 10:
+    def killed(a_run):
+        if a_run.step == 10:
             raise KeyboardInterrupt
-        step(t)
+        step(a_run)
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "train_step", killed)
@@ -230,7 +202,7 @@ def test_too_little_memory_to_resume_is_no_damaged_checkpoint(run, command, monk
     def exhausted(*_, **__):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    for place, name in ((train.Training, "restore"), (torch, "load")):
+    for place, name in ((Run, "restore"), (torch, "load")):
         with monkeypatch.context() as patch:
             patch.setattr(place, name, exhausted)
             with pytest.raises(UserError, match="too little memory"):
@@ -239,18 +211,18 @@ def test_too_little_memory_to_resume_is_no_damaged_checkpoint(run, command, monk
 
 @pytest.mark.parametrize("spoilt", ["loss", "gradient"])
 def test_a_run_that_diverges_says_where_and_keeps_the_last_good_checkpoint(run, capsys, monkeypatch, spoilt):
-    accumulate = method.accumulate
+    accumulate = train.accumulate
 
-    def spoil(t):
-        loss = accumulate(t)
-        if t.step >= 7:
+    def spoil(a_run):
+        loss = accumulate(a_run)
+        if a_run.step >= 7:
             if spoilt == "gradient":
-                t.model.wte.weight.grad[0, 0] = math.inf
+                a_run.model.wte.weight.grad[0, 0] = math.inf
             else:
                 loss = loss * math.nan
         return loss
 
-    monkeypatch.setattr(method, "accumulate", spoil)
+    monkeypatch.setattr(train, "accumulate", spoil)
     folder = run(status=3, log_interval=100, eval_interval=100, checkpoint_interval=5)
     captured = capsys.readouterr()
     assert "iteration 7" in captured.err
@@ -273,7 +245,7 @@ def test_compiled_blocks_train_as_eager_ones(dtype, run, monkeypatch):
     """Each block is one graph, whichever way its products go."""
     ran = []
     if dtype.startswith("bfloat16"):
-        monkeypatch.setattr("model.has_instructions", lambda _: dtype == "bfloat16")
+        monkeypatch.setattr("training.operators.has_instructions", lambda _: dtype == "bfloat16")
 
     def backend(graph, _):
         return lambda *inputs: ran.append(1) or graph(*inputs)
@@ -300,17 +272,8 @@ def test_compilation_that_fails_falls_back_with_one_line(run, capsys, monkeypatc
     assert json.loads((folder / "result.json").read_text())["compiled"] is False, "whatever was asked for"
 
 
-def test_a_python_that_cannot_compile_falls_back_too(run, capsys, monkeypatch):
-    def refuse(_):
-        raise RuntimeError("torch.compile is not supported on this Python")
-
-    monkeypatch.setattr(Block, "compile", refuse)
-    run("compiled", compile="on")
-    assert "compilation failed, going on without it (RuntimeError torch.compile is" in capsys.readouterr().out
-
-
 def test_a_mistake_of_ours_is_not_taken_for_a_failed_compilation(command, monkeypatch):
-    monkeypatch.setattr(train, "accumulate", lambda t: 1 / 0)
+    monkeypatch.setattr(train, "accumulate", lambda a_run: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train.main(command())
 
@@ -347,13 +310,8 @@ def test_weights_without_their_config_are_not_overwritten_unasked(run, command, 
     assert [event["iter"] for event in read_log(folder)[0] if event["kind"] == "eval"] == [0, 4, 8, 12]
 
 
-def test_a_lost_best_is_not_replaced_by_a_worse_one(run, command, monkeypatch, tmp_path):
-    with monkeypatch.context() as patch:
-        step = train.train_step
-        patch.setattr(
-            train, "train_step", lambda t: step(t) if t.step < 6 else os.kill(os.getpid(), signal.SIGINT)
-        )
-        train.main(command())
+def test_a_lost_best_is_not_replaced_by_a_worse_one(command, stop_at, tmp_path):
+    stop_at(6)
     (tmp_path / "run" / "best.pt").unlink()
     with pytest.raises(UserError, match=r"lost its best\.pt"):
         train.main(command())
@@ -368,13 +326,26 @@ def test_a_torn_line_in_the_middle_costs_that_line_alone(run):
     assert len(events) == len(lines) - 1
 
 
-def test_a_run_of_an_older_version_of_the_code_resumes(run):
-    """A knob that has come since then has its default."""
+def test_a_run_of_an_older_version_resumes_to_the_same_bits(run, stop_at, tmp_path):
+    """Whose options and checkpoint have their earlier names, and which lacks an option that came later."""
+    whole = run("whole")
+    stop_at(7, "part")
+    config = json.loads((tmp_path / "part" / "config.json").read_text())
+    config["noise_draw"], config["noise_point"] = (config.pop(f"noise_{n}") for n in ("distribution", "target"))
+    del config["noise_anticorrelated"]
+    (tmp_path / "part" / "config.json").write_text(json.dumps(config))
+    state = checkpoint(tmp_path / "part")
+    state["trace"] = state.pop("history")
+    torch.save(state, tmp_path / "part" / "last.pt")
+    assert same_weights(run("part"), whole)
+
+
+def test_a_run_of_a_later_version_is_refused(run, command):
     folder = run(max_iters=5)
     config = json.loads((folder / "config.json").read_text())
-    del config["noise_before_clip"]
-    (folder / "config.json").write_text(json.dumps({**config, "knob_of_old": 1}))
-    assert run(max_iters=5) == folder
+    (folder / "config.json").write_text(json.dumps({**config, "option_to_come": 1}))
+    with pytest.raises(UserError, match="option_to_come"):
+        train.main(command(max_iters=5))
 
 
 def test_another_corpus_under_the_same_name_is_refused(run, command, tmp_path):
@@ -388,7 +359,7 @@ def test_two_processes_cannot_train_into_one_folder(command, tmp_path):
     with RunFolder(tmp_path / "run"), pytest.raises(UserError, match="another process"):
         train.main(command())
     holder = (
-        "import sys, time; from runs import RunFolder\n"
+        "import sys, time; from training.run_folder import RunFolder\n"
         "with RunFolder(sys.argv[1]): print('held', flush=True); time.sleep(60)"
     )
     words = [sys.executable, "-c", holder, str(tmp_path / "run")]
@@ -403,7 +374,7 @@ def test_two_processes_cannot_train_into_one_folder(command, tmp_path):
 def test_a_long_run_says_so_before_its_first_step(run, capsys, monkeypatch):
     clock = iter(range(0, 10**9, 500))  # every look at the clock is 500 seconds after the one before
     with monkeypatch.context() as patch:
-        patch.setattr(train.time, "perf_counter", lambda: next(clock))
+        patch.setattr(lifecycle.time, "perf_counter", lambda: next(clock))
         run("long", max_iters=40)
     lines = capsys.readouterr().out.splitlines()
     (number,) = [i for i, line in enumerate(lines) if "this run will take about 5.6 hours" in line]
@@ -413,12 +384,12 @@ def test_a_long_run_says_so_before_its_first_step(run, capsys, monkeypatch):
     assert "will take" not in capsys.readouterr().out
 
 
-def test_rehearsing_changes_nothing(training):
-    t, untouched = training(), training()
-    train.rehearse(t)
-    assert t.step == 0
-    assert all(parameter.grad is None for parameter in t.model.parameters())
-    for parameter, other in zip(t.model.parameters(), untouched.model.parameters()):
+def test_warming_up_changes_nothing(new_run):
+    a_run, untouched = new_run(), new_run()
+    lifecycle.warm_up(a_run, train.accumulate)
+    assert a_run.step == 0
+    assert all(parameter.grad is None for parameter in a_run.model.parameters())
+    for parameter, other in zip(a_run.model.parameters(), untouched.model.parameters()):
         assert torch.equal(parameter, other)
 
 
@@ -436,16 +407,6 @@ def test_a_missing_corpus_is_prepared_and_said(capsys, monkeypatch, tmp_path):
         assert capsys.readouterr().out == ""
 
 
-def test_runs_started_at_once_prepare_once(tmp_path):
-    shutil.copy(ROOT / "data" / "pydoc_char" / "prepare.py", tmp_path)
-    code = "import sys; from data.corpus import Corpus; print(len(Corpus(sys.argv[1]).tokens))"
-    words = [sys.executable, "-c", code, f"{tmp_path}/"]
-    started = [subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    outputs = [process.communicate()[0] for process in started]
-    assert [process.returncode for process in started] == [0, 0, 0]
-    assert sum("not prepared yet" in output for output in outputs) == 1
-
-
 def test_a_sample_is_printed_from_the_best_weights(run, capsys):
     run("a", sample_tokens=80)
     first = capsys.readouterr().out.split("---")[2]
@@ -454,47 +415,33 @@ def test_a_sample_is_printed_from_the_best_weights(run, capsys):
     assert capsys.readouterr().out.split("---")[2] == first
 
 
-@pytest.mark.parametrize("where", ["Training", "accumulate", "train_step", "evaluate"])
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError, RuntimeError])
-def test_too_little_memory_is_one_line(command, monkeypatch, where, error):
+@pytest.mark.parametrize(
+    ("place", "name", "error"),
+    [
+        (lifecycle, "Run", torch.OutOfMemoryError),
+        (train, "accumulate", MemoryError),
+        (train, "train_step", RuntimeError),
+        (lifecycle, "evaluate", RuntimeError),
+    ],
+)
+def test_too_little_memory_is_one_line(command, monkeypatch, place, name, error):
     def exhausted(*_):
         raise error("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(train, where, exhausted)
+    monkeypatch.setattr(place, name, exhausted)
     with pytest.raises(UserError, match="halve batch_size"):
         train.main(command())
 
 
-def test_the_paper_config_is_the_papers_model():
-    config = load(["config/shakespeare_noise.py"])
-    assert config.tokens_per_iter == 16_384
-    assert train.learning_rate(100, config) == 1e-3
-    assert train.learning_rate(5000, config) == 1e-4
-
-
-def test_best_weights_are_those_of_the_lowest_val_loss(run):
-    folder = run(max_iters=30, eval_interval=3)
-    evals = {e["iter"]: e["val_loss"] for e in read_log(folder)[0] if e["kind"] == "eval"}
-    assert checkpoint(folder, "best.pt")["iter"] == min(evals, key=evals.get)
-    assert weights(folder, "best.pt").keys() == weights(folder).keys()
-
-
-def test_input_noise_changes_inputs_and_no_targets_each_micro_step_anew(training):
-    plain, noised = training(), training(input_noise=0.5)
+def test_input_noise_changes_inputs_and_no_targets_each_micro_step_anew(new_run):
+    plain, noised = new_run(), new_run(input_noise=0.5)
     seen = []
     for micro_step in (0, 1):
-        (x, y), (noised_x, noised_y) = method.batch(plain, micro_step), method.batch(noised, micro_step)
+        (x, y), (noised_x, noised_y) = plain.batch(micro_step), noised.batch(micro_step)
         assert torch.equal(y, noised_y)
         assert not torch.equal(x, noised_x)
         seen.append(x == noised_x)
     assert (seen[0] == seen[1]).float().mean() < 0.75, "other places in each micro-step"
-
-
-def test_input_noise_is_a_stream_of_its_own(run):
-    """It moves neither batches nor dropout: only what it replaces differs, and it repeats."""
-    one, again, none = run("one", input_noise=0.3), run("again", input_noise=0.3), run("none")
-    assert same_weights(one, again)
-    assert not same_weights(one, none)
 
 
 # The card.
@@ -507,7 +454,7 @@ def test_a_card_that_is_too_old_is_left_aside_in_words(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 0))
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert machine.best_device() == "cpu"
-    assert capsys.readouterr().out == "An old card is too old for the kernels of this PyTorch: left aside\n"
+    assert "An old card is too old" in capsys.readouterr().out
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
     assert machine.best_device() == "cuda"
     assert capsys.readouterr().out == ""

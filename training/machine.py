@@ -106,7 +106,7 @@ class Machine:
         return getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name", self.kind)
 
     def __str__(self):
-        threads = f", {self.threads} threads" if self.kind == "cpu" else ""
+        threads = f", {self.threads} thread{'s' * (self.threads > 1)}" if self.kind == "cpu" else ""
         many = f", {self.processes} processes" if self.processes > 1 else ""
         how = (" through float32" if self.through_float32 else "") + threads
         return f"{self.device} ({self.name}), {self.dtype}{how}{', compiled' if self.compile else ''}{many}"

@@ -14,7 +14,7 @@ import train
 from config import UserError, load
 from noise import stream_seed
 from training import machine
-from training.distributed import ManyProcesses, OneProcess
+from training.distributed import ManyProcesses, SingleProcess
 from training.machine import Machine
 from training.run_folder import read_log
 
@@ -39,8 +39,8 @@ def test_two_processes_train_as_one_does(command, pair, run, tmp_path):
     two, one = tmp_path / "two", run("one", dropout=0.0, diagnose_interval=3)
     for name, tensor in weights(one).items():
         assert (weights(two)[name] - tensor).norm() <= 1e-5 * tensor.norm(), name
-    torch.testing.assert_close(checkpoint(two)["trace"], checkpoint(one)["trace"], rtol=1e-5, atol=0)
-    assert not torch.equal(checkpoint(two)["trace"], checkpoint(one)["trace"]), "two processes were at work"
+    torch.testing.assert_close(checkpoint(two)["history"], checkpoint(one)["history"], rtol=1e-5, atol=0)
+    assert not torch.equal(checkpoint(two)["history"], checkpoint(one)["history"]), "two processes were at work"
     kinds = [[(event["kind"], event["iter"]) for event in read_log(folder)[0]] for folder in (one, two)]
     assert kinds[0] == kinds[1]
     about = json.loads((two / "run.json").read_text())["machine"]
@@ -54,31 +54,30 @@ import os
 import sys
 import torch
 import train
-from training import step as training
 folder, rank = sys.argv.pop(1), os.environ["RANK"]
-accumulate, seen = training.accumulate, {"noise": [], "seeds": []}
+accumulate, seen = train.accumulate, {"noise": [], "seeds": []}
 
-def spoilt(t):
-    loss = accumulate(t)
-    if t.step == 2 and rank == "1":
-        t.model.wte.weight.grad[0, 0] = float("inf")
+def spoilt(run):
+    loss = accumulate(run)
+    if run.step == 2 and rank == "1":
+        run.model.wte.weight.grad[0, 0] = float("inf")
     return loss
 
-def watched(t, folder, signals):
+def watched(run, folder, signals):
     train_step = train.train_step
-    def step(t):
-        seen["noise"] += [xi.clone() for xi in t.noise.unit(t.step)]
-        train_step(t)
+    def step(run):
+        train_step(run)
+        seen["noise"] += [xi.clone() for xi in run.noise._views]  # what was added, not drawn again
     train.train_step = step
-    train_(t, folder, signals)
-    seen["weights"], seen["trace"] = dict(t.model.state_dict()), t.trace
-    seen["updates"] = {float(state["step"]) for state in t.optimizer.state.values()}
+    train_(run, folder, signals)
+    seen["weights"], seen["history"] = dict(run.model.state_dict()), run.history
+    seen["updates"] = {float(state["step"]) for state in run.optimizer.state.values()}
 
 def seeded(seed, seed_=torch.manual_seed):
     seen["seeds"].append(seed)
     return seed_(seed)
 
-training.accumulate, train_, train.train, torch.manual_seed = spoilt, train.train, watched, seeded
+train.accumulate, train_, train.train, torch.manual_seed = spoilt, train.train, watched, seeded
 status = train.main(sys.argv[1:])
 torch.save(seen, f"{folder}/rank{rank}.pt")
 os._exit(status)
@@ -94,9 +93,9 @@ def test_ranks_share_noise_and_weights_but_no_dropout_and_skip_the_same_steps(co
     assert len(one["noise"]) > 6
     assert all(torch.equal(a, b) for a, b in zip(one["noise"], other["noise"], strict=True))
     assert all(torch.equal(one["weights"][name], other["weights"][name]) for name in one["weights"])
-    assert torch.equal(one["trace"], other["trace"])
+    assert torch.equal(one["history"], other["history"])
     assert one["updates"] == other["updates"] == {5.0}
-    assert one["trace"].isfinite().all(dim=1).tolist() == [True, True, False, True, True, True]
+    assert one["history"].isfinite().all(dim=1).tolist() == [True, True, False, True, True, True]
     assert not set(one["seeds"]) & set(other["seeds"])
     assert {stream_seed(1, "dropout", step, micro) for step in range(6) for micro in range(2)} == set(
         one["seeds"]
@@ -106,11 +105,11 @@ def test_ranks_share_noise_and_weights_but_no_dropout_and_skip_the_same_steps(co
 # Mistakes, stops and losses.
 
 
-def test_rows_that_cannot_be_shared_out_are_one_line(command, start_python, tmp_path):
+def test_a_batch_that_cannot_be_divided_is_one_line(command, start_python, tmp_path):
     process = start_python([*TORCHRUN, "train.py", *command(batch_size=5)])
     said = process.communicate(timeout=LIMIT)[1]
     assert process.returncode != 0
-    assert said.count("error: batch_size=5 cannot be shared out among 2 processes") == 1
+    assert said.count("error: batch_size=5 cannot be divided among 2 processes") == 1
     assert said.count("error: ") == 1
     assert "exitcode  : 2" in said
     assert said.count("Traceback") == 1, "torchrun's own"
@@ -134,15 +133,15 @@ import math
 import os
 import sys
 import train
-from training import step as training
-mean_loss, calls = training.mean_loss, []
+from training import lifecycle
+mean_loss, calls = lifecycle.mean_loss, []
 
 def spoilt(*arguments):
     calls.append(1)
     return math.nan if len(calls) == 4 else mean_loss(*arguments)
 
 if os.environ["RANK"] == "0":
-    training.mean_loss = spoilt
+    lifecycle.mean_loss = spoilt
 train.run_script_at_once(train.main)
 """
 
@@ -155,6 +154,7 @@ def test_an_evaluation_that_diverges_on_rank_0_ends_the_run_on_all(command, pair
     assert (said[0].count("error: "), said[1]) == (1, "")
 
 
+@pytest.mark.slow
 def test_stopped_and_killed_ranks_resume_to_the_same_bits(command, pair, start_python, tmp_path):
     """One rank asked to stop; torchrun asked to; each rank killed; then to the end, by torchrun."""
     knobs = {"max_iters": 240, "eval_interval": 30, "checkpoint_interval": 10, "learning_rate": 3e-3}
@@ -198,6 +198,18 @@ def test_stopped_and_killed_ranks_resume_to_the_same_bits(command, pair, start_p
     assert [entry["machine"]["processes"] for entry in resumed] == [2] * 4
 
 
+def test_a_stopped_rank_stops_all_and_the_run_resumes_to_the_same_bits(command, pair, tmp_path):
+    options = {"max_iters": 60, "eval_interval": 30, "checkpoint_interval": 10}
+    words = ["train.py", *command("part", **options)]
+    whole, ranks = pair(["train.py", *command("whole", **options)]), pair(words)
+    wait_for(tmp_path / "part", 5)
+    ranks.processes[1].send_signal(signal.SIGTERM)
+    statuses, _, said = ranks.end()
+    assert statuses == [128 + signal.SIGTERM] * 2, said
+    assert pair(words).end()[0] == whole.end()[0] == [0, 0]
+    assert same_weights(tmp_path / "part", tmp_path / "whole")
+
+
 # One process, and what each rank is given.
 
 
@@ -215,48 +227,40 @@ def test_one_process_sets_nothing_up_and_draws_as_before(run, monkeypatch):
 
 
 def test_ranks_have_the_batch_between_them():
-    shares = [ManyProcesses(rank, 3).rows(12) for rank in range(3)]
+    shares = [ManyProcesses(rank, 3).shard(12) for rank in range(3)]
     assert [list(range(12))[share] for share in shares] == [list(range(i, i + 4)) for i in (0, 4, 8)]
-    assert list(range(12))[OneProcess().rows(12)] == list(range(12))
+    assert list(range(12))[SingleProcess().shard(12)] == list(range(12))
 
 
-def test_a_resume_says_that_there_are_other_processes(command, capsys):
+@pytest.mark.parametrize(
+    ("began", "named"),
+    [
+        ({}, []),
+        ({"name": "Another CPU"}, []),  # the same draws
+        ({"processes": 1}, ["processes"]),
+        ({"device": "cuda:0", "name": "A card"}, ["device", "A card"]),
+        ({"compile": True}, ["compile"]),
+        ({"threads": 7}, ["threads 7"]),
+        ({"dtype": "bfloat16", "through_float32": False}, ["dtype bfloat16", "through_float32"]),
+    ],
+)
+def test_a_resume_says_what_is_another_now_and_restores_precision_and_threads(
+    command, capsys, monkeypatch, began, named
+):
+    monkeypatch.setattr(machine, "has_instructions", lambda dtype: dtype == torch.float32)
     here = Machine.choose(load(command()), 1, 2)
-    assert here.as_recorded({**here.record()}) == here
-    assert capsys.readouterr().out == ""
-    alone = {name: value for name, value in here.record().items() if name != "processes"}
-    assert here.as_recorded(alone).processes == 2
-    assert "processes 2, and 1 as this run began" in capsys.readouterr().out
+    resumed = here.as_recorded(here.record() | began)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(named) - ("A card" in named)
+    assert all(any(word in line for line in lines) for word in named)
+    assert resumed == replace(here, **{k: v for k, v in began.items() if k in ("dtype", "threads")})
 
 
-def test_a_resume_says_that_the_device_or_its_compiler_is_another(command, capsys):
+def test_a_record_older_than_a_field_is_read(command, capsys):
     here = Machine.choose(load(command()))
-    card = here.record() | {"device": "cuda:0", "name": "A card"}
-    here.as_recorded(card)
-    assert "and A card as this run began: other noise and dropout from here on" in capsys.readouterr().out
-    here.as_recorded(here.record() | {"device": "mps", "name": "mps"})
-    assert "and mps as this run began: other noise and dropout from here on" in capsys.readouterr().out
-    here.as_recorded(here.record() | {"name": "Another CPU"})
-    assert capsys.readouterr().out == "", "the same draws"
-    here.as_recorded(here.record() | {"compile": True})
-    assert "not compiled, unlike as this run began" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("instructions", [True, False])
-def test_a_resume_says_that_16_bits_are_computed_otherwise(instructions, command, capsys, monkeypatch):
-    monkeypatch.setattr(machine, "has_instructions", lambda dtype: instructions or dtype == torch.float32)
-    here = Machine.choose(load(command(dtype="float32")))
-    began = replace(here, dtype="bfloat16").record()
-    assert began["through_float32"] is not instructions
-    assert ("through float32" in str(replace(here, dtype="bfloat16"))) is not instructions
-    here.as_recorded(began)
-    assert capsys.readouterr().out == "dtype bfloat16 as this run began, not float32\n"
-    del began["through_float32"]  # of a run that is older than the word
-    here.as_recorded(began)
-    assert ("through float32, unlike" in capsys.readouterr().out) is not instructions
-    here.as_recorded(began | {"through_float32": instructions})
-    words = "not through" if instructions else "through"
-    assert f"bfloat16 {words} float32, unlike as this run began" in capsys.readouterr().out
+    old = {k: v for k, v in here.record().items() if k not in ("processes", "compile", "through_float32")}
+    assert here.as_recorded(old) == here
+    assert capsys.readouterr().out == ""
 
 
 def test_processes_share_the_cores_and_have_a_card_each(command, monkeypatch):
