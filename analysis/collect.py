@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 
 from analysis.records import RUNS, read_lines, read_run, run_path
-from config import ALIASES, UserError, identity, recorded, run_script
+from config import UserError, identity, recorded, run_script, today
 from data.files import read_json, replacing, write_json
 from training.run_folder import find_runs
 
@@ -71,7 +71,7 @@ def compact(entry, corpora):
     corpora[name := f"{corpus['name']}-{digest[:8]}"] = corpus
     line = {
         **{key: entry[key] for key in ("arm", "seed")},
-        "config": {ALIASES.get(option, option): value for option, value in entry["config"].items()},
+        "config": today(entry["config"]),
         "run": {**entry["run"], "corpus": name},
         **{key: entry[key] for key in ("result", "sharpness") if entry[key] is not None},
     }

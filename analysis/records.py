@@ -96,9 +96,10 @@ def read(folders):
         where = ", ".join(map(str, folders))
         raise UserError(f"no run lies in {where}: sweep.py trains those of a study, train.py a single one")
     studies = read_studies({entry["at"] for entry in entries if entry["at"]})
+    entries = sorted(entries, key=lambda entry: (str(entry["at"] or ""), entry["arm"], entry["seed"]))
     rows = [row_of(entry, studies) for entry in entries]
     check_arms(rows)
-    runs = pd.DataFrame(rows).sort_values(["study", "size", "arm", "seed"], kind="stable", ignore_index=True)
+    runs = pd.DataFrame(rows)
     runs["description"] = described_apart(runs)
     return Records(runs, curves_of(entries, rows), studies)
 

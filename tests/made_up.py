@@ -47,8 +47,8 @@ def make_study(folder, arms, baseline="baseline", seeds=(1, 2, 3), name="tiny", 
     return folder
 
 
-def losses_text(settings):
-    return tables.markdown([tables.loss_table(setting) for setting in settings])
+def losses_text(records):
+    return tables.markdown(tables.all_tables(records)["table1"])
 
 
 def drawn_text(figure):

@@ -1,0 +1,311 @@
+"""Runs as frames: from run folders and from committed records the same; what is called alike is alike."""
+
+import dataclasses
+import gzip
+import json
+import math
+
+import pandas as pd
+import pytest
+from made_up import META, fake_run, make_study, val_loss
+
+from analysis import collect
+from analysis.records import RUNS, arms, changed_options, losses, notes, read
+from config import Config, UserError
+from data.files import read_json, write_json
+
+
+def edit(path, **more):
+    write_json(path, {**read_json(path), **more})
+
+
+def on(folder, device):
+    """The run as of another device."""
+    edit(folder / "run.json", machine={"device": device, "name": "x"})
+
+
+# The frames.
+
+
+def test_a_run_is_a_row_with_what_was_recorded(tmp_path):
+    folder = fake_run(tmp_path / "noise" / "seed2", 2, noise_sigma=0.1, train_tokens=None)
+    edit(
+        folder / "run.json",
+        machine={"device": "cuda:1", "name": "A card"},
+        versions={"torch": "2"},
+        began="now",
+    )
+    write_json(folder / "sharpness.json", {"rises": {"0.05": [1.0, 2.0]}})
+    (run,) = read([tmp_path]).runs.itertuples()
+    assert (run.study, run.size, run.arm, run.seed, run.status) == ("", "", "noise", 2, "finished")
+    for name, value in read_json(folder / "config.json").items():
+        assert getattr(run, name) == value or (value is None and pd.isna(getattr(run, name))), name
+    assert run.best_val_loss == val_loss(1000, 2, 0.1)
+    assert run.config.noise_sigma == 0.1
+    assert (run.corpus, run.unit, run.parameters, run.partial, run.noisy) == (
+        *("shakespeare_char", "character", 804_096, False, True),
+    )
+    assert (run.device_kind, run.machine, run.torch, run.began) == ("cuda", "A card", "2", "now")
+    assert read([tmp_path]).runs["rise_0.05"].tolist() == [1.5]
+
+
+def test_a_curve_is_by_iteration_and_seed(two_arms):
+    noise = read([two_arms]).of(arm="noise")
+    curve = noise.curve("eval", "val_loss")
+    assert (curve.index.tolist(), curve.columns.tolist()) == ([0, 250, 500, 750, 1000], [1, 2, 3])
+    assert curve.loc[500, 3] == val_loss(500, 3, 0.1)
+    assert noise.curve("train", "noise_norm").loc[0, 1] == pytest.approx(90)
+    assert noise.curve("eval", "nothing").empty
+
+
+def test_unfinished_and_torn_runs_are_rows_with_a_note(two_arms):
+    fake_run(two_arms / "noise" / "seed4", 4, noise_sigma=0.1, until=500)
+    fake_run(two_arms / "noise" / "seed5", 5, noise_sigma=0.1, status="diverged")
+    with open(two_arms / "noise" / "seed4" / "log.jsonl", "a") as log:
+        log.write('{"kind": "eval", "it')
+    records = read([two_arms])
+    found = arms(records).set_index("arm").loc["noise"]
+    assert (found.finished, found.diverged, found.unfinished, found.runs) == (3, 1, 1, 5)
+    assert losses(records.of(arm="noise").runs, "best_val_loss").index.tolist() == [1, 2, 3]
+    said = "\n".join(notes(records))
+    for words in (
+        "seed4: a line of its log is cut",
+        "seed4: unfinished, drawn up to iteration 500",
+        "at iteration 999",
+    ):
+        assert words in said
+
+
+def test_a_loss_that_is_null_is_missing(two_arms):
+    edit(two_arms / "noise" / "seed2" / "result.json", final_val_loss=None)
+    assert losses(read([two_arms]).of(arm="noise").runs, "final_val_loss").index.tolist() == [1, 3]
+
+
+def test_a_config_of_an_older_version_has_the_names_and_the_defaults_of_today(two_arms):
+    path = two_arms / "noise" / "seed1" / "config.json"
+    config = read_json(path)
+    config["noise_point"] = config.pop("noise_target")
+    del config["noise_eta"]
+    write_json(path, config)
+    runs = read([two_arms]).runs
+    assert (runs.noise_eta == 0).all()
+    assert (runs.noise_target == "gradient").all()
+
+
+def test_to_overfit_is_not_to_explode(two_arms):
+    edit(two_arms / "noise" / "seed1" / "result.json", final_val_loss=50.0)
+    edit(two_arms / "noise" / "seed2" / "result.json", final_train_loss=50.0)
+    runs = read([two_arms]).runs
+    assert runs[runs.exploded].folder.tolist() == [str(two_arms / "noise" / "seed2")]
+
+
+# Arms and settings.
+
+
+def test_a_study_names_its_baseline_and_the_order_of_its_arms(tmp_path):
+    planned = {"zero": {"noise_sigma": 0.02}, "noise": {"noise_sigma": 0.1}, "a_baseline": {}}
+    make_study(tmp_path, planned, baseline="zero", together="table1")
+    records = read([tmp_path / "a_baseline", tmp_path / "noise", tmp_path / "zero"])
+    table = arms(records)
+    assert table.arm.tolist() == list(planned)
+    assert table.number.tolist() == [0, 1, 2]
+    assert table.reference.tolist() == [None, "zero", "zero"]
+    study = records.studies["tiny", "cpu"]
+    assert (study["purpose"], study["together"], study["folder"]) == ("comparison", "table1", tmp_path)
+
+
+def test_the_baseline_of_loose_runs_is_the_quiet_one(tmp_path):
+    fake_run(tmp_path / "noise" / "seed1", noise_sigma=0.1)
+    fake_run(tmp_path / "quiet" / "seed1")
+    assert arms(read([tmp_path])).arm.tolist() == ["quiet", "noise"]
+    assert arms(read([tmp_path])).reference.tolist() == [None, "quiet"]
+    fake_run(tmp_path / "other" / "seed1", learning_rate=0.1)
+    assert set(arms(read([tmp_path])).baseline) == {None}, "of two quiet ones it is unclear"
+    fake_run(tmp_path / "my_baseline" / "seed1", learning_rate=0.2)
+    assert set(arms(read([tmp_path])).baseline) == {"my_baseline"}
+
+
+def test_seeds_that_are_planned_and_not_there_are_missing(tmp_path):
+    make_study(tmp_path, {"baseline": {}}, seeds=(1, 2))
+    edit(tmp_path / "study.json", seeds=[1, 2, 3])
+    (arm,) = arms(read([tmp_path])).itertuples()
+    assert (arm.planned, arm.missing) == ([1, 2, 3], [3])
+
+
+def test_other_cadences_devices_and_data_are_other_settings(tmp_path):
+    fake_run(tmp_path / "baseline" / "seed1")
+    fake_run(tmp_path / "often" / "seed1", noise_sigma=0.1, eval_interval=10)
+    on(fake_run(tmp_path / "card" / "seed1", noise_sigma=0.1), "cuda:0")
+    fake_run(tmp_path / "few" / "seed1", noise_sigma=0.1, train_tokens=5)
+    table = arms(read([tmp_path]))
+    assert table.setting.nunique() == 4
+    assert set(table.reference) == {None}
+    said = read([tmp_path]).runs.set_index("arm").description.str.partition("characters")[2]
+    assert said.to_dict() == {
+        "baseline": ", eval_interval 250, device_kind ",
+        "often": ", eval_interval 10, device_kind ",
+        "card": ", eval_interval 250, device_kind cuda",
+        "few": " drawn from 5",
+    }
+
+
+def test_what_an_arm_changes_is_said_without_seeds_and_derived_options():
+    base = dataclasses.replace(Config(), lr_decay_iters=5000)
+    here = dataclasses.replace(Config(), noise_sigma=0.1, seed=7, diagnose_interval=5, eval_interval=3)
+    assert changed_options(here, base) == {"noise_sigma": 0.1}
+
+
+# Mistakes.
+
+
+def refused(folder, words):
+    with pytest.raises(UserError, match=words) as error:
+        read([folder])
+    assert "\n" not in str(error.value)
+
+
+def test_two_configs_never_fall_into_one_arm(two_arms):
+    folder = fake_run(two_arms / "again" / "noise" / "seed7", 7, noise_sigma=0.2)
+    refused(two_arms, r"'noise' and differ in noise_sigma: 0.1 and 0.2")
+    edit(folder / "config.json", noise_sigma=0.1, seed=2)
+    refused(two_arms, "seed 2 twice")
+
+
+@pytest.mark.parametrize(
+    ("field", "options"),
+    [
+        ("n_embd: 384 and 768", {"n_embd": 768}),
+        ("eval_interval: 250 and 10", {"eval_interval": 10}),
+        ("data: 'abc' and 'def'", {"meta": {**META, "splits": {"train": {"tokens": 9, "sha256": "def"}}}}),
+    ],
+)
+def test_one_arms_folder_never_holds_two_settings(tmp_path, field, options):
+    fake_run(tmp_path / "arm" / "seed1")
+    fake_run(tmp_path / "arm" / "seed2", 2, **options)
+    refused(tmp_path, f"'arm' and differ in {field}")
+
+
+@pytest.mark.parametrize("source", ["out/one", "out/one/seed1"])
+def test_runs_from_other_weights_are_not_one_arm(tmp_path, source):
+    for seed, digest in ((1, "abc"), (2, "abc"), (3, "def")):
+        folder = fake_run(tmp_path / "arm" / f"seed{seed}", seed, init_from=source)
+        edit(folder / "run.json", init_from={"sha256": digest})
+        if seed == 2:
+            assert len(read([tmp_path]).runs) == 2
+    refused(tmp_path, f"seed3: {source} had other weights when this run began")
+
+
+def test_an_arm_is_of_one_kind_of_device_where_it_was_trained(tmp_path):
+    for seed, device in ((1, "cuda"), (2, "cpu")):
+        on(fake_run(tmp_path / "noise" / f"seed{seed}", seed), device)
+    refused(tmp_path, "differ in device: 'cuda' and 'cpu'")
+    parts = [
+        {"iter": at, "machine": {"device": name}} for at, name in ((0, "mps"), (0, "cuda:0"), (1000, "mps"))
+    ]
+    edit(tmp_path / "noise" / "seed2" / "run.json", resumed=parts)
+    assert read([tmp_path]).runs.device_kind.tolist() == ["cuda", "cuda"], "where there were steps"
+    edit(tmp_path / "noise" / "seed2" / "run.json", resumed=[{**parts[1], "iter": 500}])
+    refused(tmp_path, r"differ in device: 'cuda' and 'cpu\+cuda'")
+
+
+def test_folders_without_runs_and_one_study_twice_are_refused(tmp_path):
+    refused(tmp_path, "no run lies in")
+    refused(tmp_path / "nowhere", "no such folder")
+    for name in ("one", "two"):
+        make_study(tmp_path / name, {"baseline": {}})
+    refused(tmp_path, "both hold tiny/cpu")
+
+
+# Committed records.
+
+
+@pytest.fixture
+def study(tmp_path):
+    folder = make_study(tmp_path / "out" / "tiny", {"noise": {"noise_sigma": 0.1}, "baseline": {}})
+    write_json(folder / "noise" / "seed1" / "sharpness.json", {"rises": {"0.05": [1.0, 2.0]}})
+    fake_run(folder / "baseline" / "seed4", 4, until=500)
+    fake_run(folder / "baseline" / "seed5", 5, status="diverged")
+    return folder
+
+
+def collected(study):
+    target = study.parents[1] / "results"
+    assert collect.main([str(study.parent), f"--to={target}"]) == 0
+    return target / "tiny" / "cpu"
+
+
+def test_records_are_read_as_their_run_folders_are(study, capsys):
+    place = collected(study)
+    assert "7 runs taken, 1 not finished yet" in capsys.readouterr().out
+    assert sorted(path.name for path in place.iterdir()) == [RUNS, "study.json"]
+    live, kept = read([study]), read([place.parent.parent])
+    for name in ("runs", "curves"):
+        one, other = (getattr(r.of(status="finished"), name).drop(columns="folder") for r in (live, kept))
+        one, other = (f.dropna(axis=1, how="all").reset_index(drop=True) for f in (one, other))
+        pd.testing.assert_frame_equal(one, other[list(one)], rtol=1e-5, check_dtype=False)
+        assert len(one)
+    assert kept.of(arm="baseline").runs.seed.tolist() == [1, 2, 3, 5], "the unfinished one was left"
+    assert kept.runs.folder[0] == str(place / "baseline" / "seed1")
+
+
+def test_the_same_runs_give_the_same_bytes_and_more_runs_are_added(study):
+    place = collected(study)
+    first = (place / RUNS).read_bytes()
+    assert (collected(study) / RUNS).read_bytes() == first
+    fake_run(study / "baseline" / "seed4", 4)
+    for path in (study / "noise").rglob("config.json"):
+        path.unlink()  # no run any more
+    assert len(read([collected(study)]).runs) == 8
+    lines = [json.loads(line) for line in gzip.open(place / RUNS, "rt")]
+    wanted = [("noise", seed) for seed in (1, 2, 3)] + [("baseline", seed) for seed in (1, 2, 3, 4, 5)]
+    assert [(line["arm"], line["seed"]) for line in lines] == wanted
+    assert len(read_json(place / "study.json")["corpora"]) == 1
+
+
+def test_a_record_of_another_run_is_refused_and_stays(study):
+    before = (collected(study) / RUNS).read_bytes()
+    edit(study / "noise" / "seed2" / "run.json", began="later")
+    with pytest.raises(UserError, match="seed2 has the record of another run of this config"):
+        collected(study)
+    edit(study / "noise" / "seed1" / "config.json", noise_sigma=0.2)
+    edit(study / "noise" / "seed2" / "run.json", began=None)
+    with pytest.raises(UserError, match=r"another config: noise_sigma \(0.1 there, 0.2 here\)"):
+        collected(study)
+    assert (study.parents[1] / "results" / "tiny" / "cpu" / RUNS).read_bytes() == before
+
+
+def test_options_are_kept_under_the_names_of_today_and_no_vocabulary_of_subwords(study):
+    for path in study.rglob("config.json"):
+        config = read_json(path)
+        write_json(path, {**config, "noise_draw": config.pop("noise_distribution")})
+    for path in study.rglob("run.json"):
+        edit(path, corpus={**META, "unit": "token", "vocabulary": ["a"] * 50_000})
+    place = collected(study)
+    (corpus,) = read_json(place / "study.json")["corpora"].values()
+    assert "vocabulary" not in corpus
+    line = json.loads(gzip.open(place / RUNS, "rt").readline())
+    assert "noise_distribution" in line["config"]
+    assert "noise_draw" not in line["config"]
+
+
+def test_a_thinned_log_keeps_every_evaluation_and_the_ends():
+    evals = [{"kind": "eval", "iter": at, "val_loss": 1.0} for at in range(0, 1000, 12)]
+    steps = [{"kind": "train", "iter": at, "loss": 1 / 3, "tokens": 5} for at in range(1000)]
+    kept = collect.thinned(evals + steps)
+    assert [event for event in kept if event["kind"] == "eval"] == evals
+    at = [event["iter"] for event in kept if event["kind"] == "train"]
+    assert (len(at), at[0], at[-1]) == (25, 0, 999)
+    assert all("tokens" not in event for event in kept)
+    assert collect.thinned(kept) == kept
+    assert collect.rounded({"loss": 1 / 3, "iter": 3, "none": None}) == {
+        "loss": 0.333333,
+        "iter": 3,
+        "none": None,
+    }
+    assert math.isclose(collect.rounded({"x": 123456789.0})["x"], 123457000)
+
+
+def test_damaged_records_are_one_line(study):
+    place = collected(study)
+    (place / RUNS).write_bytes((place / RUNS).read_bytes()[:200])
+    refused(place, "is damaged")

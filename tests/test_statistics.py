@@ -1,0 +1,345 @@
+"""The statistics against scipy, against published values, and by simulation where there is nothing to find."""
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up import fake_run, make_study
+from scipy import stats
+
+from analysis.records import read
+from analysis.statistics import (
+    LEVEL,
+    Verdict,
+    band,
+    compare,
+    compare_all,
+    detectable,
+    difference,
+    fraction_of_effect,
+    fractions,
+    fractions_by_iteration,
+    holm,
+    interval,
+    noncentrality,
+    sign_flip,
+    verdict_of,
+)
+from data.files import write_json
+
+NAN = pytest.approx(math.nan, nan_ok=True)
+
+
+def seeds(values, start=1):
+    return pd.Series(values, range(start, start + len(values)), dtype=float)
+
+
+# One comparison.
+
+
+def test_intervals_are_scipys():
+    values = [1.46784, 1.46585, 1.46748, 1.46111, 1.46509]
+    wanted = stats.t.interval(0.95, 4, loc=np.mean(values), scale=stats.sem(values))
+    mean, half = interval(values)
+    assert (mean - half, mean + half) == pytest.approx(wanted, rel=1e-12)
+    assert interval([3.0]) == (3.0, NAN), "one seed has no interval, and not a zero one"
+
+
+def test_a_band_is_the_interval_at_each_iteration_over_the_seeds_that_have_it():
+    curve = pd.DataFrame({1: [3.0, 2.0, np.nan], 2: [3.5, 2.1, 1.0], 3: [3.1, np.nan, np.nan]}, [0, 10, 20])
+    found = band(curve)
+    assert found.n.tolist() == [3, 2, 1]
+    for at in (0, 10, 20):
+        assert tuple(found.loc[at, ["mean", "half_width"]]) == pytest.approx(
+            interval(curve.loc[at].dropna()), nan_ok=True
+        )
+
+
+def test_the_paired_comparison_is_scipys():
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(1.0, 0.1, 7), rng.normal(1.1, 0.1, 7)
+    found, test = difference(seeds(a), seeds(b)), stats.ttest_rel(a, b)
+    low, high = test.confidence_interval(0.95)
+    assert (found["n"], found["paired"]) == (7, True)
+    assert found["p"] == pytest.approx(test.pvalue, rel=1e-9)
+    ends = found["mean"] - found["half_width"], found["mean"] + found["half_width"]
+    assert ends == pytest.approx((low, high), rel=1e-9)
+    assert found["r"] == pytest.approx(np.corrcoef(a, b)[0, 1])
+
+
+def test_pairs_are_by_seed_and_not_by_place():
+    a, b = pd.Series({1: 1.0, 2: 2.0, 3: 3.0, 9: 50.0}), pd.Series({3: 2.5, 2: 1.5, 1: 0.4})
+    found = difference(a, b)
+    assert found["n"] == 3
+    assert (found["mean"], found["half_width"]) == pytest.approx(interval([0.6, 0.5, 0.5]))
+
+
+def test_where_seeds_do_not_match_it_is_welchs():
+    rng = np.random.default_rng(2)
+    a, b = rng.normal(1.0, 0.1, 5), rng.normal(1.3, 0.3, 8)
+    found = difference(seeds(a), seeds(b, start=100))
+    test = stats.ttest_ind(a, b, equal_var=False)
+    low, high = test.confidence_interval(0.95)
+    assert (found["n"], found["paired"]) == (5, False)
+    assert found["p"] == pytest.approx(test.pvalue, rel=1e-12)
+    ends = found["mean"] - found["half_width"], found["mean"] + found["half_width"]
+    assert ends == pytest.approx((low, high), rel=1e-9)
+
+
+def test_unpaired_arms_without_any_spread_are_certain():
+    for shift, p in ((0.0, 1.0), (0.5, 0.0)):
+        found = difference(seeds([1.0 + shift] * 2), seeds([1.0] * 2, 3))
+        assert found == {"n": 2, "paired": False, "mean": shift, "half_width": 0.0, "p": p}
+
+
+def test_sign_flips_are_scipys_permutation_test():
+    rng = np.random.default_rng(3)
+    for n in (2, 5, 8):
+        differences = rng.normal(0.5, 1.0, n)
+        p, floor = sign_flip(differences)
+        test = stats.permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=np.inf)
+        assert p == pytest.approx(test.pvalue)
+        assert floor == 2 / 2**n
+    assert sign_flip(np.full(6, 0.1))[0] == 2 / 2**6, "six seeds cannot pass Holm over six by it"
+
+
+def test_many_seeds_flip_drawn_signs():
+    differences = np.random.default_rng(4).normal(0.3, 1.0, 17)
+    p, floor = sign_flip(differences)
+    exact = stats.permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=np.inf)
+    assert p == pytest.approx(exact.pvalue, abs=4 * math.sqrt(0.25 / 2**16))
+    assert floor == 1 / 2**16
+
+
+# Families.
+
+
+def test_holm_is_its_definition():
+    """On every order of values with ties: sort, times m, m - 1, ..., running maximum, at most 1."""
+    for values in itertools.permutations([0.01, 0.04, 0.03, 0.03, 0.5]):
+        adjusted = holm(values)
+        ranked = sorted(values)
+        for value, found in zip(values, adjusted):
+            last = max(i for i, other in enumerate(ranked) if other == value)
+            wanted = max(min(1.0, (5 - i) * ranked[i]) for i in range(last + 1))
+            assert found == pytest.approx(wanted)
+    assert holm([]) == []
+
+
+def test_the_detectable_effect_is_found_with_80_percent_power():
+    """By simulation: tests of differences of that size reject as often as stated."""
+    rng, n, sd = np.random.default_rng(5), 8, 0.02
+    for level in (0.05, 0.05 / 6):
+        shift = sd / math.sqrt(n) * noncentrality(n - 1, level)
+        draws = rng.normal(shift, sd, (20_000, n))
+        rejected = stats.ttest_1samp(draws, 0, axis=1).pvalue < level
+        assert rejected.mean() == pytest.approx(0.8, abs=0.012)
+
+
+def test_the_detectable_effect_is_in_proportion_to_the_spread():
+    rng = np.random.default_rng(6)
+    a, b = rng.normal(0, 1, 8), rng.normal(0, 1, 8)
+    one = detectable(seeds(a), seeds(b), True, 0.05)
+    assert one == pytest.approx(np.std(a - b, ddof=1) / math.sqrt(8) * noncentrality(7, 0.05))
+    assert detectable(seeds(3 * a), seeds(3 * b), True, 0.05) == pytest.approx(3 * one)
+    unpaired = detectable(seeds(a), seeds(b, 100), False, 0.05)
+    assert unpaired == pytest.approx(math.sqrt(a.var(ddof=1) / 8 + b.var(ddof=1) / 8) * 3.0, rel=0.05)
+
+
+def verdicts(table):
+    return [verdict_of(*pair) for pair in zip(table["mean"], table.p_holm)]
+
+
+def test_verdicts_follow_the_adjusted_test():
+    rng = np.random.default_rng(7)
+    base = rng.normal(2.0, 0.05, 8)
+    spread = rng.normal(0.0, 0.01, (3, 8))
+    arms = [base - 0.1 + spread[0], base + 0.1 + spread[1], base + spread[2]]
+    found = compare_all([(seeds(arm), seeds(base)) for arm in arms])
+    assert verdicts(found) == [Verdict.BETTER, Verdict.WORSE, Verdict.NOT_RESOLVED]
+    alone = compare_all([(seeds(arms[0]), seeds(base))])
+    assert found.p_holm[0] == pytest.approx(3 * alone.p[0])
+    assert found.mde[0] > alone.mde[0]
+
+
+def test_one_seed_has_no_verdict_and_counts_for_no_family():
+    several = seeds([1.0, 1.1, 1.05])
+    table = compare_all([(seeds([1.0]), seeds([2.0])), (several, seeds([1.5, 1.61, 1.56]))])
+    assert (table.n[0], table["mean"][0]) == (1, -1.0)
+    assert table.loc[0, ["half_width", "p", "p_holm", "mde"]].isna().all()
+    assert table.p_holm[1] == table.p[1]
+    assert verdicts(table)[0] == Verdict.NONE
+    nothing = compare_all([(seeds([1.0]), seeds([1.0], 2))])
+    assert (nothing.n[0], nothing["mean"][0], verdicts(nothing)) == (0, NAN, [Verdict.NONE])
+
+
+def test_two_arms_that_are_the_same_bits_are_not_resolved():
+    losses = seeds([1.0, 1.1, 1.05])
+    table = compare_all([(losses, losses.copy())])
+    assert table.loc[0, ["mean", "half_width", "p"]].tolist() == [0.0, 0.0, 1.0]
+    assert verdicts(table) == [Verdict.NOT_RESOLVED]
+
+
+# By simulation: what the procedure does where what is true is known.
+
+TABLES, ARMS, SEEDS = 2500, 6, 8
+
+
+def simulated(seed, shifted=0):
+    """(differences, p-values, verdicts) of many families of arms against one baseline; a seed moves all of its
+    runs together, and the first arms are truly worse by 0.1."""
+    rng = np.random.default_rng(seed)
+    runs = rng.normal(1.5, 0.003, (TABLES, 1, SEEDS)) + rng.normal(0, 0.003, (TABLES, ARMS + 1, SEEDS))
+    runs[:, 1 : shifted + 1] += 0.1
+    differences = runs[:, 1:] - runs[:, :1]
+    p = stats.ttest_1samp(differences, 0, axis=2).pvalue
+    means = differences.mean(axis=2)
+    found = [[verdict_of(*pair) for pair in zip(*row)] for row in zip(means, map(holm, p))]
+    for losses, said in list(zip(runs, found))[:5]:  # the simulation does what compare_all does
+        assert verdicts(compare_all([(seeds(arm), seeds(losses[0])) for arm in losses[1:]])) == said
+    return differences, p, np.isin(found, [Verdict.BETTER, Verdict.WORSE])
+
+
+@pytest.fixture(scope="module")
+def nothing_to_find():
+    return simulated(8)
+
+
+def test_with_no_effect_the_familywise_rate_is_at_most_5_percent(nothing_to_find):
+    wrong = nothing_to_find[2].any(axis=1).mean()
+    assert wrong <= LEVEL + 3 * math.sqrt(LEVEL * (1 - LEVEL) / TABLES)
+    assert wrong > 0.01, "a procedure that never resolves anything is no procedure"
+    unadjusted = (nothing_to_find[1] <= LEVEL).any(axis=1).mean()
+    assert unadjusted > 2 * LEVEL, "what the adjustment is for"
+
+
+def test_intervals_cover_at_their_nominal_rate(nothing_to_find):
+    found = band(pd.DataFrame(nothing_to_find[0][:, 0]))
+    covered = (found["mean"].abs() <= found.half_width).mean()
+    assert covered == pytest.approx(0.95, abs=3 * math.sqrt(0.95 * 0.05 / TABLES))
+
+
+def test_some_effects_do_not_raise_the_rate_of_wrong_verdicts_on_the_rest():
+    resolved = simulated(9, shifted=3)[2]
+    assert resolved[:, :3].all()
+    wrong = resolved[:, 3:].any(axis=1).mean()
+    assert 0.01 < wrong <= LEVEL + 3 * math.sqrt(LEVEL * (1 - LEVEL) / TABLES)
+
+
+def test_welchs_intervals_cover_too():
+    rng, covered, rounds = np.random.default_rng(10), 0, 600
+    for _ in range(rounds):
+        one = difference(seeds(rng.normal(1.5, 0.003, 6)), seeds(rng.normal(1.5, 0.009, 4), 100))
+        covered += abs(one["mean"]) <= one["half_width"]
+    assert covered / rounds == pytest.approx(0.95, abs=0.03), "approximate, by its degrees of freedom"
+
+
+# Comparisons of a study.
+
+
+def test_an_arm_is_compared_with_its_own_reference(tmp_path):
+    arms = {"wide_noise": {"weight_decay": 0.3, "noise_sigma": 0.1}, "wide": {"weight_decay": 0.3}, "zero": {}}
+    make_study(tmp_path, arms, baseline="zero", versus={"wide_noise": "wide"})
+    table = compare(read([tmp_path]), "tiny", "cpu", "best_val_loss")
+    assert table.reference.to_dict() == {"wide_noise": "wide", "wide": "zero"}
+    assert table.verdict["wide_noise"] == Verdict.WORSE
+    assert table["mean"]["wide_noise"] == pytest.approx(0.1 * (1 + 0.3 * 2)), "as the losses were made up"
+
+
+def test_a_study_is_a_family_whatever_is_read_with_it(tmp_path):
+    arms = {"baseline": {}, "noise": {"noise_sigma": 0.001}, "more": {"noise_sigma": 0.002}}
+    for name in ("one", "two"):
+        make_study(tmp_path / name, arms, name=name)
+    alone = compare(read([tmp_path / "one"]), "one", "cpu", "best_val_loss")
+    both = compare(read([tmp_path]), "one", "cpu", "best_val_loss")
+    pd.testing.assert_frame_equal(alone, both)
+    assert alone.p_holm.min() == pytest.approx(2 * alone.p.min())
+
+
+def test_no_survivors_are_better(tmp_path):
+    folder = make_study(tmp_path, {"baseline": {}, "noise": {"noise_sigma": 0.1}, "low": {"weight_decay": 0.2}})
+    for seed in (1, 2, 3):
+        fake_run(folder / "noise" / f"seed{seed}", seed, status="diverged", noise_sigma=0.1)
+    fake_run(folder / "low" / "seed1", 1, status="diverged", weight_decay=0.2)
+    table = compare(read([folder]), "tiny", "cpu", "best_val_loss")
+    assert (table.n["noise"], table["mean"]["noise"]) == (0, NAN)
+    assert table.verdict.to_dict() == {"noise": Verdict.DIVERGED, "low": Verdict.DIVERGED}
+    assert table.remarks["low"] == ["1 of 3 diverged"]
+
+
+def test_a_reference_that_lost_runs_gives_no_arm_a_worse(tmp_path):
+    arms = {"baseline": {}, "rate": {"learning_rate": 0.01}}
+    arms["rate_noise"] = {"learning_rate": 0.01, "noise_sigma": 0.1}
+    folder = make_study(tmp_path, arms, versus={"rate_noise": "rate"}, seeds=(1, 2, 3, 4))
+
+    def told():
+        table = compare(read([folder]), "tiny", "cpu", "best_val_loss")
+        return table.verdict["rate_noise"], table.remarks["rate_noise"]
+
+    assert told() == (Verdict.WORSE, [])
+    for lost in (1, 4):
+        for seed in range(1, lost + 1):
+            fake_run(folder / "rate" / f"seed{seed}", seed, status="diverged", learning_rate=0.01)
+        assert told() == (Verdict.REFERENCE_DIVERGED, [f"reference: {lost} of 4 diverged"])
+
+
+def test_an_arm_that_lost_fewer_runs_than_it_gains_is_worse_with_a_remark(tmp_path):
+    folder = make_study(tmp_path, {"baseline": {}, "noise": {"noise_sigma": 0.1}}, seeds=(1, 2, 3, 4))
+    fake_run(folder / "noise" / "seed4", 4, status="diverged", noise_sigma=0.1)
+    table = compare(read([folder]), "tiny", "cpu", "best_val_loss")
+    assert (table.n["noise"], table.verdict["noise"]) == (3, Verdict.WORSE)
+    assert table.remarks["noise"] == ["1 of 4 diverged"]
+
+
+def test_there_is_no_verdict_before_the_planned_seeds_are_there(tmp_path):
+    arms = {"baseline": {}, "noise": {"noise_sigma": 0.1}}
+    make_study(tmp_path, arms, seeds=(1, 2, 3))
+    record = json.loads((tmp_path / "study.json").read_text())
+    for planned, verdict in (([1, 2, 3], Verdict.WORSE), ([1, 2, 3, 4], Verdict.INCOMPLETE)):
+        write_json(tmp_path / "study.json", {**record, "seeds": planned})
+        row = compare(read([tmp_path]), "tiny", "cpu", "best_val_loss").loc["noise"]
+        assert (row.verdict, row.seeds) == (verdict, f"3 of {len(planned)}")
+        assert not math.isnan(row.p)
+        assert math.isnan(row.p_holm) == math.isnan(row.mde) == (verdict == Verdict.INCOMPLETE)
+
+
+# Fractions of an effect.
+
+
+def test_a_fraction_is_fiellers_interval_of_a_ratio_of_paired_means():
+    """Its bounds are where a t-test of control - fraction * effect is just significant at 5 %."""
+    rng = np.random.default_rng(3)
+    base = seeds(rng.normal(2, 0.1, 8))
+    noise, control = (base + rng.normal(shift, 0.05, 8) for shift in (0.3, 0.2))
+    middle, low, high = fraction_of_effect(control, noise, base)
+    d, e = control - base, noise - base
+    assert low < middle < high
+    assert middle == pytest.approx(d.mean() / e.mean())
+    for bound in (low, high):
+        assert stats.ttest_1samp(d - bound * e, 0).pvalue == pytest.approx(0.05)
+    assert fraction_of_effect(noise, noise, base) == pytest.approx((1, 1, 1))
+    assert fraction_of_effect(control, base + rng.normal(0, 1, 8), base) is None
+    assert fraction_of_effect(control[:2], noise, base) is None
+
+
+def test_only_a_noises_controls_that_all_ended_have_a_fraction(tmp_path):
+    arms = {
+        "baseline": {},
+        "noise": {"noise_sigma": 0.1},
+        "half": {"noise_sigma": 0.05},
+        "rate": {"dropout": 0.3},
+    }
+    make_study(tmp_path, arms, versus={"half": "noise", "rate": "half"}, seeds=(1, 2, 3))
+    table = fractions(read([tmp_path]), "tiny", "cpu", "best_val_loss")
+    assert table.noise.to_dict() == {"half": "noise", "rate": "half"}
+    assert table.loc["half", ["n", "fraction", "low", "high"]].tolist() == pytest.approx([3, 0.5, 0.5, 0.5])
+    assert table.fraction["rate"] == pytest.approx(0, abs=1e-9)
+    by_time = fractions_by_iteration(read([tmp_path]), "tiny", "cpu", "half")
+    assert by_time.index.tolist() == [250, 500, 750, 1000]
+    assert by_time.fraction.tolist() == pytest.approx([0.5] * 4)
+    assert fractions_by_iteration(read([tmp_path]), "tiny", "cpu", "noise").empty
+    fake_run(tmp_path / "half" / "seed2", 2, status="diverged", noise_sigma=0.05)
+    assert fractions(read([tmp_path]), "tiny", "cpu", "best_val_loss").empty
