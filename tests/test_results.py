@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import sample
-from analysis.arms import read_settings
+from analysis.records import arms, read
 from config import ROOT
 from config.study import read_study
 
@@ -15,14 +15,10 @@ RESULTS, CPU = ROOT / "results", [ROOT / "config" / "cpu.py"]
 def best_rate(study, kind=""):
     """The learning rate of the lowest mean val loss among the arms of a held-out study, and whether it is an
     inner one."""
-    (setting,) = read_settings([RESULTS / study / "cpu"])
-    losses = {}
-    for arm in setting.arms:
-        if arm.name.startswith(f"{kind}lr"):
-            values = list(arm.losses("best_val_loss").values())
-            losses[arm.runs[0].config.learning_rate] = sum(values) / len(values)
-    best = min(losses, key=losses.get)
-    return best, min(losses) < best < max(losses)
+    runs = read([RESULTS / study / "cpu"]).runs
+    runs = runs[runs.arm.str.startswith(f"{kind}lr") & (runs.status == "finished")]
+    means = runs.groupby("learning_rate").best_val_loss.mean()
+    return means.idxmin(), means.index.min() < means.idxmin() < means.index.max()
 
 
 def rate_of(study, arm):
@@ -61,3 +57,16 @@ def test_the_model_that_ships_writes_text_as_soon_as_it_is_there(capsys):
         assert sample.main([str(folder), "--prompt=ROMEO:", "--max_new_tokens=120", "--device=cpu"]) == 0
         text = capsys.readouterr().out
         assert len(set(text.split()) & {"the", "and", "to", "of", "my", "you", "I", "that"}) >= 3, text
+
+
+def test_the_records_are_whole_and_light():
+    records = read([RESULTS])
+    table = arms(records)
+    assert set(records.studies) <= set(zip(table.study, table["size"]))
+    for (name, _), study in records.studies.items():
+        planned = read_study(ROOT / "config" / "study" / f"{name}.py", CPU)
+        assert (study["purpose"], study["together"]) == (planned.purpose, planned.together)
+        assert set(table.arm[table.study == name]) <= set(planned.arms)
+    files = [path for path in RESULTS.rglob("*") if path.is_file()]
+    assert len(files) < 200
+    assert sum(path.stat().st_size for path in files) < 8e6
