@@ -1,0 +1,351 @@
+"""The fields of the pages: numbers and verdicts of the records, as they are printed. No torch.
+
+    study        the name of a study, or name/size where it was run in several sizes
+    arm          one of its arms; against: another of its arms in the place of its reference
+    loss         a key of LOSSES, or a column of the runs
+
+What is not there is a UserError of one line. No field gives more words than a verdict.
+"""
+
+import functools
+import math
+
+import numpy as np
+from scipy import integrate, stats
+
+from analysis import records, statistics, tables, theory
+from analysis.tables import PAPER, probability, with_interval
+from config import ROOT, UserError, did_you_mean, load
+
+LOSSES = {
+    "minibatch": "minibatch_loss_last100",
+    "train": "final_train_loss",
+    "val": "best_val_loss",
+    "final": "final_val_loss",
+    "test": "best_weights_test_loss",
+}
+SHARED = ("table1_shakespeare", "sensitivity", "schedules", "optimizers")
+VOCABULARY = 65  # of shakespeare_char
+
+
+def percent(value):
+    return "–" if math.isnan(value) else f"{round(100 * value)} %"
+
+
+def printed(value):
+    """A number of a config or a count, as one reads it."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+class Fields:
+    """Every public method is a field."""
+
+    def __init__(self, found):
+        self._records, self._table = found, records.arms(found)
+        self._of, self._comparisons = functools.cache(self._of), functools.cache(self._comparisons)
+
+    # What is there.
+
+    def _key(self, study):
+        """(study, size); UserError unless it is one."""
+        keys = [key for key in self._records.studies if study in (key[0], "/".join(key))]
+        if len(keys) > 1:
+            raise UserError(f"{study} was run in {len(keys)} sizes: write {' or '.join(map('/'.join, keys))}")
+        if not keys:
+            hint = did_you_mean(study, [name for name, _ in self._records.studies])
+            raise UserError(f"the records have no study {study!r}{hint}")
+        return keys[0]
+
+    def _of(self, study, arm=None):
+        """The Records of a study, or of one of its arms; UserError where there is none."""
+        name, size = self._key(study)
+        found = self._records.of(study=name, size=size)
+        if arm is None:
+            return found
+        if arm not in set(found.runs.arm):
+            raise UserError(f"the study {study} has no arm {arm!r}{did_you_mean(arm, set(found.runs.arm))}")
+        return found.of(arm=arm)
+
+    def _losses(self, study, arm, loss):
+        """{seed: loss} as a Series."""
+        found = records.losses(self._of(study, arm).runs, LOSSES.get(loss, loss))
+        if found.empty:
+            raise UserError(f"no run of {study}, {arm} has a loss {loss!r}: one of {', '.join(LOSSES)}")
+        return found
+
+    def _comparisons(self, study, loss="val"):
+        """statistics.compare's frame."""
+        return statistics.compare(self._records, *self._key(study), LOSSES.get(loss, loss))
+
+    def _row(self, study, arm, loss="val"):
+        found = self._comparisons(study, loss)
+        if arm not in found.index:
+            self._losses(study, arm, loss)
+            raise UserError(f"the study {study} compares {arm!r} with nothing")
+        return found.loc[arm]
+
+    # A comparison.
+
+    def diff(self, study, arm, against=None, loss="val", half=True, n=True):
+        """An arm's loss minus its reference's, "+0.2412 ± 0.0092 (n = 6)": mean over pairs of a seed, half of
+        its 95 % t interval. With `against` it is outside the family of the verdicts."""
+        if against is None:
+            row = self._row(study, arm, loss)
+        else:
+            row = statistics.difference(self._losses(study, arm, loss), self._losses(study, against, loss))
+        if not row["n"]:
+            return "–"
+        return (
+            with_interval(row["mean"], row["half_width"] if half else math.nan, "+") + f" (n = {row['n']})" * n
+        )
+
+    def verdict(self, study, arm, loss="val"):
+        return str(self._row(study, arm, loss).verdict)
+
+    def p(self, study, arm, loss="val"):
+        """Holm's."""
+        return probability(self._row(study, arm, loss).p_holm)
+
+    def mde(self, study, arm, loss="val"):
+        """The minimum detectable effect."""
+        return f"{self._row(study, arm, loss).mde:.4f}"
+
+    def reference(self, study, arm):
+        return self._row(study, arm).reference
+
+    def count(self, study, verdict, loss="val"):
+        """How many of a study's comparisons have this verdict."""
+        if verdict not in list(statistics.Verdict):
+            raise UserError(
+                f"no comparison has the verdict {verdict!r}{did_you_mean(verdict, statistics.Verdict)}"
+            )
+        return int((self._comparisons(study, loss).verdict == verdict).sum())
+
+    def fraction(self, study, arm, at=None):
+        """How much of its noise's effect on the val loss an arm has, "107 % (104 % to 111 %)", with Fieller's
+        95 % interval; at: the evaluation at that iteration, in place of the best."""
+        self._of(study, arm)
+        if at is None:
+            table, key = statistics.fractions(self._records, *self._key(study), LOSSES["val"]), arm
+        else:
+            table, key = statistics.fractions_by_iteration(self._records, *self._key(study), arm), at
+        if key not in table.index:
+            raise UserError(f"{study}, {arm}: no fraction of an effect{f' at iteration {at}' if at else ''}")
+        return "{} ({} to {})".format(*map(percent, table.loc[key, ["fraction", "low", "high"]]))
+
+    # Arms and studies.
+
+    def arms(self, study):
+        """The names of the arms that were run, in the study's order."""
+        name, size = self._key(study)
+        return self._table[(self._table.study == name) & (self._table["size"] == size)].arm.to_list()
+
+    def option(self, study, arm, name):
+        """An option of an arm's config."""
+        return printed(getattr(self._of(study, arm).runs.config.iloc[0], name))
+
+    def n(self, study, arm, status="finished"):
+        """How many of an arm's runs finished, or diverged, or exploded."""
+        runs = self._of(study, arm).runs
+        return int(runs.exploded.sum() if status == "exploded" else (runs.status == status).sum())
+
+    def mean(self, study, arm, loss="val"):
+        """Of an arm's losses, with half of its 95 % t interval."""
+        return with_interval(*statistics.interval(self._losses(study, arm, loss)))
+
+    def parameters(self, study, arm):
+        return f"{self._of(study, arm).runs.parameters.iloc[0] / 1e6:.2f} M"
+
+    def planned(self, study):
+        """How many seeds an arm of the study is to have."""
+        return len(self._records.studies[self._key(study)]["seeds"])
+
+    def noise_ratio(self, study, arm, below=None):
+        """How long the injected noise is at the first step, over the mini-batch gradient's own; with `below`,
+        the first measured iteration at which this is under it."""
+        ratio = self._of(study, arm).curve("diagnosis", "noise_ratio").mean(axis=1)
+        return printed(int(ratio[ratio < below].index[0])) if below else f"{ratio.iloc[0]:.0f}"
+
+    def noise_sum(self, study, arm, against):
+        """The sum of an arm's sigma_t^2, in parts of that of another arm."""
+        sums = [np.sum(in_theory(self._of(study, name))[1] ** 2) for name in (arm, against)]
+        return percent(sums[0] / sums[1])
+
+    def steps(self, study, arm, against):
+        """The RMS of an arm's updates over that of another's signal in them, the lowest and the highest of the
+        measurements; the first, under a moment of one gradient, aside."""
+        ratio = self._mean_signal(study, arm) / self._mean_signal(study, against)
+        return f"{percent(ratio.iloc[1:].min())} to {percent(ratio.iloc[1:].max())}"
+
+    def _mean_signal(self, study, arm):
+        return self._of(study, arm).curve("diagnosis", "signal_rms").mean(axis=1)
+
+    def overfitting(self, study, arm):
+        """The final val loss over the best one, with half of its 95 % t interval."""
+        rise = self._losses(study, arm, "final") - self._losses(study, arm, "val")
+        return with_interval(*statistics.interval(rise))
+
+    def correlations(self, study):
+        """The lowest and the highest correlation of pairs."""
+        found = self._comparisons(study).r
+        return f"{found.min():+.2f} to {found.max():+.2f}"
+
+    def families(self):
+        """How many studies judge."""
+        return len(set(self._table.study[self._table.purpose == "comparison"]))
+
+    def studies(self):
+        """Their names, with the size where that is needed; those that judge first."""
+        found = self._records.studies
+        keys = sorted(found, key=lambda key: (found[key]["purpose"] == "tuning", key))
+        names = [name for name, _ in keys]
+        return ["/".join(key) if names.count(key[0]) > 1 else key[0] for key in keys]
+
+    def title(self, study):
+        return self._records.studies[self._key(study)]["title"]
+
+    def described(self, study):
+        """What the runs are of, and under what they ran."""
+        runs = self._of(study).runs
+        through = np.where(runs.through_float32.eq(True), " through float32", "")
+        revisions = runs.revision.str.replace(r"^(\w{10})\w+", r"\1", regex=True)
+        runs = runs.astype(dict.fromkeys(("machine", "torch", "revision", "began"), "string"))
+        columns = [runs.corpus + ", " + runs.description, runs.machine + ", " + runs.dtype + through]
+        columns += ["PyTorch " + runs.torch, "revision " + revisions, runs.began.str[:10]]
+        return "; ".join(" and ".join(sorted(set(column.dropna()))) for column in columns)
+
+    def command(self, study):
+        """What trains its runs again, where the corpus is prepared as it says."""
+        name, size = self._key(study)
+        parts = size.split("+") if size != "full" else []
+        words = [f"--{part}" if "=" in part else f"config/{part}.py" for part in parts]
+        planned, there = self._records.studies[name, size]["arms"], self.arms(study)
+        words += [f"--arms={','.join(there)}"] if len(there) < len(planned) else []
+        return " ".join(["python sweep.py", f"config/study/{name}.py", *words])
+
+    def tables(self, study):
+        """(title, rows as Markdown) of its comparisons, losses and sharpness."""
+        key, here = self._key(study), self._of(study)
+        judged = self._records.studies[key]["purpose"] != "tuning"
+        for table in tables.comparison_tables(self._records, *key) if judged else ():
+            yield table.title.partition(";")[0], tables.markdown_cells(table.cells)
+        for _, part in here.runs.groupby("setting", sort=False):
+            part = here.of(setting=part.setting.iloc[0])
+            losses, sharpness = tables.loss_table(part), tables.sharpness_table(part)
+            yield f"losses; {losses.title}", tables.markdown_cells(losses.cells)
+            if sharpness:
+                yield sharpness.title, tables.markdown_cells(sharpness.cells)
+
+    def runs(self, study=None):
+        """How many runs a study has, or all studies."""
+        return len(self._runs(study))
+
+    def hours(self, study=None):
+        return f"{self._runs(study).reindex(columns=['seconds']).seconds.sum() / 3600:.1f}"
+
+    def _runs(self, study):
+        runs = self._records.runs
+        return runs[runs.study != ""] if study is None else self._of(study).runs
+
+    # The paper's own numbers, and what chance gives.
+
+    def paper(self):
+        """Rows of cells: corpus, then val and train loss without the noise, with it, and the difference."""
+        for corpus, rows in PAPER.items():
+            (train, val), (noisy_train, noisy_val) = rows["baseline"], rows["noise"]
+            cells = [f"{val:.4f}", f"{noisy_val:.4f}", f"{noisy_val - val:+.4f}"]
+            yield [corpus, *cells, f"{train:.4f}", f"{noisy_train:.4f}", f"{noisy_train - train:+.4f}"]
+
+    def paper_mean(self):
+        """Of its differences in val loss."""
+        return f"{paper_differences().mean():+.4f}"
+
+    def paper_best(self):
+        return f"{paper_differences().min():+.4f}"
+
+    def paper_p(self):
+        """Of a t-test of these differences."""
+        return f"{stats.ttest_1samp(paper_differences(), 0.0).pvalue:.2f}"
+
+    def chance(self, cells, sd):
+        return f"{chance_of_gain(-paper_differences().min(), cells, sd):.2f}"
+
+    # What theory.py says.
+
+    def half_time(self, study, arm):
+        """The iteration from which steps have half of their size or more, predicted, v from the arm's runs."""
+        _, sigma, v, beta2 = in_theory(self._of(study, arm))
+        return printed(theory.half_time(sigma, v, beta2))
+
+    def share(self, study, arm):
+        """S, the share of the learning rate that an arm's noise leaves."""
+        return f"{theory.share(*in_theory(self._of(study, arm))):.2f}"
+
+    def _shares(self):
+        """S and the difference of every arm with absolute noise under a second moment, of SHARED studies."""
+        for study in SHARED:
+            for arm, row in self._comparisons(study).iterrows():
+                here = self._of(study, arm)
+                config = here.runs.config.iloc[0]
+                if config.noisy and config.noise_scale == "absolute" and config.optimizer != "sgd":
+                    yield theory.share(*in_theory(here)), row["mean"]
+
+    def spearman(self):
+        """The rank correlation of S and the harm, and of how many arms."""
+        found = list(self._shares())
+        return f"{stats.spearmanr(found).statistic:.3f} ({len(found)} arms)"
+
+    def measured_half_time(self, study, arm, length=None):
+        """The same as the diagnosis measured it, over runs; with `length`, as a part of so many iterations."""
+        found = list(measured_half_times(self._of(study, arm).curve("diagnosis", "preconditioner")))
+        return f"{np.mean(found):,.0f}" if length is None else percent(np.mean(found) / length)
+
+    def full_size(self, what, norm, config="config/shakespeare_noise.py"):
+        """Of the paper's model and a gradient of this norm: half_time, part (of the run) or share (S)."""
+        run = load([str(ROOT / config)])
+        width = run.n_embd
+        parameters = (12 * width + 2) * width * run.n_layer + (VOCABULARY + run.block_size + 1) * width
+        sigma, v = run.noise_sigma * run.noise_gamma ** np.arange(run.max_iters), norm**2 / parameters
+        if what == "share":
+            times = (run.max_iters, run.learning_rate, run.min_lr, run.warmup_iters, run.lr_decay_iters)
+            return f"{theory.share(theory.learning_rates(*times), sigma, v, run.beta2):.2f}"
+        half = theory.half_time(sigma, v, run.beta2)
+        return printed(half) if what == "half_time" else percent(half / run.max_iters)
+
+
+def paper_differences():
+    """Of its val losses, with the noise minus without it."""
+    return np.array([rows["noise"][1] - rows["baseline"][1] for rows in PAPER.values()])
+
+
+def chance_of_gain(gain, cells, sd):
+    """The probability that the lowest of some cells is lower by `gain` or more than one baseline, where all are
+    of one distribution, N(m, sd^2): 1 - E (1 - Phi((b - gain) / sd))^cells over the baseline's b."""
+    gain = gain / sd
+    none = integrate.quad(lambda b: stats.norm.pdf(b) * stats.norm.sf(b - gain) ** cells, -9, 9)[0]
+    return 1 - none
+
+
+def in_theory(here):
+    """(learning rates, sigma_t, v, beta2) of an arm's Records, as theory.py takes them; v from its clipped
+    gradients, over all runs and logged iterations."""
+    config, logged = here.runs.config.iloc[0], here.curves[here.curves.kind == "train"]
+    times = (config.max_iters, config.learning_rate, config.min_lr, config.warmup_iters, config.lr_decay_iters)
+    sigma = logged.groupby("iter").sigma.mean().dropna()
+    v = theory.mean_square(logged.grad_norm.dropna(), config.grad_clip, here.runs.parameters.iloc[0])
+    rates = theory.learning_rates(*times)
+    return rates, theory.sigma_between(sigma.index, sigma, config.max_iters), v, config.beta2
+
+
+def measured_half_times(curve):
+    """The iteration from which each run's mean over elements of sqrt(clean v / v) stays at a half or more,
+    linear between measurements; nothing of a run that never was below, or is so at its last measurement.
+
+    curve: iteration x seed.
+    """
+    for _, series in curve.items():
+        series = series.dropna()
+        below = np.flatnonzero(series < 0.5)
+        if len(below) and below[-1] < len(series) - 1:
+            (at, later), (low, high) = series.index[below[-1] :][:2], series.iloc[below[-1] :][:2]
+            yield at + (later - at) * (0.5 - low) / (high - low)

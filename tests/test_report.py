@@ -1,0 +1,139 @@
+"""The pages: their fields give the numbers of the records, and the committed ones are the filled sources."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up import make_study
+
+from analysis import fields, records, report, statistics
+from config import UserError
+
+NOISE = {"noise_sigma": 0.1, "noise_gamma": 0.99}
+ARMS = {
+    "baseline": {},
+    "noise": NOISE,
+    "control": {**NOISE, "noise_target": "second_moment", "noise_sigma": 0.05},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    results = tmp_path_factory.mktemp("records")
+    make_study(results / "tiny" / "cpu", ARMS, versus={"control": "noise"}, seeds=(1, 2, 3, 4))
+    return results
+
+
+@pytest.fixture
+def filled(folder):
+    """A function that fills a template by the made-up records."""
+    found = records.read([folder])
+
+    def function(text, pages=folder.parent / "sources"):
+        (pages / "results").mkdir(parents=True, exist_ok=True)
+        (pages / "results" / "TABLES.md").write_text(text, encoding="utf-8")
+        (page,) = report.fill(found, folder, pages).values()
+        return page.partition("\n")[2]
+
+    return function
+
+
+def test_a_difference_is_that_of_pairs_of_equal_seed(filled, folder):
+    ours, theirs = (
+        records.losses(records.read([folder]).of(arm=arm).runs, "best_val_loss")
+        for arm in ("noise", "baseline")
+    )
+    mean, half = statistics.interval((ours - theirs).to_numpy())
+    assert filled('{{ diff("tiny", "noise") }}') == f"{mean:+.4f} ± {half:.4f} (n = 4)"
+    assert filled('{{ diff("tiny", "baseline", "noise", half=False, n=False) }}') == f"{-mean:+.4f}"
+    assert (
+        filled('{{ mean("tiny", "noise", "final") }}')
+        == f"{ours.mean():.4f} ± {statistics.interval(ours)[1]:.4f}"
+    )
+
+
+def test_verdicts_are_those_of_the_statistics(filled, folder):
+    table = statistics.compare(records.read([folder]), "tiny", "cpu", "best_val_loss")
+    for arm, row in table.iterrows():
+        cells = filled(
+            f'{{{{ [verdict("tiny", "{arm}"), p("tiny", "{arm}"), mde("tiny", "{arm}")] | join(" ") }}}}'
+        )
+        assert cells == f"{row.verdict} {row.p_holm:.4f} {row.mde:.4f}"
+        assert filled(f'{{{{ reference("tiny", "{arm}") }}}}') == row.reference
+    said = [filled(f'{{{{ count("tiny", "{word}") }}}}') for word in ("better", "worse", "not resolved")]
+    assert list(map(int, said)) == [
+        (table.verdict == word).sum() for word in ("better", "worse", "not resolved")
+    ]
+
+
+def test_a_fraction_is_of_the_noises_effect(filled):
+    """Made-up losses are those of the baseline and sigma (1 + 0.3 seed): half of sigma has half of the effect,
+    exactly, at every iteration."""
+    assert filled('{{ fraction("tiny", "control") }}') == "50 % (50 % to 50 %)"
+    assert filled('{{ fraction("tiny", "control", at=250) }}') == "50 % (50 % to 50 %)"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{{ diff("tiny", "nois") }}', "has no arm 'nois'; did you mean 'noise'?"),
+        ('{{ verdict("tinny", "noise") }}', "no study 'tinny'; did you mean 'tiny'?"),
+        ('{{ diff("tiny", "noise", loss="vall") }}', "has a loss 'vall'"),
+        ('{{ verdict("tiny", "baseline") }}', "compares 'baseline' with nothing"),
+        ('{{ fraction("tiny", "noise") }}', "no fraction of an effect"),
+        ('{{ count("tiny", "wrose") }}', "wrose"),
+        ("{{ dif }}", "'dif' is undefined"),
+        ("{% if %}", "line 1"),
+    ],
+)
+def test_a_field_that_cannot_be_filled_is_one_line_that_names_the_page(filled, text, said):
+    with pytest.raises(UserError) as caught:
+        filled(text)
+    assert said in str(caught.value)
+    assert str(caught.value).startswith("analysis/pages/results/TABLES.md")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_study_of_two_sizes_is_named_with_its_size(folder, tmp_path):
+    for size in ("cpu", "full"):
+        make_study(tmp_path / "tiny" / size, ARMS, size=size)
+    found = fields.Fields(records.read([tmp_path]))
+    with pytest.raises(UserError, match="write tiny/cpu or tiny/full"):
+        found.n("tiny", "noise")
+    assert found.n("tiny/full", "noise") == 3
+    assert found.studies() == ["tiny/cpu", "tiny/full"]
+
+
+def test_records_of_ones_own_get_their_tables_and_check_notices_a_change(folder, capsys):
+    page = folder / "TABLES.md"
+    assert report.main([str(folder), "--check"]) == 1
+    assert not page.exists()
+    assert report.main([str(folder)]) == 0
+    assert report.main([str(folder), "--check"]) == 0
+    page.write_text(page.read_text(encoding="utf-8").replace("worse", "better"), encoding="utf-8")
+    capsys.readouterr()
+    assert report.main([str(folder), "--check"]) == 1
+    assert str(page) in capsys.readouterr().err
+    assert "python sweep.py config/study/tiny.py config/cpu.py\n" in page.read_text(encoding="utf-8")
+
+
+def test_the_committed_pages_are_their_filled_sources():
+    assert report.main(["--check"]) == 0
+
+
+# What is computed here alone.
+
+
+def test_the_chance_of_a_gain_is_that_of_simulated_tables():
+    one = 0.5 * math.erfc(0.0042 / 0.004 / 2)  # the difference of two runs has sd sqrt(2) 0.004
+    assert fields.chance_of_gain(0.0042, 1, 0.004) == pytest.approx(one, abs=1e-9)
+    runs = np.random.default_rng(1).normal(2.0, 0.004, size=(100_000, 7))
+    simulated = np.mean(runs[:, 1:].min(axis=1) - runs[:, 0] <= -0.0042)
+    assert fields.chance_of_gain(0.0042, 6, 0.004) == pytest.approx(simulated, abs=0.006)
+
+
+def test_a_measured_half_time_is_the_last_crossing_of_a_half():
+    curve = pd.DataFrame({1: [0.9, 0.2, 0.6, 0.4, 0.8], 2: [0.9, 0.2, 0.2, 0.2, 0.4], 3: [1.0] * 5})
+    curve.index = [0, 50, 100, 150, 200]
+    assert list(fields.measured_half_times(curve)) == [pytest.approx(162.5)]
