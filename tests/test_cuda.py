@@ -6,9 +6,7 @@ Where a test makes sense on a CPU too, it runs there in the ordinary suite, as a
 import contextlib
 import json
 import math
-import os
 import random
-import signal
 import warnings
 
 import pytest
@@ -20,12 +18,23 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import train
 from config import UserError
 from data.corpus import Corpus
+from model import GPT
 from noise import GradientNoise, schedule
-from training import step as method
+from sample import samples
 from training.evaluate import mean_loss
 from training.run_folder import read_log
 
 GIB = 2**30
+DTYPES = ["float32", "bfloat16", "float16"]
+CONTROLS = [
+    *(
+        {"noise_target": target}
+        for target in ("first_moment", "second_moment", "second_moment_mean", "weights")
+    ),
+    *({"noise_target": "learning_rate"}, {"noise_anticorrelated": True}, {"noise_before_clip": True}),
+    *({"noise_distribution": "laplace"}, {"reset_below_sigma": 0.005}, {"input_noise": 0.1}),
+    *({"diagnose_interval": 1}, {"optimizer": "sgd"}, {"optimizer": "adam", "weight_decay": 0.0}),
+]
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
@@ -35,6 +44,10 @@ def device(request):
 
 def result_of(folder):
     return json.loads((folder / "result.json").read_text())
+
+
+def losses_of(folder):
+    return checkpoint(folder)["history"][:, 0]
 
 
 def difference(one, other):
@@ -54,33 +67,33 @@ def test_batches_and_windows_are_the_same_on_every_device(corpus, device, monkey
         lambda data: [data.batch(seed, 5, 32) for seed in (1, 2**62)],
         lambda data: data.windows("val", 32),
     ):
-        for (x, y), (x_cpu, y_cpu) in zip(batches(here), batches(cpu), strict=True):
-            assert x.device.type == device
-            assert torch.equal(x.cpu(), x_cpu)
-            assert torch.equal(y.cpu(), y_cpu)
+        for parts, parts_cpu in zip(batches(here), batches(cpu), strict=True):
+            for part, part_cpu in zip(parts, parts_cpu, strict=True):
+                assert part.device.type == device
+                assert torch.equal(part.cpu(), part_cpu)
 
 
-@pytest.mark.parametrize("draw", ["gaussian", "uniform", "laplace"])
-def test_the_noise_is_drawn_on_the_device_from_seed_and_step_alone(device, draw):
-    parameters = [("a", torch.nn.Parameter(torch.zeros(1000, 999, device=device)))]
-    parameters.append(("b", torch.nn.Parameter(torch.zeros(7, device=device))))
+@pytest.mark.parametrize("distribution", ["gaussian", "uniform", "laplace"])
+def test_the_noise_is_drawn_on_the_device_from_seed_and_step_alone(device, distribution):
+    parameters = [
+        (name, torch.nn.Parameter(torch.zeros(shape, device=device)))
+        for name, shape in (("a", (1000, 999)), ("b", (7,)))
+    ]
+    generator = torch.cuda if device == "cuda" else torch
 
     def make():
-        return GradientNoise(parameters, schedule("constant", sigma=0.5), 3, draw=draw)
+        return GradientNoise(parameters, schedule("constant", sigma=0.5), 3, distribution=distribution)
 
     first = [xi.clone() for xi in make().unit(4)]
-    torch.manual_seed(1)
-    torch.randn(3, device=device)
-    state = torch.cuda.get_rng_state() if device == "cuda" else torch.get_rng_state()
+    generator.manual_seed(1)
+    state = generator.get_rng_state()
     resumed = make()
     resumed.unit(9)
     assert all(torch.equal(a, b) for a, b in zip(first, resumed.unit(4)))
-    after = torch.cuda.get_rng_state() if device == "cuda" else torch.get_rng_state()
-    assert torch.equal(state, after)
+    assert torch.equal(state, generator.get_rng_state())
     assert not torch.equal(first[0], make().unit(5)[0])
     assert first[0].device.type == device
-    assert first[0].std().item() == pytest.approx(1, abs=5e-3)
-    assert first[0].mean().item() == pytest.approx(0, abs=5e-3)
+    assert (first[0].mean().item(), first[0].std().item()) == pytest.approx((0, 1), abs=5e-3)
     for _, parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
     assert make().add_(4).item() == pytest.approx(0.5 * math.sqrt(999_007), rel=5e-3)
@@ -109,106 +122,85 @@ def no_waiting(device):
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("scale", ["absolute", "global", "tensor"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_the_host_does_not_wait_for_the_device_in_a_step(training, device, dtype, scale):
-    if (device, dtype) == ("cpu", "float16"):
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"dtype": dtype, "noise_scale": s} for dtype in DTYPES for s in ("absolute", "global", "tensor")),
+        *({"dtype": "float32", "noise_sigma": 0.006, **control} for control in CONTROLS),
+    ],
+    ids=str,
+)
+def test_the_host_does_not_wait_for_the_device_in_a_step(new_run, device, options):
+    if (device, options["dtype"]) == ("cpu", "float16"):
         pytest.skip("on the CPU the gradient scaler fetches its values")
-    t = training(device=device, dtype=dtype, noise_scale=scale, compile="off", max_iters=20)
-    for _ in range(3):  # optimizer state and caches
-        train.train_step(t)
-    with no_waiting(device):
-        for _ in range(3):
-            train.train_step(t)
-    assert t.trace[:6].isfinite().all()
-
-
-OTHER_STEPS = [
-    *({"noise_target": point} for point in ("first_moment", "second_moment", "second_moment_mean", "weights")),
-    *({"noise_target": "learning_rate"}, {"noise_anticorrelated": True}, {"noise_before_clip": True}),
-    *(
-        {"noise_distribution": "laplace"},
-        {"reset_below_sigma": 0.005},
-        {"input_noise": 0.1},
-        {"diagnose_interval": 1},
-    ),
-    *({"optimizer": "sgd"}, {"optimizer": "adam", "weight_decay": 0.0}),
-]
-
-
-@pytest.mark.parametrize("knobs", OTHER_STEPS, ids=str)
-def test_nor_does_it_in_the_steps_of_the_controls(training, device, knobs):
-    t = training(device=device, dtype="float32", compile="off", max_iters=20, noise_sigma=0.006, **knobs)
-    train.train_step(t)
+    run = new_run(device=device, compile="off", max_iters=20, **options)
+    train.train_step(run)  # optimizer state and caches
     with no_waiting(device):
         for _ in range(3):  # sigma passes 0.005 among them
-            train.train_step(t)
-    assert t.trace[:4].isfinite().all()
+            train.train_step(run)
+    assert run.history[:4].isfinite().all()
 
 
 # Training.
 
 
-@pytest.mark.parametrize("knobs", OTHER_STEPS, ids=str)
-def test_the_controls_agree_with_the_cpu(training, device, knobs, monkeypatch):
+@pytest.mark.parametrize("options", CONTROLS, ids=str)
+def test_the_controls_agree_with_the_cpu(new_run, device, options, monkeypatch):
     """Without dropout, and with the CPU's draws in place of the device's own."""
-    drawn = GradientNoise.drawn
+    draw = GradientNoise._draw
 
     def on_the_cpu(self, step, buffer):
         there, self.parameters = self.parameters, [p.cpu() for p in self.parameters]
-        noise = drawn(self, step, None)
+        noise = draw(self, step, None)
         self.parameters = there
         return noise.to(there[0].device)
 
-    monkeypatch.setattr(GradientNoise, "drawn", on_the_cpu)
-    knobs = {"dtype": "float32", "compile": "off", "dropout": 0.0, "noise_sigma": 0.006, **knobs}
-    here, cpu = training(device=device, **knobs), training(device="cpu", **knobs)
-    for t in (here, cpu):
+    monkeypatch.setattr(GradientNoise, "_draw", on_the_cpu)
+    options = {"dtype": "float32", "compile": "off", "dropout": 0.0, "noise_sigma": 0.006, **options}
+    here, cpu = (new_run(device=place, **options) for place in (device, "cpu"))
+    for run in (here, cpu):
         for _ in range(6):
-            train.train_step(t)
-    torch.testing.assert_close(here.trace[:6].cpu(), cpu.trace[:6], rtol=1e-3, atol=1e-6)
+            train.train_step(run)
+    torch.testing.assert_close(here.history[:6].cpu(), cpu.history[:6], rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.15])
 def test_a_run_starts_from_the_same_weights_on_every_device(run, device, lam):
     source = run("source", max_iters=5)
-    knobs = {"init_from": source, "noisytune_lambda": lam, "max_iters": 1, "warmup_iters": 0}
-    knobs |= {"learning_rate": 0.0, "min_lr": 0.0, "dtype": "float32", "compile": "off", "noise_sigma": 0.0}
-    here, cpu = run("here", device=device, **knobs), run("cpu", **knobs)
+    options = {"init_from": source, "noisytune_lambda": lam, "max_iters": 1, "warmup_iters": 0}
+    options |= {"learning_rate": 0.0, "min_lr": 0.0, "dtype": "float32", "compile": "off", "noise_sigma": 0.0}
+    here, cpu = run("here", device=device, **options), run("cpu", **options)
     assert same_weights(here, cpu)
     assert same_weights(here, source) == (lam == 0)
 
 
 def test_the_likeliest_text_is_the_same_on_every_device(run, device, corpus):
-    folder = run(max_iters=60)
-    meta, texts = Corpus(str(corpus)).meta, []
+    stored, texts = checkpoint(run(max_iters=60), "best.pt")["model"], []
     for place in (device, "cpu"):
-        model = train.GPT.from_weights(checkpoint(folder, "best.pt")["model"], place).eval()
-        (text,) = train.samples(model, meta, max_new_tokens=40, temperature=0, seed=1)
-        texts.append(text)
+        model = GPT.from_weights(stored, place).eval()
+        texts += samples(model, Corpus(str(corpus)).meta, max_new_tokens=40, temperature=0, seed=1)
     assert texts[0] == texts[1]
     assert len(texts[0]) == 40
 
 
 def test_a_few_steps_and_an_evaluation_agree_with_the_cpu(run, corpus, device):
     """float32, no dropout and no noise, whose draws are of the device's own kind."""
-    knobs = {"dropout": 0.0, "noise_sigma": 0.0, "dtype": "float32", "compile": "off"}
-    here, cpu = run("here", device=device, **knobs), run("cpu", **knobs)
-    losses = [checkpoint(folder)["trace"][:, 0].cpu() for folder in (here, cpu)]
-    print("largest difference of a loss:", (losses[0] - losses[1]).abs().max().item())
-    torch.testing.assert_close(*losses, rtol=1e-4, atol=0)
+    options = {"dropout": 0.0, "noise_sigma": 0.0, "dtype": "float32", "compile": "off"}
+    here, cpu = run("here", device=device, **options), run("cpu", **options)
+    print("largest difference of a loss:", (losses_of(here) - losses_of(cpu)).abs().max().item())
+    torch.testing.assert_close(losses_of(here), losses_of(cpu), rtol=1e-4, atol=0)
     values, stored = [], checkpoint(here)["model"]
     stored["config"]["dropout"] = 0.5  # which an evaluation does without
     for place in (device, "cpu"):
-        model = train.GPT.from_weights(stored, place)
-        values.append(mean_loss(model, Corpus(str(corpus), place).windows("val", 16)))
+        windows = Corpus(str(corpus), place).windows("val", 16)
+        values.append(mean_loss(GPT.from_weights(stored, place), windows))
     assert values[0] == pytest.approx(values[1], rel=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_sixteen_bits_train_like_thirty_two(run, device, dtype):
-    knobs = {"device": device, "max_iters": 60, "dropout": 0.0, "noise_sigma": 1e-3, "compile": "off"}
-    narrow, wide = run("narrow", dtype=dtype, **knobs), run("wide", dtype="float32", **knobs)
+    options = {"device": device, "max_iters": 60, "dropout": 0.0, "noise_sigma": 1e-3, "compile": "off"}
+    narrow, wide = run("narrow", dtype=dtype, **options), run("wide", dtype="float32", **options)
     assert result_of(wide)["final_val_loss"] < 2.9
     assert result_of(narrow)["final_val_loss"] == pytest.approx(result_of(wide)["final_val_loss"], abs=0.05)
     assert result_of(narrow)["skipped_steps"] == 0
@@ -216,57 +208,44 @@ def test_sixteen_bits_train_like_thirty_two(run, device, dtype):
     assert scaler == {} or (scaler["scale"], scaler["_growth_tracker"]) == (65536.0, 60)
 
 
-def test_a_step_skipped_for_infinity_moves_no_weight_and_no_moment(training, device, monkeypatch):
-    t = training(device=device, dtype="float16", max_iters=20)
+def test_a_step_skipped_for_infinity_moves_no_weight_and_no_moment(new_run, device, monkeypatch):
+    run, accumulate = new_run(device=device, dtype="float16", max_iters=20), train.accumulate
     for _ in range(2):
-        train.train_step(t)
+        train.train_step(run)
 
     def everything():
-        values = [*t.model.parameters()]
-        for state in t.optimizer.state.values():
-            values += [state["exp_avg"], state["exp_avg_sq"], state["step"]]
-        return [value.detach().clone() for value in values]
+        states = run.optimizer.state.values()
+        moments = (state[name] for state in states for name in ("exp_avg", "exp_avg_sq", "step"))
+        return [value.detach().clone() for value in (*run.model.parameters(), *moments)]
 
-    before, scale = everything(), t.scaler.get_scale()
-    accumulate = method.accumulate
-
-    def spoilt(t):
-        loss = accumulate(t)
-        t.model.wte.weight.grad[0, 0] = math.inf
+    def spoilt(run):
+        loss = accumulate(run)
+        run.model.wte.weight.grad[0, 0] = math.inf
         return loss
 
+    before, scale = everything(), run.scaler.get_scale()
     with monkeypatch.context() as patch:
-        patch.setattr(method, "accumulate", spoilt)
-        train.train_step(t)
+        patch.setattr(train, "accumulate", spoilt)
+        train.train_step(run)
     assert all(torch.equal(a, b) for a, b in zip(before, everything(), strict=True))
-    assert t.scaler.get_scale() == scale / 2
-    assert t.skipped_steps() == 1
-    train.train_step(t)
+    assert (run.scaler.get_scale(), run.skipped_steps()) == (scale / 2, 1)
+    train.train_step(run)
     assert not any(torch.equal(a, b) for a, b in zip(before, everything(), strict=True))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_a_stopped_run_resumes_to_the_same_weights(run, device, dtype, monkeypatch):
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_stopped_run_resumes_to_the_same_weights(run, stop_at, device, dtype):
     """Bit for bit on the CPU; on CUDA to rounding, with a warning that tells whether it was bit for bit."""
-    knobs = {"device": device, "dtype": dtype, "compile": "off"}
-    whole = run("whole", **knobs)
-    step = train.train_step
-
-    def stopping(t):
-        step(t)
-        if t.step == 7:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "train_step", stopping)
-        run("part", status=128 + signal.SIGTERM, **knobs)
-    part = run("part", **knobs)
-    traces = [checkpoint(folder)["trace"][:, 2] for folder in (whole, part)]
-    torch.testing.assert_close(*traces, rtol=1e-6, atol=0)
+    options = {"device": device, "dtype": dtype, "compile": "off"}
+    whole = run("whole", **options)
+    stop_at(7, "part", **options)
+    part = run("part", **options)
+    norms = [checkpoint(folder)["history"][:, 2] for folder in (whole, part)]
+    torch.testing.assert_close(*norms, rtol=1e-6, atol=0)
     if device == "cpu":
         assert same_weights(part, whole)
     elif not same_weights(part, whole):
-        again = run("again", **knobs)
+        again = run("again", **options)
         warnings.warn(
             f"{dtype}: resumed, the weights differ by {difference(part, whole):.1e} of their norm;"
             f" repeated, by {difference(again, whole):.1e}",
@@ -276,34 +255,24 @@ def test_a_stopped_run_resumes_to_the_same_weights(run, device, dtype, monkeypat
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_compiled_by_inductor(run, capsys, dtype):
-    knobs = {"device": "cuda", "dtype": dtype, "dropout": 0.0}
-    compiled = run("compiled", compile="on", **knobs)
+    options = {"device": "cuda", "dtype": dtype, "dropout": 0.0}
+    compiled = run("compiled", compile="on", **options)
     assert "compilation failed" not in capsys.readouterr().out
-    eager = run("eager", compile="off", **knobs)
-    losses = [checkpoint(folder)["trace"][:, 0] for folder in (compiled, eager)]
-    torch.testing.assert_close(*losses, rtol=1e-3 if dtype == "float32" else 2e-2, atol=0)
+    eager, rtol = run("eager", compile="off", **options), 1e-3 if dtype == "float32" else 2e-2
+    torch.testing.assert_close(losses_of(compiled), losses_of(eager), rtol=rtol, atol=0)
 
 
 @pytest.mark.cuda
-def test_a_compiled_run_with_dropout_resumes(run, monkeypatch):
+def test_a_compiled_run_with_dropout_resumes(run, stop_at):
     """To rounding: the masks of the steps after the resume are those of the uninterrupted run."""
-    knobs = {"device": "cuda", "dtype": "float32", "compile": "on", "dropout": 0.3}
-    whole, step = run("whole", **knobs), train.train_step
-
-    def stopping(t):
-        step(t)
-        if t.step == 7:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "train_step", stopping)
-        run("part", status=128 + signal.SIGTERM, **knobs)
-    losses = [checkpoint(folder)["trace"][:, 0] for folder in (run("part", **knobs), whole)]
-    torch.testing.assert_close(*losses, rtol=1e-4, atol=0)
-    other = checkpoint(run("other", **{**knobs, "compile": "off", "dropout": 0.0}))["trace"][:, 0]
-    assert (other - losses[1]).abs().max() > 1e-3 * losses[1].max(), "dropout shows in the losses"
+    options = {"device": "cuda", "dtype": "float32", "compile": "on", "dropout": 0.3}
+    whole = losses_of(run("whole", **options))
+    stop_at(7, "part", **options)
+    torch.testing.assert_close(losses_of(run("part", **options)), whole, rtol=1e-4, atol=0)
+    other = losses_of(run("other", **{**options, "compile": "off", "dropout": 0.0}))
+    assert (other - whole).abs().max() > 1e-3 * whole.max(), "dropout shows in the losses"
 
 
 def test_where_compilation_fails_the_run_goes_on_without(run, capsys, device, monkeypatch):
@@ -350,14 +319,12 @@ TINY = {"batch_size": 2, "block_size": 32, "n_layer": 1, "n_head": 2, "n_embd": 
 def test_the_papers_model_trains_within_16_gb(run, sixty_five_symbols, device, dtype, noise_scale, request):
     if device == "cuda":
         request.getfixturevalue("limit")(16 * GIB)
-    knobs = {"dropout": 0.2, "noise_sigma": 0.1, "noise_scale": noise_scale, "gradient_accumulation_steps": 1}
-    knobs |= {"max_iters": 6, "eval_interval": 3, "device": device, "dtype": dtype, "compile": "off"}
-    folder = run(dataset=sixty_five_symbols, **knobs, **(LARGEST if device == "cuda" else TINY))
-    result = result_of(folder)
-    print(f"peak memory {result['peak_memory_bytes'] / 1e9:.2f} GB")
-    assert result["status"] == "finished"
+    options = {"dropout": 0.2, "noise_sigma": 0.1, "noise_scale": noise_scale, "gradient_accumulation_steps": 1}
+    options |= {"max_iters": 6, "eval_interval": 3, "device": device, "dtype": dtype, "compile": "off"}
+    folder = run(dataset=sixty_five_symbols, **options, **(LARGEST if device == "cuda" else TINY))
+    print(f"peak memory {result_of(folder)['peak_memory_bytes'] / 1e9:.2f} GB")
     assert [event["iter"] for event in read_log(folder)[0] if event["kind"] == "eval"] == [0, 3, 6]
-    assert result["peak_memory_bytes"] < 16e9
+    assert result_of(folder)["peak_memory_bytes"] < 16e9
 
 
 @pytest.mark.cuda
@@ -371,22 +338,18 @@ def test_too_little_memory_on_the_card_is_one_line(command, sixty_five_symbols, 
 
 
 @pytest.mark.cuda
-def test_the_card_is_chosen_named_and_recorded(run, tmp_path):
-    folder = run(device="auto", dtype="auto", compile="off", max_iters=5)
-    about = json.loads((folder / "run.json").read_text())
-    assert about["machine"]["device"] == "cuda:0"
-    assert about["machine"]["name"] == torch.cuda.get_device_name(0)
+def test_the_card_is_chosen_named_and_recorded(run):
+    about = json.loads((run(device="auto", dtype="auto", compile="off", max_iters=5) / "run.json").read_text())
+    dtype = "bfloat16" if torch.cuda.get_device_capability() >= (8, 0) else "float16"
+    machine = {"device": "cuda:0", "name": torch.cuda.get_device_name(0), "dtype": dtype}
+    assert about["machine"] == about["machine"] | machine
     assert about["versions"]["cuda"] == torch.version.cuda
-    assert about["machine"]["dtype"] == (
-        "bfloat16" if torch.cuda.get_device_capability() >= (8, 0) else "float16"
-    )
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="PyTorch does not see two CUDA cards here")
 def test_two_cards_train_as_one_does(command, pair, run, tmp_path):
-    knobs = {"device": "cuda", "dropout": 0.0, "compile": "off"}
-    statuses, _, said = pair(["train.py", *command("two", **knobs)]).end()
+    options = {"device": "cuda", "dropout": 0.0, "compile": "off"}
+    statuses, _, said = pair(["train.py", *command("two", **options)]).end()
     assert statuses == [0, 0], said
-    one = run("one", **knobs)
-    assert difference(tmp_path / "two", one) < 1e-4
+    assert difference(tmp_path / "two", run("one", **options)) < 1e-4
