@@ -100,8 +100,9 @@ def test_a_wrong_source_is_refused_before_anything_is_written(tmp_path):
     for name in ("other.txt", "none.txt"):
         with pytest.raises(UserError, match=f"--source=.*{name}"):
             shakespeare_char.main(["--source", str(tmp_path / name)], tmp_path / "corpus")
-    with pytest.raises(UserError, match="text_char"):
-        text_char.main([], tmp_path / "corpus")
+    for script, words, named in ((text_char, [], "text_char"), (text8, ["--partial"], "--source")):
+        with pytest.raises(UserError, match=named):
+            script.main(words, tmp_path / "corpus")
     assert not (tmp_path / "corpus").exists()
 
 
@@ -131,24 +132,21 @@ def test_a_text_of_any_length_passes_through_little_memory(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("form", ["plain", "zip"])
-@pytest.mark.parametrize(
-    ("script", "name", "text", "unit"), [(enwik8, "enwik8", WIKI, "byte"), (text8, "text8", PLAIN, "character")]
-)
-def test_a_partial_corpus_is_in_proportion_and_says_so(tmp_path, script, name, text, unit, form):
+@pytest.mark.parametrize(("script", "text"), [(enwik8, WIKI), (text8, PLAIN)], ids=["enwik8", "text8"])
+def test_a_partial_corpus_is_in_proportion_and_says_so(tmp_path, script, text, form):
+    name, n = "enwik8" if script == enwik8 else "text8", len(text)
     (tmp_path / "part").write_bytes(text if form == "plain" else zipped(name, text))
     words, folder = ["--partial", f"--source={tmp_path / 'part'}"], tmp_path / "corpus"
     script.main(words, folder)
-    corpus, n = Corpus(str(folder)), len(text)
-    edges = [0, int(n * 0.9), int(n * 0.95), n]
+    meta, tokens = Corpus(str(folder)).meta, Corpus(str(folder)).tokens
     vocabulary = sorted(set(text))
-    assert corpus.meta["vocabulary"] == (vocabulary if unit == "byte" else list(map(chr, vocabulary)))
-    assert list(corpus.tokens) == ["train", "val", "test"]
-    for (start, stop), tokens in zip(itertools.pairwise(edges), corpus.tokens.values()):
-        assert bytes(vocabulary[token] for token in tokens.tolist()) == text[start:stop]
-    digest = hashlib.sha256(text).hexdigest()
-    assert corpus.meta["source"] == {"from": "part", "bytes": n, "sha256": digest}
-    assert corpus.meta["partial"] == {"tokens": n, "of": 100_000_000}
-    assert corpus.meta["unit"] == unit
+    assert meta["vocabulary"] == (vocabulary if script == enwik8 else list(map(chr, vocabulary)))
+    assert meta["unit"] == ("byte" if script == enwik8 else "character")
+    assert list(tokens) == ["train", "val", "test"]
+    for part, (start, stop) in zip(tokens.values(), itertools.pairwise([0, int(n * 0.9), int(n * 0.95), n])):
+        assert bytes(vocabulary[token] for token in part.tolist()) == text[start:stop]
+    assert meta["source"] == {"from": "part", "bytes": n, "sha256": hashlib.sha256(text).hexdigest()}
+    assert meta["partial"] == {"tokens": n, "of": 100_000_000}
     script.main(words, folder)  # is prepared already
     with pytest.raises(UserError, match="--force"):
         script.main([], folder)
@@ -158,8 +156,8 @@ def test_a_partial_corpus_is_in_proportion_and_says_so(tmp_path, script, name, t
 
 
 def test_the_whole_is_known_by_its_hash_and_not_called_partial(tmp_path, monkeypatch):
-    digest = hashlib.sha256(WIKI).hexdigest()
-    monkeypatch.setattr(enwik8, "ENWIK8", dataclasses.replace(enwik8.ENWIK8, size=len(WIKI), sha256=digest))
+    whole = dataclasses.replace(enwik8.ENWIK8, size=len(WIKI), sha256=hashlib.sha256(WIKI).hexdigest())
+    monkeypatch.setattr(enwik8, "ENWIK8", whole)
     (tmp_path / "all").write_bytes(WIKI)
     with pytest.raises(UserError, match="--partial"):
         enwik8.main(["--partial", f"--source={tmp_path / 'all'}"], tmp_path / "corpus")
@@ -183,11 +181,6 @@ def test_another_text_is_refused_and_nothing_is_written(tmp_path, script, text, 
     with pytest.raises(UserError, match=r"^[^\n]*text[^\n]*$"):
         script.main([f"--source={tmp_path / 'text'}", *options], tmp_path / "corpus")
     assert not (tmp_path / "corpus").exists()
-
-
-def test_partial_wants_a_source(tmp_path):
-    with pytest.raises(UserError, match="--source"):
-        text8.main(["--partial"], tmp_path)
 
 
 def test_an_error_half_way_leaves_no_meta(tmp_path):
@@ -269,6 +262,8 @@ def test_a_corpus_that_does_not_fit_names_the_option(corpus, monkeypatch):
         Corpus(str(corpus)).check_length(5000)
     with pytest.raises(UserError, match="train_tokens"):
         Corpus(str(corpus), train_tokens=1_000_000)
+    part = Corpus(str(corpus), train_tokens=100).tokens
+    assert (len(part["train"]), len(part["val"])) == (100, len(tokens_of(corpus, "val")))
     with pytest.raises(UserError, match=r"dataset='shakespear_char'.*'shakespeare_char'"):
         Corpus("shakespear_char")
     monkeypatch.setenv("HOME", str(corpus.parent))
@@ -280,23 +275,16 @@ def test_a_corpus_that_does_not_fit_names_the_option(corpus, monkeypatch):
 def test_damaged_files_are_refused_with_the_mend(tmp_path, damage):
     folder = write_corpus(tmp_path / "c", TEXT)
     val, meta = folder / "val.bin", folder / "meta.json"
-    if damage == "lost":
-        val.unlink()
-    elif damage in ("short", "changed"):
-        val.write_bytes(b"\0\0" if damage == "short" else val.read_bytes()[::-1])
-    elif damage == "json":
-        meta.write_text('{"format": 1,')
-    else:
-        meta.write_text(json.dumps({**json.loads(meta.read_text()), "format": 99}))
+    harm = {
+        "short": lambda: val.write_bytes(b"\0\0"),
+        "changed": lambda: val.write_bytes(val.read_bytes()[::-1]),
+        "format": lambda: meta.write_text(json.dumps({**json.loads(meta.read_text()), "format": 99})),
+        "lost": val.unlink,
+        "json": lambda: meta.write_text('{"format": 1,'),
+    }
+    harm[damage]()
     with pytest.raises(UserError, match="damaged" if damage == "json" else "--force"):
         Corpus(str(folder))
-
-
-def test_limited_training_tokens_are_the_first_ones(corpus):
-    whole, part = Corpus(str(corpus)), Corpus(str(corpus), train_tokens=100)
-    assert torch.equal(part.tokens["train"], whole.tokens["train"][:100])
-    assert torch.equal(part.tokens["val"], whole.tokens["val"])
-    assert sum(y.numel() for _, y in part.windows("train", 16)) == 99
 
 
 def test_noised_inputs_are_replaced_at_the_rate_and_from_the_unigram_distribution(corpus):

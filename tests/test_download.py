@@ -111,14 +111,11 @@ def rest(handler, times, body=BODY, shift=0):
 
 BAD = {  # name: (reply, its reason, how often it is asked)
     "missing": (reply(b"", 404), "HTTP 404", 1),
-    "failing": (failing, "HTTP 500", 3),
-    "no content": (reply(b"", 204), "HTTP 204", 1),
     "stalled": (stalled, "nothing came for 0.5 s", 3),
     "trickling": (trickling, "slower than", 3),
     "truncated": (truncated, f"the connection broke after {HALF:,} bytes", 3),
     "understated": (reply(length=HALF), f"{HALF:,} bytes where the file has {SIZE:,}", 3),
     "overstated": (reply(BODY + b"!"), f"more than {SIZE:,} bytes", 1),
-    "page": (reply(PAGE), "HTML", 1),
     "large page": (reply(b"<HTML>" + bytes(2 * SIZE), length=False), "HTML", 1),
     "circular": (reply(b"", 302, Location="/bad"), "TooManyRedirects", 11),
     "endless": (endless, f"more than {SIZE:,} bytes", 1),
@@ -151,23 +148,14 @@ def test_a_bad_mirror_is_refused_with_its_reason_and_a_good_one_used(server, tmp
     assert [file.name for file in tmp_path.iterdir()] == ["input.txt"]
 
 
-def other_rest(*arguments):
-    rest(*arguments, body=b"?" * SIZE)
-
-
-def later_rest(*arguments):
-    rest(*arguments, shift=1)
-
-
 CONTINUED = {  # name: (replies after a broken one, whether each is asked for the rest)
     "the rest": ([rest], [True]),
-    "in three parts": ([lambda h, _: h.answer(BODY[HALF:-9], 206, length=SIZE - HALF,
-                        Content_Range=f"bytes {HALF}-{SIZE - 1}/{SIZE}"), rest], [True, True]),
+    "a part, the rest": ([lambda *arguments: rest(*arguments, body=BODY[:-9]), rest], [True, True]),
     "the whole": ([whole], [True]),
-    "of another version": ([other_rest, whole], [True, False]),
+    "of another version": ([lambda *arguments: rest(*arguments, body=b"?" * SIZE), whole], [True, False]),
     "no such range": ([reply(b"", 416), whole], [True, False]),
-    "another part": ([later_rest, whole], [True, False]),
-}  # fmt: skip
+    "another part": ([lambda *arguments: rest(*arguments, shift=1), whole], [True, False]),
+}
 
 
 @pytest.mark.parametrize("name", CONTINUED)
@@ -182,13 +170,6 @@ def test_a_broken_download_goes_on_from_where_it_broke(server, tmp_path, name):
     assert [file.name for file in tmp_path.iterdir()] == ["input.txt"]
 
 
-def test_without_a_hash_a_broken_download_begins_anew(server, tmp_path):
-    server.replies["/mine"] = in_turn(truncated, whole)
-    path, _ = download.fetch([], None, tmp_path / "input.txt", server.url + "/mine")
-    assert path.read_bytes() == BODY
-    assert [asked for _, asked in server.asked] == [None, None]
-
-
 def test_faults_are_tried_again_after_longer_waits(server, tmp_path, waits):
     server.replies = {"/gone": reply(b"", 404), "/broken": failing, "/late": in_turn(failing, failing, whole)}
     urls = [server.url + path for path in server.replies]
@@ -201,10 +182,11 @@ def test_faults_are_tried_again_after_longer_waits(server, tmp_path, waits):
 
 
 def test_a_source_may_be_a_url_and_is_checked_too(server, tmp_path):
-    server.replies |= {"/endless": endless, "/page": reply(PAGE)}
+    server.replies |= {"/endless": endless, "/page": reply(PAGE), "/broken": in_turn(truncated, whole)}
     path, _ = download.fetch([NOBODY], SHA256, tmp_path / "input.txt", server.url + "/good")
     assert path.read_bytes() == BODY
-    text_char.main(["--source", server.url + "/good"], tmp_path / "c")
+    text_char.main(["--source", server.url + "/broken"], tmp_path / "c")
+    assert server.asked[1:] == [("/broken", None)] * 2, "without a hash it begins anew"
     assert Corpus(str(tmp_path / "c")).meta["source"]["sha256"] == SHA256
     for name, reason in (("/endless", "more than 5,000 bytes"), ("/page", "HTML")):
         with pytest.raises(UserError, match=reason):
@@ -229,11 +211,10 @@ def test_a_corpus_that_prepares_itself_says_what_to_do_without_a_network(tmp_pat
 # Archives.
 
 INSIDE = TEXT.encode()
-STORED = zipfile.ZIP_STORED
-LIMIT = 100_000  # bytes that the text may have
+STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 
 
-def zip_of(*names, content=INSIDE, method=zipfile.ZIP_DEFLATED):
+def zip_of(*names, content=INSIDE, method=DEFLATED):
     """The bytes of a zip of such members, each of this content."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as archive:
@@ -242,33 +223,15 @@ def zip_of(*names, content=INSIDE, method=zipfile.ZIP_DEFLATED):
     return buffer.getvalue()
 
 
-def stating(data, size, wanted):
-    """A zip with another uncompressed size in both of its headers."""
-    old, new = (n.to_bytes(4, "little") for n in (size, wanted))
-    local, central = 22, data.index(b"PK\1\2") + 24  # where the size is
-    assert data[local : local + 4] == data[central : central + 4] == old
-    return data[:local] + new + data[local + 4 : central] + new + data[central + 4 :]
-
-
-def encrypted(data):
-    """A zip whose headers say that its one member is encrypted."""
-    local, central = 6, data.index(b"PK\1\2") + 8  # where the flags are
-    return data[:local] + b"\1" + data[local + 1 : central] + b"\1" + data[central + 1 :]
-
-
-LONG = bytes(1_000_000)
 BAD_ZIPS = {  # name: (content, its reason)
-    "other name": (zip_of("enwik9"), "'enwik9'"),
+    "other names": (zip_of("corpus/text", "../text", "/text"), "'corpus/text'"),
     "nothing": (zip_of(), "none"),
-    "folder": (zip_of("corpus/text", "../text", "/text"), "'corpus/text'"),
     "twice": (zip_of("text", "next").replace(b"next", b"text"), "has 2"),
-    "too long": (zip_of("text", content=LONG), "1,000,000 bytes"),
-    "bomb": (stating(zip_of("text", content=LONG), 1_000_000, 1000), "CRC"),
+    "too long": (zip_of("text", content=bytes(1_000_000)), "1,000,000 bytes"),
     "bzip2": (zip_of("text", method=zipfile.ZIP_BZIP2), "deflate"),
     "cut": (zip_of("text")[:-30], "cannot be read"),
     "changed": (zip_of("text", method=STORED).replace(b"Cleo", b"Clio", 1), "CRC"),
     "garbled": (zip_of("text")[:60] + b"\xff" * 40 + zip_of("text")[100:], "cannot be read"),
-    "encrypted": (encrypted(zip_of("text")), "encrypted"),
 }
 
 
@@ -277,11 +240,11 @@ def test_a_bad_zip_is_refused_with_its_reason(tmp_path, name):
     content, reason = BAD_ZIPS[name]
     (tmp_path / "text.zip").write_bytes(content)
     with pytest.raises(UserError, match=rf"^{tmp_path}/text\.zip: [^\n]*{reason}[^\n]*$"):
-        list(unzip.read_text(tmp_path / "text.zip", "text", LIMIT))
+        list(unzip.read_text(tmp_path / "text.zip", "text", 100_000))
     assert [file.name for file in tmp_path.iterdir()] == ["text.zip"], "nothing is unpacked"
 
 
-@pytest.mark.parametrize("method", [STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("method", [STORED, DEFLATED])
 @pytest.mark.parametrize("chunk", [100, 1 << 22])
 def test_a_zip_gives_the_bytes_of_its_text(tmp_path, monkeypatch, method, chunk):
     monkeypatch.setattr(build, "CHUNK", chunk)

@@ -102,18 +102,14 @@ def test_bytes_are_prompted_in_utf8_and_printed_as_text(byte_run, texts, tmp_pat
         sample.main([str(byte_run), "--prompt=é àz", "--device=cpu"])
 
 
-def test_encoding_is_undone_by_decoding():
-    meta = {"name": "m", "unit": "character", "vocabulary": list("\n abé")}
+@pytest.mark.parametrize(
+    ("unit", "vocabulary", "tokens"),
+    [("character", list("\n abé"), [4, 0]), ("byte", sorted(set("\n abé".encode())), [5, 4, 0])],
+)
+def test_encoding_is_undone_by_decoding(unit, vocabulary, tokens):
+    meta = {"name": "m", "unit": unit, "vocabulary": vocabulary}
     assert decode(encode("b é\na", meta), meta) == "b é\na"
-    assert encode("é\n", meta) == [4, 0]
-    meta = {"name": "m", "unit": "byte", "vocabulary": sorted(set("\n abé".encode()))}
-    assert decode(encode("b é\na", meta), meta) == "b é\na"
-    assert encode("é\n", meta) == [5, 4, 0]
-    assert encode("\udcc3", meta) == [5]
-    meta = {"name": "m", "unit": "character", "vocabulary": [chr(0x4E00 + n) for n in range(1000)]}
-    with pytest.raises(UserError, match="lacks 'a'") as error:
-        encode("aa", meta)
-    assert len(str(error.value)) < 400, "a long vocabulary is cut short"
+    assert encode("é\n", meta) == tokens
 
 
 def test_a_run_folder_is_enough_and_last_stands_in_for_best(run, tmp_path, capsys, corpus):
@@ -139,22 +135,18 @@ def test_a_run_folder_is_enough_and_last_stands_in_for_best(run, tmp_path, capsy
         *("--prompt=", "--prompt=FILE:none.txt"),
     ],
 )
-def test_a_mistake_in_the_options_is_one_line_that_names_it(run, tmp_path, option):
-    (tmp_path / "run").mkdir()
+def test_a_mistake_in_the_options_is_one_line_that_names_it(tmp_path, option):
     meta = {"vocabulary": ["a"], "unit": "character", "name": "a"}
-    (tmp_path / "run" / "run.json").write_text(json.dumps({"corpus": meta}))
-    name = option.split("=")[0].strip("-")
-    with pytest.raises(UserError, match=rf"^[^\n]*{name}[^\n]*$"):
-        sample.main([str(tmp_path / "run"), option])
+    (tmp_path / "run.json").write_text(json.dumps({"corpus": meta}))
+    with pytest.raises(UserError, match=rf"^[^\n]*{option.split('=')[0].strip('-')}[^\n]*$"):
+        sample.main([str(tmp_path), option])
 
 
 def harm(folder, how):
     """Do something to a run folder that sample.py should answer with one line."""
-    best = folder / "best.pt"
-    state, data = checkpoint(folder, "best.pt"), best.read_bytes()
-    files = {"cut": data[:500], "empty": b"", "a name": data.replace(b"ln_f.weight", b"ln\xff\xff.weight")}
-    if how in files:
-        best.write_bytes(files[how])
+    best, state = folder / "best.pt", checkpoint(folder, "best.pt")
+    if how == "cut":
+        best.write_bytes(best.read_bytes()[:500])
     elif how == "no weights":
         best.unlink()
         (folder / "last.pt").unlink()
@@ -167,25 +159,18 @@ def harm(folder, how):
     else:
         if how == "not finite":
             state["model"]["state"]["ln_f.weight"][3] = torch.nan
-        elif how == "no model":
-            del state["model"]
         elif how == "a tensor gone":
             del state["model"]["state"]["wte.weight"]
-        elif how == "an unknown shape":
+        else:
             state["model"]["config"]["heads"] = 2
         torch.save(state, best)
-
-
-BAD_BEST = ("cut", "empty", "a name", "no model", "a tensor gone", "an unknown shape", "not finite")
 
 
 @pytest.mark.parametrize(
     ("how", "named"),
     [
-        *((how, "best.pt") for how in BAD_BEST),
-        ("another vocabulary", "run.json"),
-        ("no weights", "best.pt nor last.pt"),
-        ("no run.json", "run.json"),
+        *((how, "best.pt") for how in ("cut", "a tensor gone", "an unknown shape", "not finite", "no weights")),
+        *((how, "run.json") for how in ("another vocabulary", "no run.json")),
     ],
 )
 def test_a_damaged_run_is_one_line(run, how, named):

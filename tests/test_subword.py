@@ -85,12 +85,9 @@ def test_a_text_is_cut_by_characters_and_each_part_encoded(prepared):
         assert meta["splits"][split] == {**counts, "sha256": digest}
     assert (meta["unit"], meta["vocab_size"], meta["special"]) == ("token", size, ["<|endoftext|>"])
     assert [symbol.encode("latin-1") for symbol in meta["vocabulary"]] == [*VOCABULARY, b"<|endoftext|>"]
-    digests = [hashlib.sha256((folder.parent / name).read_bytes()).hexdigest() for name in
-               ("text.txt", "tokens.tiktoken")]  # fmt: skip
-    assert meta["source"] == {
-        **{"from": "text.txt", "sha256": digests[0]},
-        "vocabulary": {"from": "tokens.tiktoken", "sha256": digests[1]},
-    }
+    for name, source in (("text.txt", meta["source"]), ("tokens.tiktoken", meta["source"]["vocabulary"])):
+        digest = hashlib.sha256((folder.parent / name).read_bytes()).hexdigest()
+        assert (source["from"], source["sha256"]) == (name, digest)
 
 
 def test_decoding_gives_the_text_back(prepared):
@@ -143,27 +140,25 @@ def test_a_vocabulary_that_cannot_be_had_is_one_line(prepared, monkeypatch, tmp_
 
 
 LINES = [base64.b64encode(t) + b" %d\n" % rank for rank, t in enumerate(BYTES)]
+TOO_MANY = [base64.b64encode(b"%d" % n) + b" %d\n" % n for n in range(256, 65_536)]
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ([b"\xff\xfe\x00\x01"], "line 1"),
-        ([*LINES, b"a b c\n"], "line 257"),
-        ([*LINES, b"!YWJj 256\n"], "line 257"),
-        ([*LINES, b"YWJj\n"], "line 257"),
-        ([*LINES, LINES[0]], "ranks"),
-        ([*LINES, b"enp6 257\n"], "ranks"),
-        ([*LINES, b"enp6 255\n"], "ranks"),
+        *(
+            ([*LINES, line], "line 257")
+            for line in (b"a b c\n", b"!YWJj 256\n", b"YWJj\n", b"\xff\xfe\x00\x01")
+        ),
+        *(([*LINES, line], "ranks") for line in (LINES[0], b"enp6 257\n", b"enp6 255\n")),
         (LINES[:255], "1 of the 256 single bytes"),
-        ([], "256 of the 256 single bytes"),
-        ([*LINES, *(base64.b64encode(b"%d" % n) + b" %d\n" % n for n in range(256, 65_536))], "65,536 tokens"),
+        ([*LINES, *TOO_MANY], "65,536 tokens"),
         (None, "no such file"),
     ],
 )
 def test_a_rank_file_that_will_not_do_is_one_line(tmp_path, content, reason):
     path = tmp_path / "ranks"
-    if content is not None:
+    if content:
         path.write_bytes(b"".join(content))
     with pytest.raises(UserError, match=rf"^--vocabulary={path}[^\n]*{reason}[^\n]*$"):
         prepare.main([f"--vocabulary={path}"], tmp_path / "bpe")
@@ -183,10 +178,10 @@ def test_another_vocabulary_wants_force_and_the_largest_fills_a_uint16(prepared)
 
 def test_bits_a_character_are_those_of_the_whole_split():
     """A mean of 3 nats over each of 30 tokens is 90 nats, over 100 characters 0.9, and in bits 0.9 / ln 2."""
-    meta = {"unit": "token", "splits": {"val": {"tokens": 30, "characters": 100}, "train": {"tokens": 5}}}
+    meta = {"unit": "token", "splits": {"val": {"tokens": 30, "characters": 100}, "test": {"tokens": 30}}}
     assert evaluate.bits(3.0, meta, "val") == pytest.approx(0.9 / math.log(2), rel=1e-15)
+    assert evaluate.bits(0.7, meta, "test") == 0.7 / math.log(2), "of characters or bytes"
     assert all(number in evaluate.with_bits(3.0, meta, "val") for number in ("3.0000", "1.2984"))
-    assert evaluate.bits(0.7, {"unit": "byte", "splits": {"val": {"tokens": 30}}}, "val") == 0.7 / math.log(2)
 
 
 def test_a_run_is_measured_in_bits_a_character_and_sampled_without_its_corpus(prepared, run, capsys):
@@ -211,6 +206,7 @@ def test_weights_are_carried_over_by_the_text_that_a_subword_encodes():
     assert symbol_indices(meta) == {
         **{"a": 0, 0xC3: 1, "é": 2, " the": 3, b"\xff\xfe": 4, "\n": 5, "<|endoftext|>": 6}
     }
+    assert symbol_indices({"unit": "byte", "vocabulary": [97, 0xE9]}) == {"a": 0, 0xE9: 1}, "0xE9 is no é"
     characters = {"unit": "character", "vocabulary": ["\n", "a", "b", "é"]}
     shape = {"block_size": 4, "n_layer": 1, "n_head": 1, "n_embd": 4}
     old, new = (GPT.create(GPTConfig(size, **shape), seed=size) for size in (4, 7))
