@@ -11,7 +11,7 @@ from config import UserError, load, run_script
 from training.run_folder import RunFolder
 from training.terminal import Signals
 
-STEP = 0.01  # seconds
+STEP, STOP = 0.01, 0.6  # seconds that a step takes, and the checkpoint at a stop
 
 
 def main(argv):
@@ -27,6 +27,8 @@ def main(argv):
             folder.append({"kind": "train", "iter": step})
             time.sleep(STEP)
             step += 1
+            if signals.caught:
+                time.sleep(STOP)
             if step % config.checkpoint_interval == 0 or signals.caught:
                 folder.write("last.json", step)
             if signals.caught:

@@ -272,8 +272,10 @@ def test_a_run_that_another_process_trains_is_left_alone_until_it_is_free(study,
     swept = sweep.Sweep(plan, jobs=1, budget=60)
     swept.start()
     assert started == [second]
+    swept.running = {first.folder: (first, SimpleNamespace(poll=lambda: 2, returncode=2))}
+    swept.collect()
+    assert (swept.waiting[-1], swept.failed) == (first, []), "another sweep was first"
     held.close()
-    swept.running.clear()
     swept.start()
     assert started == [second, first]
 
@@ -376,7 +378,7 @@ def test_a_signal_and_the_time_stop_each_run_at_a_checkpoint(study, number):
     long = ("--max_iters=100000", "--checkpoint_interval=100000", "--jobs=2")
     process = start_sweep(study(), *long)
     assert wait_for(lambda: len(iterations()) == 2 and min(map(len, iterations().values())) > 3, process)
-    os.kill(process.pid, number)
+    os.killpg(process.pid, number)  # as a Ctrl-C in the terminal does
     process.communicate(timeout=LIMIT)
     assert process.returncode == 128 + number
     first = {path.parent: read_json(path) for path in Path("out").rglob("last.json")}
