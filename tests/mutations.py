@@ -15,27 +15,27 @@ LAWS = "tests/test_laws.py"
 
 MUTATIONS = [  # law, what it does, file, old, new, test
     (
-        *(1, "dropout draws from wherever the global generator is", "training.py"),
-        'torch.manual_seed(stream_seed(config.seed, "dropout", t.step, micro_step, *other_rank))',
+        *(1, "dropout draws from wherever the global generator is", "train.py"),
+        'torch.manual_seed(stream_seed(config.seed, "dropout", run.step, micro_step, *other_rank))',
         "pass",
         f"{LAWS}::test_law_1_the_same_command_gives_the_same_bits",
     ),
     (
-        *(1, "a resume takes this machine's threads and precision", "machine.py"),
+        *(1, "a resume takes this machine's threads and precision", "training/machine.py"),
         'here = replace(self, dtype=recorded["dtype"], threads=recorded["threads"])',
         "here = replace(self)",
         f"{LAWS}::test_law_1_threads_and_precision_are_recorded_and_restored",
     ),
     (
-        *(2, "a checkpoint rounds the weights that it saves", "training.py"),
+        *(2, "a checkpoint rounds the weights that it saves", "training/run.py"),
         '"model": self.model.weights(),',
         '"model": self.model.bfloat16().float().weights(),',
         f"{LAWS}::test_law_2_looking_changes_no_weight",
     ),
     (
         *(3, "the noise draws from the global generator", "noise.py"),
-        "return self.draw(buffer, generator)",
-        "return self.draw(buffer, None)",
+        "return self.distribution(buffer, generator)",
+        "return self.distribution(buffer, None)",
         f"{LAWS}::test_law_3_the_draw_depends_on_nothing_else",
     ),
     (
@@ -45,9 +45,9 @@ MUTATIONS = [  # law, what it does, file, old, new, test
         "tests/test_noisytune.py::test_it_draws_from_a_stream_of_its_own",
     ),
     (
-        *(4, "a resume takes the weights that it has reached for those that it began from", "train.py"),
-        "t.pretrained = pretrained_in(folder, t.machine.device)",
-        "t.pretrained = {name: p.detach().clone() for name, p in t.model.named_parameters()}",
+        *(4, "a resume takes the weights that it has reached for those that it began from", "training/lifecycle.py"),
+        "run.pretrained = load_pretrained(folder, run.machine.device)",
+        "run.pretrained = {name: p.detach().clone() for name, p in run.model.named_parameters()}",
         "tests/test_noisytune.py::test_a_perturbed_run_resumes_to_the_same_bits_and_log_without_its_source",
     ),
     (
@@ -63,61 +63,61 @@ MUTATIONS = [  # law, what it does, file, old, new, test
         "tests/test_noise.py::test_seeds_steps_and_streams_are_mixed_not_added",
     ),
     (
-        *(1, "every rank trains on the rows of rank 0", "ranks.py"),
+        *(1, "every rank trains on the rows of rank 0", "training/distributed.py"),
         "return slice(self.rank * share, (self.rank + 1) * share)",
         "return slice(0, share)",
-        "tests/test_ranks.py::test_two_processes_train_as_one_does",
+        "tests/test_distributed.py::test_two_processes_train_as_one_does",
     ),
     (
-        *(3, "each rank adds noise of its own", "training.py"),
-        "        return t.noise.add_(t.step)\n",
-        "        return t.noise.add_(t.step + t.ranks.rank)\n",
-        "tests/test_ranks.py::test_ranks_share_noise_and_weights_but_no_dropout_and_skip_the_same_steps",
+        *(3, "each rank adds noise of its own", "train.py"),
+        "else run.noise.add_(step)\n",
+        "else run.noise.add_(step + run.ranks.rank)\n",
+        "tests/test_distributed.py::test_ranks_share_noise_and_weights_but_no_dropout_and_skip_the_same_steps",
     ),
     (
-        *(4, "a resume forgets the optimizer's moments", "training.py"),
+        *(4, "a resume forgets the optimizer's moments", "training/run.py"),
         'self.optimizer.load_state_dict(state["optimizer"])',
         "pass",
         f"{LAWS}::test_law_4_stopped_after_any_step",
     ),
     (
-        *(4, "a resume forgets the loss scale", "training.py"),
+        *(4, "a resume forgets the loss scale", "training/run.py"),
         'self.scaler.load_state_dict(state["scaler"])',
         "pass",
         f"{LAWS}::test_law_4_the_loss_scale_is_resumed",
     ),
     (
-        *(4, "a resume leaves the log's lines of the steps that it does again", "runs.py"),
+        *(4, "a resume leaves the log's lines of the steps that it does again", "training/run_folder.py"),
         'for event in events if event["iter"] < step',
         "for event in events",
         f"{LAWS}::test_law_4_a_crash_at_every_single_write_resumes_to_the_same_bits",
     ),
     (
-        *(4, "a resume begins one step late", "training.py"),
+        *(4, "a resume begins one step late", "training/run.py"),
         'self.step = self.checked = self.saved = state["step"]',
         'self.step = self.checked = self.saved = state["step"] + 1',
         f"{LAWS}::test_law_4_sigkill_at_random_steps",
     ),
     (
-        *(5, "reading a run folder takes torch", "runs.py"),
+        *(5, "reading a run folder takes torch", "training/run_folder.py"),
         "import os\n",
         "import os\nimport torch\n",
         f"{LAWS}::test_law_5_a_run_folder_is_drawn_wherever_it_lies_without_torch",
     ),
     (
-        *(5, "the plots ask the model", "curves.py"),
+        *(5, "the plots ask the model", "analysis/records.py"),
         "import numpy as np\n",
         "import numpy as np\nimport model\n",
         f"{LAWS}::test_law_5_nothing_downstream_is_imported_upstream",
     ),
     (
-        *(6, "files are written in place", "files.py"),
+        *(6, "files are written in place", "data/files.py"),
         'temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")',
         'temporary = path; os = type("", (), {"replace": print, "fsync": print})',
         f"{LAWS}::test_law_6_a_killed_writer_leaves_the_old_file",
     ),
     (
-        *(6, "checkpoints are unpickled", "runs.py"),
+        *(6, "checkpoints are unpickled", "training/run_folder.py"),
         "weights_only=True",
         "weights_only=False",
         f"{LAWS}::test_law_6_no_pickle_is_read",
@@ -129,10 +129,10 @@ MUTATIONS = [  # law, what it does, file, old, new, test
         f"{LAWS}::test_law_7_a_mistake_is_one_line_and_status_2",
     ),
     (
-        *(7, "the run folder is made before the mistake is found", "train.py"),
-        "            corpus = ranks.main_first(open_corpus, config, machine)\n",
-        "            RunFolder(config.out_dir).__enter__()\n"
-        "            corpus = ranks.main_first(open_corpus, config, machine)\n",
+        *(7, "the run folder is made before the mistake is found", "training/lifecycle.py"),
+        "        corpus = ranks.rank0_first(open_corpus, config, machine)\n",
+        "        from training.run_folder import RunFolder\n        RunFolder(config.out_dir).__enter__()\n"
+        "        corpus = ranks.rank0_first(open_corpus, config, machine)\n",
         f"{LAWS}::test_law_7_a_mistake_is_one_line_and_status_2",
     ),
 ]  # fmt: skip
