@@ -295,10 +295,11 @@ class Fields:
         found = list(self._shares())
         return f"{stats.spearmanr(found).statistic:.3f} ({len(found)} arms)"
 
-    def measured_half_time(self, study, arm, length=None):
-        """The same as the diagnosis measured it, over runs; with `length`, as a part of so many iterations."""
-        found = list(measured_half_times(self._of(study, arm).curve("diagnosis", "preconditioner")))
-        return f"{np.mean(found):,.0f}" if length is None else percent(np.mean(found) / length)
+    def measured_half_time(self, study, arm, part=False):
+        """The same as the diagnosis measured it, the mean over runs; or as a part of the run's iterations."""
+        here = self._of(study, arm)
+        mean = np.mean(list(measured_half_times(here.curve("diagnosis", "preconditioner"))))
+        return percent(mean / here.runs.max_iters.iloc[0]) if part else f"{mean:,.0f}"
 
     def full_size(self, what, norm, config="config/shakespeare_noise.py"):
         """Of the paper's model and a gradient of this norm: half_time, part (of the run) or share (S)."""
@@ -331,7 +332,7 @@ def in_theory(here):
     gradients, over all runs and logged iterations."""
     config, logged = here.runs.config.iloc[0], here.curves[here.curves.kind == "train"]
     times = (config.max_iters, config.learning_rate, config.min_lr, config.warmup_iters, config.lr_decay_iters)
-    sigma = logged.groupby("iter").sigma.mean().dropna()
+    sigma = np.sqrt((logged.sigma**2).groupby(logged.iter).mean().dropna())
     v = theory.mean_square(logged.grad_norm.dropna(), config.grad_clip, here.runs.parameters.iloc[0])
     rates = theory.learning_rates(*times)
     return rates, theory.sigma_between(sigma.index, sigma, config.max_iters), v, config.beta2

@@ -137,3 +137,11 @@ def test_a_measured_half_time_is_the_last_crossing_of_a_half():
     curve = pd.DataFrame({1: [0.9, 0.2, 0.6, 0.4, 0.8], 2: [0.9, 0.2, 0.2, 0.2, 0.4], 3: [1.0] * 5})
     curve.index = [0, 50, 100, 150, 200]
     assert list(fields.measured_half_times(curve)) == [pytest.approx(162.5)]
+
+
+def test_theory_takes_the_noise_that_was_logged_and_the_clipped_gradient(folder):
+    here = records.read([folder]).of(arm="noise")
+    rates, sigma, v, beta2 = fields.in_theory(here)
+    assert sigma == pytest.approx(0.1 * 0.99 ** np.arange(1000))
+    assert v == pytest.approx(1.0 / 804_096), "the made-up norm is 1.5, clipped at 1"
+    assert (len(rates), rates.max(), beta2) == (1000, here.runs.learning_rate.iloc[0], here.runs.beta2.iloc[0])
