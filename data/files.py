@@ -1,11 +1,12 @@
 """Atomic files, hashes and locks: a reader sees the old file or the new one, never half of either."""
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
 from pathlib import Path
+
+import filelock
 
 from config import ROOT, UserError
 
@@ -58,32 +59,9 @@ def shown(path):
 
 
 def lock(path, wait=False):
-    """An open file that one process at a time can hold; the system lets go of it when the process ends.
-
-    wait: until it is free. Otherwise None where another process holds it.
-    """
-    file = open(path, "a")
-    while not held(file, wait):
-        if not wait:
-            file.close()
-            return None
-    return file
-
-
-def held(file, wait):
-    """Whether an open file is locked for this process now; Windows gives up waiting after ten seconds."""
+    """A lock on a file that one process at a time can hold, to be released; the system releases it when the
+    process ends. wait: until it is free. Otherwise None where another process holds it."""
     try:
-        if os.name == "nt":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
-            file.close()
-            raise
-        return False
-    return True
+        return filelock.FileLock(path).acquire(timeout=-1 if wait else 0).lock
+    except filelock.Timeout:
+        return None

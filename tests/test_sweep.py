@@ -254,7 +254,7 @@ def test_a_dry_run_shows_what_there_is_and_estimates_what_is_left(study, capsys)
     )
     held = lock(begun.folder / "lock")
     assert sweep.main([file, "--dry-run", "--jobs=2"]) == 0
-    held.close()
+    held.release()
     said = capsys.readouterr().out
     assert "1 finished, 1 missing" in said
     assert "1 running, 1 missing" in said
@@ -275,7 +275,7 @@ def test_a_run_that_another_process_trains_is_left_alone_until_it_is_free(study,
     swept.running = {first.folder: (first, SimpleNamespace(poll=lambda: 2, returncode=2))}
     swept.collect()
     assert (swept.waiting[-1], swept.failed) == (first, []), "another sweep was first"
-    held.close()
+    held.release()
     swept.start()
     assert started == [second, first]
 

@@ -1,10 +1,10 @@
 """A run folder: its files, its lock, its log, its checkpoints. It explains itself and is written atomically.
 
-    config.json   every knob                     run.json      machine, versions, corpus, seeds
+    config.json   every option                   run.json      machine, versions, corpus, seeds
     log.jsonl     one event per line             last.pt       everything that a resume needs
     best.pt       the best evaluation's weights  result.json   how the run ended; present only if it did
     start.pt      only with init_from: the weights that it gave, before NoisyTune
-    sharpness.json   only if sharpness.py has measured it
+    sharpness.json   only if training.sharpness has measured it
     lock          held while a process trains
 
 Readers need no torch; only the checkpoints import it.
@@ -57,7 +57,7 @@ class RunFolder:
         if self._log:
             self._log.close()
         if self._lock:
-            self._lock.close()
+            self._lock.release()
 
     def read(self, name):
         """The value in a JSON file of the folder, or None."""

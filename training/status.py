@@ -51,7 +51,7 @@ def is_free(run):
         return True
     held = lock(run.folder / "lock")
     if held:
-        held.close()
+        held.release()
     return held is not None
 
 
