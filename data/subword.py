@@ -60,7 +60,7 @@ def read_vocabulary(path):
             raise UserError(
                 f"{option}, line {number}: {line[:40]!r} is not the base64 of a token and its rank"
             ) from None
-    if sorted(ranks.values()) != list(range(len(lines))) or b"" in ranks:
+    if sorted(ranks.values()) != list(range(len(lines))):
         raise UserError(f"{option}: its {len(lines):,} lines have not the ranks 0, 1, 2, ... and a token each")
     if len(ranks) > MOST:
         raise UserError(f"{option}: {len(ranks):,} tokens, and a corpus has {MOST:,} at most and {ENDOFTEXT}")

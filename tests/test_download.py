@@ -15,6 +15,7 @@ from conftest import TEXT
 from config import ROOT, UserError
 from data import build, download, unzip
 from data.corpus import Corpus, corpus_folder
+from data.text8 import prepare as text8
 from data.text_char import prepare as text_char
 
 BODY = b"the text that was asked for\n" * 100
@@ -187,6 +188,9 @@ def test_a_source_may_be_a_url_and_is_checked_too(server, tmp_path):
     assert path.read_bytes() == BODY
     text_char.main(["--source", server.url + "/broken"], tmp_path / "c")
     assert server.asked[1:] == [("/broken", None)] * 2, "without a hash it begins anew"
+    server.replies["/part"] = reply(text8.TEXT8.opening * 9)
+    text8.main(["--partial", f"--source={server.url}/part"], tmp_path / "d")
+    assert not (tmp_path / "d" / "text8.source").exists(), "what came is removed when it is prepared"
     assert Corpus(str(tmp_path / "c")).meta["source"]["sha256"] == SHA256
     for name, reason in (("/endless", "more than 5,000 bytes"), ("/page", "HTML")):
         with pytest.raises(UserError, match=reason):
