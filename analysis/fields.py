@@ -11,9 +11,10 @@ import functools
 import math
 
 import numpy as np
+import pandas as pd
 from scipy import integrate, stats
 
-from analysis import records, statistics, tables, theory
+from analysis import effects, records, statistics, tables, theory
 from analysis.tables import PAPER, probability, with_interval
 from config import ROOT, UserError, did_you_mean, load
 
@@ -24,7 +25,6 @@ LOSSES = {
     "final": "final_val_loss",
     "test": "best_weights_test_loss",
 }
-SHARED = ("table1_shakespeare", "sensitivity", "schedules", "optimizers")
 VOCABULARY = 65  # of shakespeare_char
 
 
@@ -168,8 +168,14 @@ class Fields:
 
     def noise_sum(self, study, arm, against):
         """The sum of an arm's sigma_t^2, in parts of that of another arm."""
-        sums = [np.sum(in_theory(self._of(study, name))[1] ** 2) for name in (arm, against)]
-        return percent(sums[0] / sums[1])
+        return percent(self._squares(study, arm) / self._squares(study, against))
+
+    def _squares(self, study, arm):
+        here = self._of(study, arm)
+        steps, logged = here.runs.max_iters.iloc[0], here.curve("train", "sigma")
+        return np.mean(
+            [np.sum(theory.sigma_between(logged.index, one, steps) ** 2) for _, one in logged.items()]
+        )
 
     def steps(self, study, arm, against):
         """The RMS of an arm's updates over that of another's signal in them, the lowest and the highest of the
@@ -274,26 +280,25 @@ class Fields:
 
     def half_time(self, study, arm):
         """The iteration from which steps have half of their size or more, predicted, v from the arm's runs."""
-        _, sigma, v, beta2 = in_theory(self._of(study, arm))
-        return printed(theory.half_time(sigma, v, beta2))
+        here = self._of(study, arm)
+        config, norms = here.runs.config.iloc[0], here.curve("train", "grad_norm").stack()
+        v = theory.mean_square(norms, config.grad_clip, here.runs.parameters.iloc[0])
+        sigma = config.noise_sigma * config.noise_gamma ** np.arange(config.max_iters)
+        return printed(theory.half_time(sigma, v, config.beta2))
 
     def share(self, study, arm):
         """S, the share of the learning rate that an arm's noise leaves."""
-        return f"{theory.share(*in_theory(self._of(study, arm))):.2f}"
+        found = effects.shares(self._of(study)).set_index("arm").share
+        if arm not in found.index:
+            raise UserError(
+                f"{study}, {arm} has no absolute noise alone, under a second moment, and so no share"
+            )
+        return f"{found[arm]:.2f}"
 
-    def _shares(self):
-        """S and the difference of every arm with absolute noise under a second moment, of SHARED studies."""
-        for study in SHARED:
-            for arm, row in self._comparisons(study).iterrows():
-                here = self._of(study, arm)
-                config = here.runs.config.iloc[0]
-                if config.noisy and config.noise_scale == "absolute" and config.optimizer != "sgd":
-                    yield theory.share(*in_theory(here)), row["mean"]
-
-    def spearman(self):
-        """The rank correlation of S and the harm, and of how many arms."""
-        found = list(self._shares())
-        return f"{stats.spearmanr(found).statistic:.3f} ({len(found)} arms)"
+    def spearman(self, *studies):
+        """The rank correlation of S and the harm over the arms of some studies, and of how many arms."""
+        found = pd.concat([effects.shares(self._of(study)) for study in studies])
+        return f"{stats.spearmanr(found.share, found.harm).statistic:.3f} ({len(found)} arms)"
 
     def measured_half_time(self, study, arm, part=False):
         """The same as the diagnosis measured it, the mean over runs; or as a part of the run's iterations."""
@@ -325,17 +330,6 @@ def chance_of_gain(gain, cells, sd):
     gain = gain / sd
     none = integrate.quad(lambda b: stats.norm.pdf(b) * stats.norm.sf(b - gain) ** cells, -9, 9)[0]
     return 1 - none
-
-
-def in_theory(here):
-    """(learning rates, sigma_t, v, beta2) of an arm's Records, as theory.py takes them; v from its clipped
-    gradients, over all runs and logged iterations."""
-    config, logged = here.runs.config.iloc[0], here.curves[here.curves.kind == "train"]
-    times = (config.max_iters, config.learning_rate, config.min_lr, config.warmup_iters, config.lr_decay_iters)
-    sigma = np.sqrt((logged.sigma**2).groupby(logged.iter).mean().dropna())
-    v = theory.mean_square(logged.grad_norm.dropna(), config.grad_clip, here.runs.parameters.iloc[0])
-    rates = theory.learning_rates(*times)
-    return rates, theory.sigma_between(sigma.index, sigma, config.max_iters), v, config.beta2
 
 
 def measured_half_times(curve):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from made_up import make_study
 
-from analysis import fields, records, report, statistics
+from analysis import fields, records, report, statistics, theory
 from config import UserError
 
 NOISE = {"noise_sigma": 0.1, "noise_gamma": 0.99}
@@ -139,9 +139,8 @@ def test_a_measured_half_time_is_the_last_crossing_of_a_half():
     assert list(fields.measured_half_times(curve)) == [pytest.approx(162.5)]
 
 
-def test_theory_takes_the_noise_that_was_logged_and_the_clipped_gradient(folder):
-    here = records.read([folder]).of(arm="noise")
-    rates, sigma, v, beta2 = fields.in_theory(here)
-    assert sigma == pytest.approx(0.1 * 0.99 ** np.arange(1000))
-    assert v == pytest.approx(1.0 / 804_096), "the made-up norm is 1.5, clipped at 1"
-    assert (len(rates), rates.max(), beta2) == (1000, here.runs.learning_rate.iloc[0], here.runs.beta2.iloc[0])
+def test_theory_takes_the_noise_of_the_run_and_its_clipped_gradient(filled):
+    v = 1.0 / 804_096  # the made-up norm is 1.5, clipped at 1
+    half = theory.half_time(0.1 * 0.99 ** np.arange(1000), v, 0.99)
+    assert filled('{{ half_time("tiny", "noise") }}') == str(half)
+    assert filled('{{ noise_sum("tiny", "control", "noise") }}') == "25 %"
