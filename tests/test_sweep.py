@@ -101,6 +101,7 @@ def test_an_option_may_follow_from_the_run_and_have_its_earlier_name(study):
 
 def test_machine_options_on_the_command_line_make_no_other_size(study):
     assert read_study(study(), [], ["--compile=off", "--threads=2"]).size == "full"
+    assert read_study(study(), [], ["--dataset=some/where"]).size == "dataset=some_where", "one folder"
 
 
 def test_a_study_says_its_purpose_and_what_it_is_drawn_with(study):

@@ -105,6 +105,7 @@ def read_study(file, overlays=(), options=(), seeds=None, arms=None):
     files = [*map(from_root, base), *map(str, overlays)]
     labels = [Path(overlay).stem for overlay in overlays]
     labels += [f"{name}={value}" for name, value in overrides.items() if name not in NOT_IDENTITY]
+    labels = [label.replace("/", "_") for label in labels]  # of a path: the size is the name of a folder
     study = Study(
         name=file.stem,
         size="+".join(labels) or "full",
