@@ -1,62 +1,76 @@
-"""Figures and tables, from run folders and nothing else.
+"""Figures and tables from run folders or committed records, and nothing else.
 
     python plot.py FOLDER [FOLDER ...] [--out=DIR]       the default DIR is FOLDER/figures
 
-Every run folder at or below the folders is read; out/<arm>/seed<n> is a run of that arm. Runs that share
-corpus, model size, batch, length, evaluations and kind of device form a setting, which is one panel. In a
-folder with studies (sweep.py), each study is drawn into its own figures folder, the studies of the paper's
-Table 1 of one size also together beside them, and arms of no study together there too (a single one within
-itself).
+All runs at or below the folders are read; out/<arm>/seed<n> is a run of that arm. Each study (sweep.py) is
+drawn into its own figures folder; studies that belong together (table1) are drawn as one too, beside them; so
+are arms of no study. With --out all is drawn as one. Figures are PNG and PDF, tables Markdown, LaTeX (booktabs)
+and CSV, of whatever the runs allow:
 
-It writes whatever the runs allow of the following, figures as PNG and PDF of column width (3.3 inches), tables
-as Markdown, LaTeX (booktabs) and CSV:
-
+    overview                  validation loss, and the differences to the baseline, paired by seed
     figure1_training_loss     mean loss over fixed train windows, dropout off
     figure2_validation_loss   mean loss over fixed val windows
-    figure3_noise             sigma, the norm of the noise, the norm of the gradient
+    figure3_noise             the norms of the noise and of the gradient
     cost                      validation loss by tokens and by wall time
-    differences               a forest plot of the differences to the baseline
-    mechanism                 val loss of a study's decisive arms, and how much of their updates is signal
+    differences               differences to the reference, with intervals
+    mechanism                 of a study's decisive arms: val loss, fraction of the noise's effect, signal
     distance                  how far fine-tuning moved the weights from those that init_from gave
     sensitivity               a map of the differences over sigma_0 and gamma, if the arms are such a grid
-    table1                    losses of every arm beside the paper's Table 1
-    comparisons               differences to the baseline, their tests and verdicts
-    sharpness                 the rise of the loss under changes of the weights, if sharpness.py measured it
+    learning_rates            loss against learning rate, of arms at three rates or more
+    flatness                  the rise of the loss under changes of the weights (training.sharpness)
+    table1, comparisons, sharpness      the tables
 
-From the bench.json or jobs.json of `python -m bench` it draws `bench`: what each ingredient adds to a step, and
-the tables.
+A folder of records with every study that the pages show, as results/, gets the pages' figures and no others.
+What `python -m bench` has measured is drawn as well.
 """
 
+import functools
+import itertools
 from pathlib import Path
 
-from analysis.arms import by, notes, read_settings
-from analysis.curves import cost_figure, distance_figure, loss_figure, mechanism_figure, noise_figure
-from analysis.effects import forest_figure, sensitivity_figure
-from analysis.panels import save, save_text
-from analysis.tables import (
-    COMPARED,
-    comma_separated,
-    comparison_table,
-    latex,
-    loss_table,
-    markdown,
-    sharpness_table,
-)
+from analysis import effects, figures, look, page_figures, records, statistics, tables
 from config import UserError, run_script
-from training.run_folder import find_runs
+
+FIGURES = {
+    "overview": figures.overview,
+    "figure1_training_loss": functools.partial(figures.losses, name="train_loss", label="training loss (nats)"),
+    "figure2_validation_loss": figures.losses,
+    "figure3_noise": figures.noise,
+    "cost": figures.cost,
+    "differences": effects.differences,
+    "mechanism": figures.mechanism,
+    "distance": figures.distance,
+    "sensitivity": effects.sensitivity,
+    "learning_rates": effects.learning_rates,
+    "flatness": effects.flatness,
+}
+MEANING = {  # of a difference in loss, where lower is better
+    statistics.Verdict.BETTER: "better, by more than seeds explain",
+    statistics.Verdict.WORSE: "worse, by more than seeds explain",
+    statistics.Verdict.NOT_RESOLVED: "not resolved, these seeds cannot tell it from no difference",
+    statistics.Verdict.INCOMPLETE: "no verdict yet, planned seeds are missing",
+    statistics.Verdict.NONE: "no verdict, one seed says nothing about others",
+}
 
 
 def main(argv):
     folders, out = arguments(argv)
-    from bench import report  # of what few have measured
+    benches = [
+        folder for folder in folders if any(folder.rglob("bench.json")) or any(folder.rglob("jobs.json"))
+    ]
+    has_runs = any(any(folder.rglob(name)) for folder in folders for name in ("run.json", records.RUNS))
+    found = records.read(folders) if has_runs or not benches else None
+    if found and page_figures.are_of(found):
+        said(out or folders[0] / "figures", page_figures.draw(found, out or folders[0] / "figures"))
+        return 0
+    drawn = [(part, place, draw(part, place)) for part, place in drawings(found, folders, out)] if found else []
+    if len(drawn) == 1:
+        conclude(*drawn[0])
+    if benches:
+        from bench import report
 
-    benches, runs = report.find_benches(folders), find_runs(folders)
-    if runs or not benches:
-        for together, place in drawings(folders, out):
-            draw(read_settings(together), place)
-    for bench in benches:
-        written = report.draw(bench, out and out / bench.name)
-        print(f"drawn in {written[0].parent}: {', '.join(path.name for path in written)}")
+        for bench in report.find_benches(benches):
+            said(out or bench / "figures", report.draw(bench, out))
     return 0
 
 
@@ -71,73 +85,62 @@ def arguments(argv):
         raise UserError(f"{strange[0]} is no option of plot.py; it has --out=DIR")
     if not folders:
         raise UserError("which runs? python plot.py out")
+    if missing := [folder for folder in folders if not folder.is_dir()]:
+        raise UserError(f"no such folder: {missing[0]}")
     return folders, Path(out[-1]) if out else None
 
 
-def drawings(folders, out):
-    """[(folders drawn together, where)]: all of them into `out` if it is given, else study by study."""
-    if out:
-        return [(folders, out)]
-    studies = [study for folder in folders for study in studies_in(folder)]
-    if not studies:
-        return [(folders, folders[0] / "figures")]
-    paper = [path for path in studies if path.parent.name.startswith("table1")]
-    paper = by(paper, lambda path: (path.parent.parent, path.name))  # results/gpu has its own
-    joint = [(same, place / "figures" / size) for (place, size), same in paper.items() if len(same) > 1]
-    loose = [drawing for folder in folders for drawing in loose_drawings(folder)]
-    return [*joint, *loose, *(([study], study / "figures") for study in sorted(studies))]
+def drawings(found, folders, out):
+    """[(Records drawn together, where)]: all into `out` if it is given, else study by study."""
+    if out or not found.studies:
+        return [(found, out or folders[0] / "figures")]
+    studies = sorted(found.studies.values(), key=lambda study: (study["folder"], study["name"]))
+    parts = [(part_of(found, [study]), study["folder"] / "figures") for study in studies]
+    key = lambda study: (str(study["folder"].parent.parent), study["together"] or "", study["size"])  # noqa: E731
+    for (place, name, size), alike in itertools.groupby(sorted(studies, key=key), key):
+        if name and len(alike := list(alike)) > 1:
+            parts.append((part_of(found, alike), Path(place) / "figures" / name / size))
+    loose = found.runs[found.runs.study == ""]
+    homes = loose.folder.map(lambda folder: home(Path(folder)))
+    parts += [(found.of(folder=list(its.folder)), place / "figures") for place, its in loose.groupby(homes)]
+    return parts
 
 
-def studies_in(folder):
-    """The folders of the studies within a folder; those of which nothing was trained yet are said."""
-    found = [path.parent for path in sorted(folder.glob("*/**/study.json"))]
-    begun = [study for study in found if any(study.glob("**/run.json"))]
-    for study in found:
-        if study not in begun:
-            print(f"{study}: no run of this study yet, left out")
-    return begun
+def part_of(found, studies):
+    return found.of(study=[study["name"] for study in studies], size=studies[0]["size"])
 
 
-def loose_drawings(folder):
-    """The folders within a folder that hold runs and no study: those of one arm together, others each alone."""
-    loose = [
-        child
-        for child in sorted(folder.iterdir())
-        if any(child.glob("**/run.json")) and not any(child.glob("**/study.json"))
-    ]
-    arms = [child for child in loose if any(child.glob("run.json")) or any(child.glob("seed*/run.json"))]
-    together = [(arms, folder / "figures")] if len(arms) > 1 else []
-    return [*together, *(([child], child / "figures") for child in loose if not together or child not in arms)]
+def home(run):
+    """The folder in which a run's arm lies; the arms in one are drawn together."""
+    return run.parent.parent if run.name.startswith("seed") else run.parent
 
 
-def draw(settings, out):
-    """Write every figure and table of some settings, and say what is missing."""
-    figures = {
-        "figure1_training_loss": loss_figure(settings, "train_loss", "training loss"),
-        "figure2_validation_loss": loss_figure(settings, "val_loss", "validation loss"),
-        "figure3_noise": noise_figure(settings),
-        "cost": cost_figure(settings),
-        "differences": forest_figure(settings),
-        "mechanism": mechanism_figure(settings),
-        "distance": distance_figure(settings),
-        "sensitivity": sensitivity_figure(settings),
-    }
-    tables = {
-        "table1": [loss_table(setting) for setting in settings],
-        "comparisons": [table for name in COMPARED if (table := comparison_table(settings, name))],
-        "sharpness": [table for setting in settings if (table := sharpness_table(setting))],
-    }
-    written = [path for stem, figure in figures.items() for path in save(figure, out / stem)]
-    written += [path for stem, of_stem in tables.items() for path in save_tables(of_stem, out / stem)]
-    for note in notes(run for setting in settings for arm in setting.arms for run in arm.runs):
+def draw(found, out):
+    """Write every figure and table of some Records, and say what is missing; returns the figures' paths."""
+    paths = [path for name, of in FIGURES.items() for path in look.save(of(found), out / name, ("png", "pdf"))]
+    written = [path for stem, its in tables.all_tables(found).items() for path in tables.write(its, out / stem)]
+    for note in records.notes(found):
         print(note)
-    print(f"drawn in {out}: {', '.join(path.name for path in written)}")
+    said(out, paths + written)
+    return paths
 
 
-def save_tables(tables, stem):
-    """Write tables in three formats, where there are any; returns the paths."""
-    forms = {".md": markdown, ".tex": latex, ".csv": comma_separated}
-    return [save_text(stem.with_suffix(suffix), form(tables)) for suffix, form in forms.items() if tables]
+def said(out, paths):
+    print(f"drawn in {out}: {', '.join(path.name for path in paths)}")
+
+
+def conclude(found, out, paths):
+    """Say what the first arm with noise does to the loss, and where that is to be seen."""
+    for key in found.runs[["study", "size"]].drop_duplicates().itertuples(index=False):
+        rows = statistics.compare(found, *key, "best_val_loss")
+        noisy = rows[rows.index.isin(found.runs.arm[found.runs.noisy])]
+        for name, row in (noisy if len(noisy) else rows).head(1).iterrows():
+            meaning = MEANING.get(row.verdict, ", ".join(row.remarks))
+            size = look.signed(row["mean"], row.half_width) if row.n else "–"
+            what = f"{name} against {row.reference}: best validation loss {size} nats"
+            print(f"{what} (n = {row.n}, lower is better): {meaning}")
+    figure = next(name for name in ("overview", "figure2_validation_loss") if out / f"{name}.png" in paths)
+    print(f"see {out / figure}.png")
 
 
 if __name__ == "__main__":

@@ -1,215 +1,381 @@
-"""Figures of how arms differ from their reference: the forest plot, and the map over sigma_0 and gamma.
+"""Figures of how arms differ from their references: points with intervals, the map over sigma_0 and gamma, loss
+against learning rate, harm against the share of the learning rate that the noise leaves, and sharpness.
 
-A figure is None where there is nothing to draw.
+Each takes Records and gives a Figure, or None where there is nothing to draw.
 """
 
 import itertools
+import math
 
 import numpy as np
-from matplotlib import rc_context
+import pandas as pd
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, NullLocator
 
-from analysis.arms import changed_knobs
-from analysis.panels import STYLE, Panel, figure_of, wrap
-from analysis.statistics import LEVEL
-from analysis.tables import (
-    LOSSES,
-    against,
-    comparisons,
-    families,
-    lost,
-    outcome,
-    told_apart,
-    usual_of,
-    verdict,
-    with_interval,
+from analysis import records, statistics, theory
+from analysis.figures import span, title
+from analysis.look import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    kind_of,
+    label_below,
+    label_of,
+    number,
+    panels,
+    settings,
+    signed,
+    styled,
 )
+from analysis.statistics import Verdict
 
+BEST = "best_val_loss"
+COMPARED = {
+    BEST: "best validation loss",
+    "final_val_loss": "final validation loss",
+    "best_weights_test_loss": "test loss of the best weights",
+}
 FAR = 10  # times the next smaller difference: beyond the scale
-COLOUR_OF = {"better": "#009E73", "worse": "#D55E00"}  # by verdict, against a reference without noise
+RESOLVED = (Verdict.BETTER, Verdict.WORSE)
 
 
-def forest_figure(settings):
-    """Every arm's difference to its reference with its 95 % t interval, a panel for each loss, or for several
-    whose comparisons are alike."""
-    with rc_context(STYLE):
-        panels = [
-            forest_panel(rows, names)
-            for names, rows in told_apart(settings)
-            if any(row[-1].half is not None for row in rows)
-        ]
-        return figure_of(panels) if panels else None
+def compared(found, loss=BEST):
+    """Of each study the rows of statistics.compare, as dicts, with the Arm and, in "against", the other's."""
+    arms = {arm.key: arm for group in settings(found) for arm in group}
+    for key in dict.fromkeys(key[:2] for key in arms):
+        table = statistics.compare(found, *key, loss).reset_index()
+        rows = table.assign(name=table.arm, verdict=table.verdict).to_dict("records")
+        for row in rows:
+            place = (*key, row["setting"])
+            row |= {"arm": arms[(*place, row["name"])], "against": arms[(*place, row["reference"])]}
+        yield rows
 
 
-def forest_panel(rows, losses):
-    several = len({setting.title for setting, *_ in rows}) > 1
-    labels = [against(*row[:3]) + (f", {row[0].knobs['dataset']}" if several else "") for row in rows]
-    labels = [label if len(label) < 34 else label.replace(" against ", "\nagainst ") for label in labels]
-    why = told_in_figures(rows)
-    drawn = [row[-1] for row, reason in zip(rows, why) if not reason]
-    ends = [0.0, *(c.mean + sign * c.half for c in drawn for sign in (-1, 1))]
-    low, room = min(ends), max(ends) - min(ends)
-
-    def draw(axes):
-        for place, (row, reason) in enumerate(zip(rows, why)):
-            (forest_figures if reason else forest_bar)(axes, -place, row)
-        axes.axvline(0, color="#808080", linewidth=0.6)
-        axes.set_yticks([-place for place in range(len(rows))], labels)
-        for label in axes.get_yticklabels():
-            label.set_parse_math(False)
-        axes.set_ylim(-len(rows) + 0.4, 0.6)
-        axes.locator_params(axis="x", nbins=5)
-        if room:
-            axes.set_xlim(low - 0.05 * room, low + 1.05 * room)
-
-    longest = max(len(line) for label in labels for line in label.splitlines())
-    row_height = 0.22 if any("\n" in label for label in labels) else 0.17
-    sizes = {f"{setting.title}, {setting.size}" for setting, *_ in rows}
-    title = LOSSES[losses[0]] + (f", {len(sizes)} settings" if len(sizes) > 1 else "")
-    return Panel(
-        draw, title, wrap(forest_caption(rows, losses, sizes, why)), height=row_height * len(rows) + 0.12,
-        xlabel="difference (nats)", left=min(2.2, 0.3 + 0.052 * longest),
-    )  # fmt: skip
+# Differences.
 
 
-def told_in_figures(rows):
-    """For each row why it is told in figures and not drawn, or None: it has no interval, or would leave the
-    others no room: an exploded arm, and of the larger half what is FAR times all that is smaller."""
-    sizes = sorted(abs(c.mean) for _, arm, _, c in rows if c.half is not None and not arm.exploded)
-    larger_half = itertools.pairwise(sizes[len(sizes) // 2 :])
-    least = next((larger for smaller, larger in larger_half if larger > FAR * smaller), np.inf)
-    why = []
-    for _, arm, _, c in rows:
-        if c.half is None:
-            why.append("what has no interval")
-        elif sizes and arm.exploded:
-            why.append("an arm that ended above its start")
-        else:
-            why.append(f"what is {FAR} times all smaller ones" if abs(c.mean) >= least else None)
-    return why
+@styled
+def differences(found, by=None):
+    """Every arm's difference to its reference with its 95 % t interval; a filled point is resolved.
 
-
-def colour_of(row):
-    """By the verdict; black where nothing is resolved, and where the reference is noisy itself: what does less
-    harm than the noise is not yet of use."""
-    return "#000000" if row[2].noisy else COLOUR_OF.get(outcome(row), "#000000")
-
-
-def forest_bar(axes, place, row):
-    c, colour = row[-1], colour_of(row)
-    axes.errorbar(
-        c.mean, place, xerr=c.half, color=colour, marker="o", markersize=3,
-        markerfacecolor=colour if outcome(row) in COLOUR_OF else "white", capsize=2, linewidth=0.9,
-    )  # fmt: skip
-
-
-def forest_figures(axes, place, row):
-    """The difference in figures, at the side at which it lies; the verdict where there is none."""
-    c, colour = row[-1], colour_of(row)
-    if c.half is None:
-        said = " ".join(filter(None, (f"{c.mean:+.4f}," if c.mean is not None else "", verdict(*row))))
-        text, side = said.replace("–", "one seed"), "right"
-    elif c.mean > 0:
-        text, side = f"{with_interval(c.mean, c.half, '+')} \N{RIGHTWARDS ARROW}", "right"
-    else:
-        text, side = f"\N{LEFTWARDS ARROW} {with_interval(c.mean, c.half, '+')}", "left"
-    where = (1 if side == "right" else 0, place)
-    axes.annotate(
-        text, where, xycoords=("axes fraction", "data"), size=6, color=colour, ha=side, va="center",
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
-    )  # fmt: skip
-
-
-def forest_caption(rows, losses, sizes, why):
-    tested = sum(row[-1].p is not None for row in rows)
-    family = f"{tested} comparisons" if len(families(rows)) == 1 else "the comparisons of its study"
-    same = "".join(f" The same for {LOSSES[name]}." for name in losses[1:])
-    caption = (
-        f"{'; '.join(sorted(sizes))}.{same} Difference to {usual_of(rows)} unless said, n = {counts(rows)},"
-        " 95 % t intervals (unadjusted); filled: resolved by the paired t-test, Holm-adjusted over"
-        f" {family} at {LEVEL:g}, left of 0 better."
-    )
-    if any(row[2].noisy for row in rows):
-        caption += " Black: against a run that is noisy itself."
-    if any(why):
-        caption += f" Written as numbers: {', or '.join(dict.fromkeys(filter(None, why)))}."
-    return caption + no_verdict(rows)
-
-
-def no_verdict(rows):
-    """What a caption must add where some comparisons have no verdict."""
-    outcomes = {outcome(row) for row in rows}
-    said = " Interim: planned seeds are missing, and there is no verdict." if "interim" in outcomes else ""
-    return said + (" One seed gives no verdict." if "–" in outcomes else "")
-
-
-def counts(rows):
-    """The numbers of pairs of some comparisons, in words."""
-    numbers = sorted({comparison.n for *_, comparison in rows})
-    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
-
-
-# Sensitivity.
-
-
-def sensitivity_figure(settings):
-    """A map of the mean difference over (gamma, sigma_0), where a setting's arms are such a grid."""
-    with rc_context(STYLE):
-        panels = [panel for setting in settings if (panel := sensitivity_panel(setting))]
-        return figure_of(panels) if panels else None
-
-
-def sensitivity_panel(setting):
-    cells = grid(setting)
-    sigmas, gammas = ([*sorted({key[i] for key in cells})] for i in (0, 1))
-    if len(sigmas) < 3 or len(gammas) < 2 or len(cells) < len(sigmas) * len(gammas):
+    Of several studies the best val loss, a panel each; of one study a panel for each loss that tells something
+    of its own. by: a function of Arm in its place, whose values are panels of the best val loss.
+    """
+    best = [rows for rows in compared(found) if rows]
+    if not best:
         return None
-    rows = [[cells[sigma, gamma] for gamma in gammas] for sigma in reversed(sigmas)]
-    means = np.array([[mean_of(row) for row in line] for line in rows])  # nan where there is none to show
-    extreme = np.nanmax(np.abs(means)) if np.isfinite(means).any() else 1.0
-
-    def draw(axes):
-        axes.imshow(means, cmap="RdBu_r", vmin=-extreme, vmax=extreme, aspect="auto")
-        for (line, column), mean in np.ndenumerate(means):
-            colour = "white" if abs(mean) > 0.6 * extreme else "black"
-            axes.text(column, line, cell(rows[line][column]), ha="center", va="center", size=6, color=colour)
-        axes.set_xticks(range(len(gammas)), [f"{gamma:g}" for gamma in gammas])
-        axes.set_yticks(range(len(sigmas)), [short(sigma) for sigma in reversed(sigmas)])
-        axes.set_ylabel("sigma_0")
-
-    caption = (
-        f"{setting.described}; difference of the best val loss to {setting.baseline.name} in nats, mean of"
-        f" n = {counts(cells.values())} pairs, red worse; in brackets: not resolved. The tests are in the table"
-        " of comparisons."
-    )
-    caption += no_verdict(cells.values())
-    return Panel(draw, setting.title, wrap(caption), height=0.3 * len(sigmas), xlabel="gamma")
+    if by:
+        words = dict.fromkeys(by(row["arm"]) for row in best[0])
+        columns = [(word, [row for row in best[0] if by(row["arm"]) == word]) for word in words]
+    elif len(best) > 1:
+        columns = [(corpus_of(rows), rows) for rows in best]
+    else:
+        columns = [(words, rows) for loss, words in COMPARED.items() if (rows := next(compared(found, loss)))]
+        columns = [
+            (words, rows) for words, rows in columns if rows is columns[0][1] or not alike(rows, best[0])
+        ]
+    return forest(columns, union=not by, share=len(best) > 1)
 
 
-def short(sigma):
-    """0.05 as it is, and 0.001 as 1e-3."""
-    return f"{sigma:g}" if sigma >= 0.01 else np.format_float_scientific(sigma, trim="-", exp_digits=1)
+def by_scale(arm):
+    """A panel each for noise of absolute size and for noise in units of the gradient's."""
+    return "absolute noise" if arm.config.noise_scale == "absolute" else "noise relative to the gradient"
 
 
-def mean_of(row):
-    """The mean difference that colours a cell; nan where none of the arm's runs is left, or some exploded."""
-    return row[-1].mean if row[-1].mean is not None and not row[1].exploded else np.nan
+def corpus_of(rows):
+    group = [rows[0]["arm"]]
+    return title(group, [group]).partition(" (n")[0]
 
 
-def cell(row):
-    """What a cell of the map says: the difference, in brackets unless resolved by now; and what was lost."""
-    said = "" if row[-1].mean is None else f"{row[-1].mean:+.4f}"
-    said = f"({said})" if outcome(row) in ("not resolved", "interim") else said
-    return "\n".join(filter(None, [said, *lost(row[1])])) or "none yet"
+def alike(rows, others):
+    means = [[row["mean"] for row in each] for each in (rows, others)]
+    return len(rows) == len(others) and np.allclose(*means, atol=5e-5, equal_nan=True)
 
 
-def grid(setting):
-    """{(sigma_0, gamma): row of comparisons} of the arms that differ from the baseline in these alone."""
-    if not setting.baseline:
-        return {}
+def pairs(rows):
+    """The numbers of pairs in a title; while runs are missing, of how many that are planned."""
+    missing = any(row["verdict"] == Verdict.INCOMPLETE for row in rows)
+    planned = f" of {len(rows[0]['arm'].row.planned)}" if missing else ""
+    return f" (n = {span([row['n'] for row in rows if row['n']] or [0])}{planned})"
+
+
+def forest(columns, union, share):
+    """Panels of points with intervals; union: their rows in common, at the left; share: one scale."""
+    lists = [[label_against(row) for row in rows] for _, rows in columns]
+    every = list(dict.fromkeys(itertools.chain(*lists)))
+    tallest = max(3, len(every) if union else max(map(len, lists)))
+    figure, axes = panels(len(columns), 0.75 + 0.19 * tallest, columns=len(columns), sharex=share)
+    for place, (ax, (words, rows), labels) in enumerate(zip(axes, columns, lists)):
+        draw_forest(ax, every if union else labels, dict(zip(labels, rows)))
+        ax.set(title=words + pairs(rows), xlabel="difference (nats)   worse →")
+        ax.tick_params(labelleft=not (union and place))
+    keys = [Line2D([], [], color=BLACK, marker="o", markerfacecolor=face) for face in (BLACK, "white")]
+    label_below(figure, keys, ["resolved", "not resolved"])
+    return figure
+
+
+def label_against(row):
+    usual = row["against"].is_baseline
+    return row["arm"].label + ("" if usual else f" against {row['against'].label}")
+
+
+def draw_forest(axes, labels, rows):
+    """A point with its interval for each label, from the top; in words what has no interval or is far off."""
+    calm = [row for row in rows.values() if not (math.isnan(row["half_width"]) or row["arm"].row.exploded)]
+    far = beyond([abs(row["mean"]) for row in calm])
+    axes.axvline(0, color=BLACK, linewidth=0.8)
+    for place, label in enumerate(labels):
+        if words := told(rows.get(label), far):
+            axes.text(
+                0.5, place, words, transform=axes.get_yaxis_transform(), ha="center", va="center", color=GREY,
+                size=7.5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            )  # fmt: skip
+            continue
+        row, colour = rows[label], rows[label]["arm"].colour
+        face = colour if row["verdict"] in RESOLVED else "white"
+        point = {"marker": "o", "markersize": 4, "markerfacecolor": face}
+        axes.errorbar(row["mean"], place, xerr=row["half_width"], color=colour, **point)
+    rows_of(axes, labels)
+    axes.margins(x=0.08)
+
+
+def rows_of(axes, labels):
+    """Rows of a panel, from the top."""
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    axes.locator_params(axis="x", nbins=4)
+
+
+def beyond(sizes):
+    """The size from which a difference would leave the others no room: of the larger half, what is FAR times
+    all smaller ones; infinity where there is none."""
+    larger = sorted(sizes)[len(sizes) // 2 :]
+    return next((b for a, b in itertools.pairwise(larger) if b > FAR * a), math.inf)
+
+
+def told(row, far):
+    """What stands where no point can: why, or the difference that is beyond the scale; "" where one can."""
+    if row is None:
+        return "not run"
+    if math.isnan(row["half_width"]):
+        return ", ".join(row["remarks"]) or f"{signed(row['mean'])}, one seed"
+    if abs(row["mean"]) < far and not row["arm"].row.exploded:
+        return ""
+    size = f"{row['mean']:+.3g} ± {row['half_width']:.2g}".replace("-", "−")
+    return ", ".join([f"{size} →" if row["mean"] > 0 else f"← {size}", *row["remarks"]])
+
+
+# The map over sigma_0 and gamma.
+
+
+@styled
+def sensitivity(found):
+    """The mean difference of the best val loss over (sigma_0, gamma), where a study's arms are such a grid."""
+    maps = [cells for rows in compared(found) if (cells := grid(rows))]
+    if not maps:
+        return None
+    tallest = max(len({gamma for _, gamma in cells}) for cells in maps)
+    figure, axes = panels(len(maps), 0.8 + 0.3 * tallest, columns=1)
+    for ax, cells in zip(axes, maps):
+        draw_map(ax, cells)
+    return figure
+
+
+def grid(rows):
+    """{(sigma_0, gamma): row} of the arms that differ from the baseline in these alone; {} where they leave
+    holes or are too few for a map."""
     cells = {}
-    for row in comparisons([setting], "best_val_loss"):
-        _, arm, reference, _ = row
-        alone = changed_knobs(arm, reference).keys() <= {"noise_sigma", "noise_gamma"}
-        if reference is setting.baseline and alone and arm.noisy and not reference.noisy:
-            cells[arm.runs[0].config.noise_sigma, arm.runs[0].config.noise_gamma] = row
-    return cells
+    for row in rows:
+        config = row["arm"].config
+        changed = records.changed_options(config, row["against"].config)
+        if row["against"].is_baseline and changed and changed.keys() <= {"noise_sigma", "noise_gamma"}:
+            cells[config.noise_sigma, config.noise_gamma] = row
+    sigmas, gammas = ({key[i] for key in cells} for i in (0, 1))
+    whole = len(sigmas) >= 3 and len(gammas) >= 2 and len(cells) == len(sigmas) * len(gammas)
+    return cells if whole else {}
+
+
+def draw_map(axes, cells):
+    """Colours and numbers: in brackets what is not resolved, in words what was lost."""
+    sigmas = sorted({sigma for sigma, _ in cells})
+    gammas = sorted({gamma for _, gamma in cells}, reverse=True)
+    means = np.array([[cells[sigma, gamma]["mean"] for sigma in sigmas] for gamma in gammas])
+    calm = np.array([[not cells[sigma, gamma]["arm"].row.exploded for sigma in sigmas] for gamma in gammas])
+    most = max(np.abs(means[calm & ~np.isnan(means)]), default=1.0) or 1.0
+    axes.imshow(np.where(calm, means, np.nan), cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
+    for (line, column), mean in np.ndenumerate(means):
+        row = cells[sigmas[column], gammas[line]]
+        text = signed(mean) if row["verdict"] in RESOLVED else f"({signed(mean)})"
+        text = "\n".join([*([] if math.isnan(mean) else [text]), *row["remarks"]])
+        colour = "white" if calm[line, column] and abs(mean) > 0.6 * most else BLACK
+        axes.text(column, line, text, ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(sigmas)), [number(sigma) for sigma in sigmas])
+    axes.set_yticks(range(len(gammas)), [f"{gamma:g}" for gamma in gammas])
+    rows = list(cells.values())
+    words = corpus_of(rows) + pairs(rows)
+    axes.set(xlabel=r"$\sigma_{\mathregular{0}}$", ylabel=r"$\gamma$", title=words)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+
+
+# Loss against learning rate.
+
+
+@styled
+def learning_rates(found):
+    """Best val loss against learning rate, a curve a kind of arm, and beside it each kind's difference to the
+    baseline's kind at the same rate; dots are seeds, lines their means, a ring the best rate.
+
+    Of the first setting with kinds of three rates or more.
+    """
+    for group in settings(found):
+        kinds = {}
+        for arm in group:
+            kinds.setdefault(kind_of(arm.row.arm), []).append(arm)
+        kinds = {kind: arms for kind, arms in kinds.items() if len(arms) >= 3}
+        if any(len(records.losses(arm.found.runs, BEST)) for arms in kinds.values() for arm in arms):
+            return draw_rates(kinds, group)
+    return None
+
+
+def draw_rates(kinds, group):
+    losses = {
+        kind: pd.DataFrame({arm.config.learning_rate: records.losses(arm.found.runs, BEST) for arm in arms})
+        for kind, arms in kinds.items()
+    }
+    first = max(kinds, key=lambda kind: any(arm.is_baseline for arm in kinds[kind]))
+    figure, axes = panels(2 if len(kinds) > 1 else 1, 2.6)
+    for place, (kind, arms) in enumerate(kinds.items()):
+        label, colour = label_of(kind, arms[0].config) or arms[0].config.optimizer, arms[0].colour
+        mean = draw_seeds(axes[0], losses[kind], colour, label)
+        ring = {"markersize": 12 - 2.2 * place, "markerfacecolor": "none"}
+        axes[0].plot(mean.idxmin(), mean.min(), "o", color=colour, **ring)
+        if kind != first:
+            draw_seeds(axes[1], losses[kind] - losses[first], colour, label)
+    axes[0].set(ylabel="best validation loss (nats)", title=title(group, [group]))
+    rates = sorted(set().union(*losses.values()))
+    for ax in axes:
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_major_locator(FixedLocator(rates))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xticklabels([number(rate) for rate in rates])
+        ax.set_xlabel("learning rate")
+    if len(kinds) > 1:
+        axes[1].axhline(0, color=kinds[first][0].colour, linewidth=1.3)
+        axes[1].set_ylabel("difference to the baseline\nat the same rate (nats)")
+    label_below(figure)
+    return figure
+
+
+def draw_seeds(axes, table, colour, label):
+    """A dot for each seed (row) and rate (column), a line through the means, which are returned."""
+    table = table.sort_index(axis=1)
+    for _, row in table.iterrows():
+        axes.plot(row.index, row, "o", color=colour, alpha=0.45, markersize=3, markeredgewidth=0)
+    mean = table.mean()
+    axes.plot(mean.index, mean, color=colour, label=label)
+    return mean
+
+
+# Harm against the share of the learning rate that the noise leaves.
+
+
+def shares(found):
+    """A frame, a row for every arm that is its reference but for absolute noise, under Adam: study, arm,
+    corpus, schedule, n, share (S of theory.py, v from the run's own clipped gradients, the mean over runs), and
+    harm and half_width (best val loss minus the reference's, nats)."""
+    logged = dict(list(found.curves[found.curves.kind == "train"].groupby("folder")))
+    rows = []
+    for row in itertools.chain(*compared(found)):
+        arm, config = row["arm"], row["arm"].config
+        if is_absolute(config, row["against"].config):
+            each = [share_of(run, logged[run.folder]) for run in arm.found.runs.itertuples()]
+            corpus = arm.found.runs.corpus_name.iloc[0]
+            place = [arm.row.study, arm.row.arm, corpus, config.noise_schedule]
+            rows.append([*place, row["n"], np.mean(each), row["mean"], row["half_width"]])
+    columns = ["study", "arm", "corpus", "schedule", "n", "share", "harm", "half_width"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def is_absolute(config, reference):
+    """Whether a run is its reference but for absolute noise in the gradient, under a second moment."""
+    plain = (config.noise_scale, config.noise_target, config.noise_params) == ("absolute", "gradient", "all")
+    plain &= not (config.noise_before_clip or config.noise_anticorrelated or config.reset_below_sigma)
+    changed = records.changed_options(config, reference)
+    alone = all(name.startswith(("noise_", "plateau_")) for name in changed)
+    return config.noisy and plain and alone and config.optimizer != "sgd" and not reference.noisy
+
+
+def share_of(run, events):
+    """S of one run, its sigma as it was logged."""
+    config = run.config
+    sigma = theory.sigma_between(*events[["iter", "sigma"]].dropna().to_numpy().T, config.max_iters)
+    v = theory.mean_square(events.grad_norm.dropna(), config.grad_clip, run.parameters)
+    times = config.max_iters, config.learning_rate, config.min_lr, config.warmup_iters, config.lr_decay_iters
+    return theory.share(theory.learning_rates(*times), sigma, v, config.beta2)
+
+
+@styled
+def share(found, names=None):
+    """Harm against S with 95 % t intervals: a mark a study, open where its corpus is not the commonest one;
+    names: {(study, arm): (label, its offset in points)} of those to label."""
+    table = shares(found)
+    if table.empty:
+        return None
+    figure, (axes,) = panels(1, 3.1)
+    common = table.corpus.mode().iloc[0]
+    marks = itertools.cycle(zip((ORANGE, SKY, GREEN, PURPLE, BLUE, VERMILLION), "osD^vP"))
+    for (study, rows), (colour, mark) in zip(table.groupby("study"), marks):
+        face = colour if rows.corpus.iloc[0] == common else "white"
+        axes.errorbar(
+            rows.share, rows.harm, rows.half_width, linestyle="", color=colour, marker=mark, markersize=4,
+            markerfacecolor=face, linewidth=0.9, alpha=0.85, label=study.replace("_", " "),
+        )  # fmt: skip
+    for row in table.itertuples():
+        if label := (names or {}).get((row.study, row.arm)):
+            text, offset = label
+            place = {
+                "xytext": offset,
+                "textcoords": "offset points",
+                "ha": "left" if offset[0] > 0 else "right",
+            }
+            axes.annotate(text, (row.share, row.harm), **place, size=7.5, color="#444444")
+    axes.axhline(0, color=BLACK, linewidth=0.8)
+    axes.set(xlim=(-0.02, 1.02), xlabel="share of the learning rate that the noise leaves, $S$")
+    axes.set_ylabel("best validation loss minus\nthe reference's (nats)")
+    label_below(figure, *axes.get_legend_handles_labels())
+    return figure
+
+
+# Sharpness.
+
+
+@styled
+def flatness(found):
+    """The rise of the train loss under relative changes rho of the weights, a panel a rho: means with 95 % t
+    intervals over seeds; small dots are the seeds."""
+    rhos = sorted((name for name in found.runs if name.startswith("rise_")), key=lambda name: float(name[5:]))
+    measured = [[arm for arm in g if arm.found.runs[rhos].notna().any(axis=None)] for g in settings(found)]
+    groups = [group for group in measured if group]
+    if not groups:
+        return None
+    figure, axes = panels(len(rhos) * len(groups), 0.85 + 0.2 * max(map(len, groups)), columns=len(rhos))
+    for group, row in zip(groups, axes.reshape(-1, len(rhos))):
+        for ax, rho in zip(row, rhos):
+            for place, arm in enumerate(group):
+                rises, colour = records.losses(arm.found.runs, rho), arm.colour
+                mean, half = statistics.interval(rises)
+                ax.errorbar(mean, place, xerr=half, color=colour, marker="o", markersize=4)
+                ax.plot(rises, [place + 0.22] * len(rises), ".", color=colour, alpha=0.5, markersize=3)
+            rows_of(ax, [arm.label for arm in group])
+            ax.tick_params(labelleft=ax is row[0])
+            ax.set(title=rf"$\rho$ = {rho[5:]} (n = {span(len(arm.found.runs) for arm in group)})")
+            ax.set_xlabel("rise of the train loss (nats)")
+    return figure

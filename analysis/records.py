@@ -74,10 +74,10 @@ class Records:
     studies: dict
 
     def of(self, **columns):
-        """The Records of those runs whose columns have these values."""
+        """The Records of those runs whose columns have these values, or one of them where it is a list."""
         runs = self.runs
         for name, value in columns.items():
-            runs = runs[runs[name] == value]
+            runs = runs[runs[name].isin(value) if isinstance(value, list) else runs[name] == value]
         return dataclasses.replace(self, runs=runs, curves=self.curves[self.curves.folder.isin(runs.folder)])
 
     def curve(self, kind, name):

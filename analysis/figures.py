@@ -1,0 +1,275 @@
+"""Figures of what arms do during training: losses, noise, cost, mechanism, distance, and an overview.
+
+Each takes Records and gives a Figure, or None where there is nothing to draw. An arm is a line, the mean over
+its seeds, with the 95 % t interval as a band; the settings of studies, such as corpora, are panels.
+"""
+
+import itertools
+import re
+
+import numpy as np
+import pandas as pd
+
+from analysis import statistics
+from analysis.look import label_below, label_end, panels, settings, signed, styled
+
+FADED = 1e-5  # of the strongest noise; what is under it is not drawn
+MOST = 7  # arms in a panel; more are spread over several, the baseline in each
+HIDDEN = 0.005  # of a panel's height: a curve so near to another lies on it
+VAL = "validation loss (nats)"
+GROUPS = ("all", "embeddings", "attention", "mlp", "norms")  # of weights
+
+
+# Losses.
+
+
+@styled
+def losses(found, name="val_loss", label=VAL, parts=None):
+    """Loss by iteration, a panel a setting; parts: a panel for each of these lists of arms in its place."""
+    groups = groups_of(found) if parts is None else [named(found, names) for names in parts]
+    direct = len(groups) == 1 or parts is not None
+    figure, axes = panels(len(groups), 2.9 if len(groups) == 1 else 2.4, sharey=parts is not None)
+    limits = [draw_curves(ax, group, "eval", name, direct=direct) for ax, group in zip(axes, groups)]
+    for ax, group in zip(axes, groups):
+        ax.set_title(title(group, groups))
+    if parts is not None:
+        axes[0].set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+    return labelled(figure, axes, label, below=not direct)
+
+
+def groups_of(found):
+    """The arms of each setting; of more than MOST about as many in each of several, the baseline in each."""
+    groups = []
+    for group in settings(found):
+        first = [arm for arm in group if arm.is_baseline]
+        others = [arm for arm in group if not arm.is_baseline]
+        count = max(1, -(-len(others) // (MOST - len(first))))
+        ends = np.linspace(0, len(others), count + 1).round().astype(int)
+        groups += [first + others[start:end] for start, end in itertools.pairwise(ends)]
+    return groups
+
+
+def named(found, names):
+    """The arms of these names, in their order."""
+    arms = {arm.row.arm: arm for group in settings(found) for arm in group}
+    return [arms[name] for name in names if name in arms]
+
+
+def title(group, groups):
+    """The corpus, what tells its settings apart, and the number of seeds."""
+    runs = [other[0].found.runs.iloc[0] for other in groups]
+    run = group[0].found.runs.iloc[0]
+    corpus = re.sub(r"the (first [\d,]+),000,000 \w+", r"\1 M", run.corpus)
+    sizes = {other.description for other in runs if other.corpus == run.corpus}
+    apart = f"\n{run.description.removeprefix('reduced size, ')}" if len(sizes) > 1 else ""
+    return f"{corpus} (n = {span(arm.row.finished or arm.row.runs for arm in group)}){apart}"
+
+
+def span(counts):
+    """ "4", or "3–4"."""
+    counts = sorted(counts)
+    return "–".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+
+
+def labelled(figure, axes, label, below=True):
+    """The figure with a vertical label at the left of each row, and the legend beneath it if `below`."""
+    for ax in axes[:: axes[0].get_gridspec().ncols]:
+        ax.set_ylabel(label)
+    if below:
+        label_below(figure)
+    return figure
+
+
+# Lines and bands.
+
+
+def draw_curves(axes, arms, kind, name, log=False, direct=False):
+    """A logged value of some arms, mean and interval over seeds; returns the limits of the vertical axis."""
+    bands = [band_of(arm.curve(kind, name), log) for arm in arms]
+    draw_bands(axes, arms, bands, limits_of(arms, bands, log), log=log, direct=direct)
+    return axes.get_ylim()
+
+
+def draw_bands(axes, arms, bands, limits, log=False, direct=False, marker=None):
+    """A line and a band for each arm, labelled at its end if `direct`, else by the legend that will come.
+
+    An arm without data has a label alone. A curve that lies on another's is dashed, and said so.
+    """
+    end_of_axis = max(arm.config.max_iters for arm in arms)
+    axes.set(yscale="log" if log else "linear", xlim=(0, end_of_axis), ylim=limits, xlabel="iteration")
+    low, high = axes.get_ylim()
+    for place, (arm, band) in enumerate(zip(arms, bands)):
+        under = next((other for other, b in zip(arms, bands[:place]) if coincide(axes, band, b)), None)
+        label = arm.described + (f" (on {under.label})" if under else "")
+        dash = (0, (3, 3)) if under else arm.dash
+        axes.plot(band.index, band["mean"], color=arm.colour, linestyle=dash, label=label, marker=marker)
+        axes.fill_between(band.index, band.low, band.high, color=arm.colour, alpha=0.18, linewidth=0)
+        if direct:
+            at, end = (band.index[-1], band["mean"].iloc[-1]) if len(band) else (end_of_axis, high)
+            label += " ↑" if end > high else " ↓" if end < low else "" if len(band) else ": no data"
+            label_end(axes, (at, np.clip(end, low, high)), label, arm.colour)
+
+
+def band_of(curve, log=False):
+    """n, mean, half_width, low and high by iteration of a curve (iteration x seed); log: mean, low and high are
+    those of the logarithms of what is above 0, raised again."""
+    band = statistics.band(np.log(curve.where(curve > 0)) if log else curve)
+    ends = {"low": band["mean"] - band.half_width, "high": band["mean"] + band.half_width}
+    return np.exp(band.assign(**ends)) if log else band.assign(**ends)
+
+
+def limits_of(arms, bands, log=False):
+    """Around the means and their bands from a tenth of the way on, of arms that ended below their start: the
+    fall before, and the arms that ended above it, would flatten the others. None where nothing varies."""
+    calm = [(arm, band) for arm, band in zip(arms, bands) if not arm.row.exploded]
+    parts = [band.loc[arm.config.max_iters / 10 :, ["mean", "low", "high"]] for arm, band in calm]
+    values = pd.concat(parts).stack() if parts else pd.Series(dtype=float)
+    if values.empty or values.min() == values.max():
+        return None
+    low, high = np.log([values.min(), values.max()]) if log else (values.min(), values.max())
+    ends = np.array([low - 0.04 * (high - low), high + 0.04 * (high - low)])
+    return tuple(np.exp(ends) if log else ends)
+
+
+def coincide(axes, one, other):
+    """Whether two bands' means are one line to the eye, from a tenth of the way on."""
+    common = one.index.intersection(other.index)
+    common = common[common >= axes.get_xlim()[1] / 10]
+    if not len(common):
+        return False
+    points = [np.column_stack([common, band.loc[common, "mean"]]) for band in (one, other)]
+    apart = np.subtract(*(axes.transData.transform(each)[:, 1] for each in points))
+    return bool(np.abs(apart).max() < HIDDEN * axes.bbox.height)
+
+
+# An overview: what the noise does to the loss.
+
+
+@styled
+def overview(found):
+    """Validation loss of a baseline and other arms, and beside it their difference, paired by seed."""
+    groups = [group for group in groups_of(found) if group[0].is_baseline and len(group) > 1]
+    if not groups:
+        return None
+    figure, axes = panels(2 * len(groups), 2.5, columns=2)
+    for group, (left, right) in zip(groups, axes.reshape(-1, 2)):
+        draw_curves(left, group, "eval", "val_loss")
+        draw_differences(right, group)
+        left.set_title(title(group, groups))
+    return labelled(figure, axes, VAL)
+
+
+def draw_differences(axes, group):
+    """Each arm's paired difference to the baseline, the first, by iteration, with its 95 % t interval."""
+    theirs, others = group[0].curve("eval", "val_loss"), group[1:]
+    bands = [band_of((arm.curve("eval", "val_loss") - theirs).dropna(how="all")) for arm in others]
+    axes.axhline(0, color=group[0].colour, linewidth=1.3)
+    draw_bands(axes, others, bands, limits_of(others, bands), marker="o")
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, -0.06 * high), max(high, -0.06 * low))  # 0 is in it
+    for arm, band in zip(others, bands):
+        if len(band):
+            last = band.iloc[-1]
+            label_end(axes, (band.index[-1], last["mean"]), signed(last["mean"], last.half_width), arm.colour)
+    axes.set_ylabel("difference to the baseline (nats)\nabove 0: worse")
+
+
+# Noise and cost.
+
+
+@styled
+def noise(found, names=None):
+    """The norms of the noise and of the gradient before clipping, a panel a setting with noise; names: of the
+    arms to draw in one panel, all if left out."""
+    groups = groups_of(found) if names is None else [named(found, names)]
+    groups = [noisy for group in groups if (noisy := [arm for arm in group if arm.config.noisy])]
+    if not groups:
+        return None
+    figure, axes = panels(len(groups), 2.6)
+    for ax, group in zip(axes, groups):
+        top = 0
+        for arm in group:
+            for name, dash, word in (("noise_norm", "-", "noise"), ("grad_norm", (0, (1, 1)), "gradient")):
+                band = band_of(arm.curve("train", name), log=True)
+                label = f"{word}, {arm.described}"
+                ax.plot(band.index, band["mean"], color=arm.colour, linestyle=dash, label=label)
+                ax.fill_between(band.index, band.low, band.high, color=arm.colour, alpha=0.18, linewidth=0)
+                top = max(top, band["mean"].max() if len(band) else 0)
+        ax.set(yscale="log", xlim=(0, group[0].config.max_iters), xlabel="iteration")
+        ax.set_title(title(group, groups))
+        if top > 0:
+            ax.set_ylim(FADED * top, 3 * top)
+    return labelled(figure, axes, "norm")
+
+
+@styled
+def cost(found):
+    """Validation loss by tokens and, where the runs tell their seconds, by minutes: means, no bands."""
+    groups = groups_of(found)
+    figure, axes = panels(2 * len(groups), 2.4, columns=2)
+    for group, pair in zip(groups, axes.reshape(-1, 2)):
+        bands = [band_of(arm.curve("eval", "val_loss")) for arm in group]
+        tokens = f"million {group[0].found.runs.unit.iloc[0]}s"
+        for ax, name, size, words in zip(pair, ("tokens", "seconds"), (1e6, 60), (tokens, "minutes")):
+            for arm, band in zip(group, bands):
+                spent = arm.curve("eval", name).mean(axis=1).reindex(band.index) / size
+                ax.plot(spent, band["mean"], color=arm.colour, linestyle=arm.dash, label=arm.described)
+            ax.set(xlabel=words, ylim=limits_of(group, bands))
+            ax.set_xlim(left=0)
+        pair[0].set_title(title(group, groups))
+    return labelled(figure, axes, VAL)
+
+
+# Mechanism.
+
+
+@styled
+def mechanism(found):
+    """Of each study that names decisive arms: their val loss, the fraction of the noise's effect that each has,
+    with Fieller's 95 % interval, and the RMS of the signal in their updates, in learning rates."""
+    decisive = {key: study.get("decisive", ()) for key, study in found.studies.items()}
+    groups = [[arm for arm in g if arm.row.arm in decisive.get(arm.key[:2], ())] for g in settings(found)]
+    groups = [group for group in groups if any(len(arm.curve("diagnosis", "signal_rms")) for arm in group)]
+    if not groups:
+        return None
+    figure, axes = panels(3 * len(groups), 2.4)
+    for group, (left, middle, right) in zip(groups, axes.reshape(-1, 3)):
+        draw_curves(left, group, "eval", "val_loss")
+        bands = [fractions(found, arm, {other.row.reference for other in group}) for arm in group]
+        values = pd.concat(bands)[["low", "high"]].stack()
+        draw_bands(middle, group, bands, (max(-1, values.min() - 0.1), min(3, values.max() + 0.1)))
+        # The first diagnosis, of one gradient over its own noise, has tails too heavy for a mean.
+        bands = [band_of(arm.curve("diagnosis", "signal_rms").iloc[1:], log=True) for arm in group]
+        draw_bands(right, group, bands, limits_of(group, bands, log=True), log=True)
+        left.set_title(title(group, groups))
+        middle.set_ylabel("fraction of the noise's effect")
+        right.set_ylabel("signal RMS (learning rates)")
+    return labelled(figure, axes, VAL)
+
+
+def fractions(found, arm, noises):
+    """The fraction of its noise's effect that an arm has, as a band; the noise has 1 and the baseline 0."""
+    if arm.is_baseline or arm.row.arm in noises:
+        level, ends = 0.0 if arm.is_baseline else 1.0, [0, arm.config.max_iters]
+        return pd.DataFrame(level, index=ends, columns=["mean", "low", "high"])
+    table = statistics.fractions_by_iteration(found, *arm.key[:2], arm.row.arm)
+    return table.rename(columns={"fraction": "mean"}).dropna().astype(float)
+
+
+# Distance from the pretrained weights.
+
+
+@styled
+def distance(found):
+    """How far fine-tuning moves each group of weights from the pretrained ones: the mean of |W - W_0|."""
+    groups = [g for g in groups_of(found) if any(len(arm.curve("distance", "all")) for arm in g)]
+    if not groups:
+        return None
+    figure, axes = panels(len(GROUPS) * len(groups), 2.2, columns=len(GROUPS))
+    for group, row in zip(groups, axes.reshape(-1, len(GROUPS))):
+        for ax, name in zip(row, GROUPS):
+            draw_curves(ax, group, "distance", name)
+            ax.set_title(name)
+            ax.yaxis.set_major_formatter(lambda value, _: f"{1000 * value:g}")
+            ax.locator_params(axis="x", nbins=3)
+    return labelled(figure, axes, "mean |W − W₀|, thousandths")

@@ -1,0 +1,97 @@
+"""theory.py against sums by hand, and against the table of the paper's grid at its own size."""
+
+import math
+
+import numpy as np
+import pytest
+from made_up import fake_run, make_study
+
+from analysis import effects, records, theory
+from config import recorded, settle
+from data.files import read_json
+from train import learning_rate
+
+V = 3.1e-4**2  # a gradient of norm 1 over 10.7 M elements
+TABLE = {  # sigma_0, gamma: the signal at t = 0, 100, 500, 1000, 1500; from which t it is a half, and 90 %
+    (0.1, 0.99): ((0.003, 0.005, 0.04, 0.42, 0.99), 1043, 1297),
+    (0.1, 0.95): ((0.003, 0.012, 0.11, 0.81, 1.00), 826, 1080),
+    (0.05, 0.99): ((0.006, 0.010, 0.08, 0.68, 1.00), 905, 1159),
+    (0.05, 0.95): ((0.006, 0.024, 0.22, 0.94, 1.00), 689, 942),
+    (0.01, 0.99): ((0.03, 0.05, 0.35, 0.98, 1.00), 585, 839),
+    (0.01, 0.95): ((0.03, 0.12, 0.75, 1.00, 1.00), 371, 622),
+}
+
+
+@pytest.mark.parametrize("cell", TABLE)
+def test_the_paper_s_grid_at_its_own_size(cell):
+    sigma = cell[0] * cell[1] ** np.arange(2000)
+    signal, half, most = TABLE[cell]
+    assert theory.signal(sigma, V, 0.99)[[0, 100, 500, 1000, 1500]] == pytest.approx(signal, rel=0.06, abs=5e-4)
+    assert theory.half_time(sigma, V, 0.99) == pytest.approx(half, abs=4)
+    assert theory.half_time(sigma, V, 0.99, part=0.9) == pytest.approx(most, abs=4)
+    assert theory.half_time_formula(*cell, V, 0.99) == pytest.approx(half, abs=4)
+
+
+@pytest.mark.parametrize("beta2", [0.95, 0.999])
+def test_share_and_half_time_are_those_of_sums_by_hand(beta2):
+    steps, v = 300, 1e-4
+    sigma, rates = 0.1 * 0.97 ** np.arange(steps), np.linspace(1e-3, 1e-4, steps)
+    signal = []
+    for t in range(steps):
+        s = sum((1 - beta2) * beta2 ** (t - k) * sigma[k] ** 2 for k in range(t + 1))
+        own = sum((1 - beta2) * beta2 ** (t - k) * v for k in range(t + 1))
+        signal.append(math.sqrt(own / (own + s)))
+    assert theory.signal(sigma, v, beta2) == pytest.approx(signal)
+    wanted = sum(rate * part for rate, part in zip(rates, signal)) / sum(rates)
+    assert theory.share(rates, sigma, v, beta2) == pytest.approx(wanted)
+    first = next((t for t, part in enumerate(signal) if part >= 0.5), None)
+    assert theory.half_time(sigma, v, beta2) == first
+    assert (first is None) == (beta2 == 0.999), "one is reached, the other is not"
+
+
+def test_without_noise_all_of_the_rate_is_left():
+    assert theory.share(np.ones(9), np.zeros(9), 1e-4, 0.99) == 1
+    assert theory.half_time(np.zeros(9), 1e-4, 0.99) == 0
+
+
+def test_rates_are_those_of_training():
+    config = settle({"max_iters": 400, "learning_rate": 1e-3, "warmup_iters": 30})
+    times = (config.max_iters, config.learning_rate, config.min_lr, config.warmup_iters, config.lr_decay_iters)
+    assert theory.learning_rates(*times) == pytest.approx([learning_rate(t, config) for t in range(400)])
+
+
+def test_sigma_between_logged_steps():
+    whole = 0.1 * 0.95 ** np.arange(101)
+    assert theory.sigma_between([0, 20, 50, 100], whole[[0, 20, 50, 100]], 101) == pytest.approx(whole)
+    ended = theory.sigma_between([0, 10, 20, 30], [0.1, 0.1, 0, 0], 40)
+    assert ended == pytest.approx([0.1] * 20 + [0.0] * 20)
+    assert not theory.sigma_between([0, 10], [0, 0], 20).any()
+
+
+def test_v_is_of_clipped_gradients():
+    assert theory.mean_square([3.0, 0.5], 1.0, 10) == pytest.approx((1 + 0.25) / 2 / 10)
+    assert theory.mean_square([3.0, 0.5], 0, 10) == pytest.approx((9 + 0.25) / 2 / 10)
+
+
+def test_shares_are_of_arms_with_absolute_noise_alone(tmp_path):
+    noisy = {"noise_sigma": 0.1, "noise_gamma": 0.99}
+    arms = {
+        **{"baseline": {}, "noise": noisy, "relative": {**noisy, "noise_scale": "global"}},
+        **{"weights": {**noisy, "noise_target": "weights"}, "faster": {**noisy, "learning_rate": 0.1}},
+    }
+    make_study(tmp_path / "one", arms, seeds=(1, 2), name="one")
+    table = effects.shares(records.read([tmp_path]))
+    assert list(table.arm) == ["noise"]
+    config, t = fake_config(tmp_path), np.arange(1000)
+    rates = theory.learning_rates(1000, config.learning_rate, config.min_lr, config.warmup_iters, 1000)
+    wanted = theory.share(rates, 0.1 * 0.99**t, min(1.5, config.grad_clip) ** 2 / 804_096, config.beta2)
+    assert table.share[0] == pytest.approx(wanted)
+    assert table.harm[0] == pytest.approx(0.145)
+    figure = effects.share(records.read([tmp_path]), names={("one", "noise"): ("here", (6, 5))})
+    (point,) = figure.axes[0].containers
+    assert (point.lines[0].get_xdata()[0], point.lines[0].get_ydata()[0]) == pytest.approx((wanted, 0.145))
+    assert figure.axes[0].texts[0].get_text() == "here"
+
+
+def fake_config(folder):
+    return recorded(read_json(fake_run(folder / "config") / "config.json"))
