@@ -9,7 +9,6 @@ import math
 
 import numpy as np
 import pandas as pd
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from analysis import records, statistics, theory
@@ -114,8 +113,9 @@ def forest(columns, union, share):
         draw_forest(ax, every if union else labels, dict(zip(labels, rows)))
         ax.set(title=words + pairs(rows), xlabel="difference (nats)   worse →")
         ax.tick_params(labelleft=not (union and place))
-    keys = [Line2D([], [], color=BLACK, marker="o", markerfacecolor=face) for face in (BLACK, "white")]
-    label_below(figure, keys, ["resolved", "not resolved"])
+    for face, label in ((BLACK, "resolved"), ("white", "not resolved")):
+        axes[0].plot([], [], color=BLACK, marker="o", markersize=4, markerfacecolor=face, label=label)
+    label_below(figure, axes[:1])
     return figure
 
 
@@ -270,7 +270,7 @@ def draw_rates(kinds, group):
     if len(kinds) > 1:
         axes[1].axhline(0, color=kinds[first][0].colour, linewidth=1.3)
         axes[1].set_ylabel("difference to the baseline\nat the same rate (nats)")
-    label_below(figure)
+    label_below(figure, axes[:1])
     return figure
 
 
@@ -350,7 +350,7 @@ def share(found, names=None):
     axes.axhline(0, color=BLACK, linewidth=0.8)
     axes.set(xlim=(-0.02, 1.02), xlabel="share of the learning rate that the noise leaves, $S$")
     axes.set_ylabel("best validation loss minus\nthe reference's (nats)")
-    label_below(figure, *axes.get_legend_handles_labels())
+    label_below(figure, [axes])
     return figure
 
 

@@ -34,7 +34,7 @@ def losses(found, name="val_loss", label=VAL, parts=None):
         ax.set_title(title(group, groups))
     if parts is not None:
         axes[0].set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
-    return labelled(figure, axes, label, below=not direct)
+    return labelled(figure, axes, label, () if direct else axes)
 
 
 def groups_of(found):
@@ -71,12 +71,13 @@ def span(counts):
     return "–".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
 
 
-def labelled(figure, axes, label, below=True):
-    """The figure with a vertical label at the left of each row, and the legend beneath it if `below`."""
-    for ax in axes[:: axes[0].get_gridspec().ncols]:
+def labelled(figure, axes, label, legend=None):
+    """The figure with a vertical label at the left of each row, and beneath it the legend of some panels, by
+    default those at the left."""
+    left = axes[:: axes[0].get_gridspec().ncols]
+    for ax in left:
         ax.set_ylabel(label)
-    if below:
-        label_below(figure)
+    label_below(figure, left if legend is None else legend)
     return figure
 
 
@@ -199,7 +200,7 @@ def noise(found, names=None):
         ax.set_title(title(group, groups))
         if top > 0:
             ax.set_ylim(FADED * top, 3 * top)
-    return labelled(figure, axes, "norm")
+    return labelled(figure, axes, "norm", axes)
 
 
 @styled

@@ -197,22 +197,19 @@ def label_end(axes, point, label, colour):
     )  # fmt: skip
 
 
-def label_below(figure, handles=None, labels=None):
-    """The legend of the whole figure, beneath it, which grows by it; each label once, those of all lines if
-    none are given."""
-    if handles is None:
-        lines = itertools.chain(*sorted((ax.get_lines() for ax in figure.axes), key=len, reverse=True))
-        found = {}
-        for line in lines:
-            found.setdefault(line.get_label(), line)
-        labels = [label for label in found if label[0] != "_"]
-        handles = [found[label] for label in labels]
+def label_below(figure, axes):
+    """The legend of some panels, beneath the figure, which grows by it: each label once."""
+    handles = {}
+    for ax in sorted(axes, key=lambda ax: -len(ax.get_lines())):
+        for handle, label in zip(*ax.get_legend_handles_labels()):
+            handles.setdefault(label, handle)
     if handles:
+        labels = list(handles)
         plain = [re.sub(r"\\mathregular|[${}_\\]|(?<=\\\w)\w+", "", label) for label in labels]
         most = max(1, int(WIDTH * 72 / (4.4 * max(map(len, plain)) + 32)))
         rows = -(-len(handles) // most)
         figure.set_figheight(figure.get_figheight() + 0.17 * rows)
-        figure.legend(handles, labels, loc="outside lower center", ncols=-(-len(handles) // rows))
+        figure.legend(handles.values(), labels, loc="outside lower center", ncols=-(-len(handles) // rows))
 
 
 def spread(places, gap):
