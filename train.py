@@ -78,6 +78,7 @@ def train(run, folder, signals):
             if stop:
                 raise lifecycle.Stopped(stop)
             if last or run.step % config.eval_interval == 0:
+                progress.evaluating()
                 progress.evaluated(lifecycle.evaluate(run, folder))
             if last:
                 if stop := run.ranks.all_reduce_max(signals.caught):  # the losses of whole splits take long
