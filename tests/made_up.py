@@ -32,7 +32,11 @@ def fake_run(folder, seed=1, meta=META, until=1000, status="finished", **knobs):
             print(json.dumps(event), file=log)
     if until == 1000:
         last = val_loss(1000, seed, config.noise_sigma)
-        losses = dict.fromkeys(tables.LOSSES, last) if status == "finished" else {"diverged_at": 999}
+        losses = (
+            dict.fromkeys(tables.LOSSES, last)
+            if status == "finished"
+            else {"diverged_at": 999, "best_val_loss": 1.0}
+        )
         write_json(folder / "result.json", {"status": status, "best_iter": 1000, **losses})
     return folder
 

@@ -46,6 +46,10 @@ def test_a_run_is_a_row_with_what_was_recorded(tmp_path):
     )
     assert (run.device_kind, run.machine, run.torch, run.began) == ("cuda", "A card", "2", "now")
     assert read([tmp_path]).runs["rise_0.05"].tolist() == [1.5]
+    edit(folder / "run.json", corpus={**META, "partial": {"tokens": 1000}})
+    assert read([tmp_path]).runs[["partial", "corpus"]].values.tolist() == [
+        [True, "shakespeare_char, the first 1,000 characters"]
+    ]
 
 
 def test_a_curve_is_by_iteration_and_seed(two_arms):
