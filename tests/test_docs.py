@@ -129,7 +129,11 @@ def test_every_command_is_one(words, monkeypatch):
         tests = [path.read_text() for path in (ROOT / "tests").glob("test_*.py") if path != Path(__file__)]
         assert not rest or any(rest[-1] in text for text in tests)
     elif program not in (["-m", "venv"], ["tests/mutations.py"]):
-        known = {*re.findall(r"--([\w-]+)", help_of(*program)), *(OPTIONS if "bench" in program[-1] else ())}
+        known = {
+            "help",
+            *re.findall(r"--([\w-]+)", help_of(*program)),
+            *(OPTIONS if "bench" in program[-1] else ()),
+        }
         assert {word[2:].split("=")[0] for word in rest if word.startswith("--")} <= known
 
 
@@ -148,7 +152,7 @@ def test_every_file_and_option_that_is_named_is_there(page):
         if re.fullmatch(r"[\w./]+/", span) and not span.startswith("out/"):
             assert (ROOT / span).is_dir(), span
         if option := re.match(r"(noise_|noisytune_|reset_|diagnose_)\w+$", span):
-            assert option[0] in OPTIONS, span
+            assert option[0] in OPTIONS or (ROOT / "config" / "study" / f"{span}.py").is_file(), span
         if option := re.match(r"--(\w[\w-]*)", span):
             helps = [help_of(*words) for words in (["sweep.py"], ["sample.py"], ["-m", "bench"])]
             prepared = help_of("data/shakespeare_bpe/prepare.py") + help_of("data/enwik8/prepare.py")
