@@ -22,20 +22,24 @@ import argparse
 import math
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+from tqdm import tqdm
+
 from config import ROOT, UserError, cores, run_script
 from config.study import parse_seeds, read_study
 from data.files import write_json
 from training.status import Pace, check_runs, is_free, outcome, reached, result_of, state_of
-from training.terminal import Signals, StatusLine, clock, columns
+from training.terminal import Signals, StatusLine
 
 WORKER = [sys.executable, str(ROOT / "train.py")]
 FAILED, TIME_IS_UP = 1, 4  # exit status
 STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM)  # exit status of a run that was asked to, at work or not yet
+clock = tqdm.format_interval  # 12:34, or 3:12:34 from an hour on
 POLL = 0.2  # seconds between looks at the processes
 SECONDS_BETWEEN_LOOKS, SECONDS_BETWEEN_LINES = 1, 30  # at how far the runs are: on a terminal, in a file
 
@@ -112,7 +116,7 @@ class Sweep:
         self.failed = []  # (run, the last line of its output)
         self.signal = None
         self.pace = Pace(study.runs, jobs)
-        self.line = StatusLine()
+        self.line, self.shown = StatusLine(), time.monotonic()
 
     def run(self):
         with Signals("stopping each run at its next step") as signals, self.line:
@@ -165,19 +169,20 @@ class Sweep:
                 continue
             del self.running[folder]
             if result := result_of(run):
-                self.line.write(f"{run}: {outcome(result)}")
+                self.line.print_above(f"{run}: {outcome(result)}")
             elif not is_free(run):  # another sweep was first
                 self.waiting += [] if self.stopping else [run]
             elif not (self.stopping and process.returncode in STOPPED):
                 self.failed.append((run, last_line(output_of(run))))
-                self.line.write(f"{run}: failed with exit status {process.returncode}")
+                self.line.print_above(f"{run}: failed with exit status {process.returncode}")
 
     def show(self):
         """Which runs train, how far they are and how long it takes still."""
-        since = time.monotonic() - (self.line.drawn if self.line.terminal else self.line.printed)
-        if since > (SECONDS_BETWEEN_LOOKS if self.line.terminal else SECONDS_BETWEEN_LINES):
-            text = self.progress(columns())
-            (self.line.show if self.line.terminal else self.line.write)(text)
+        plain = self.line.disable
+        if time.monotonic() - self.shown > (SECONDS_BETWEEN_LINES if plain else SECONDS_BETWEEN_LOOKS):
+            self.shown = time.monotonic()
+            text = self.progress(shutil.get_terminal_size().columns - 1)
+            (self.line.print_above if plain else self.line.set_description_str)(text)
 
     def progress(self, width):
         """For instance "42 %  2/6 runs  1:20 left  baseline/seed2 61 %  +1", in at most `width` characters."""

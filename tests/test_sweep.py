@@ -403,9 +403,9 @@ def test_a_terminal_of_80_columns_shows_which_runs_train_how_far_and_how_long_st
         while text := os.read(here, 4096):
             shown += text
     assert process.wait(LIMIT) == 0
-    looks = [look for look in shown.decode().split("\r\x1b[K") if re.match(r"\d+ %", look)]
+    looks = [look.rstrip() for look in shown.decode().split("\r") if re.match(r"\d+ %", look)]
     assert max(map(len, looks)) < 80
-    line = r"\d+ %  0/3 runs  0:\d\d left  baseline/seed1 \d+ %  noise/seed1 \d+ %  \+1"
+    line = r"\d+ %  0/3 runs  00:\d\d left  baseline/seed1 \d+ %  noise/seed1 \d+ %  \+1"
     assert any(re.fullmatch(line, look) for look in looks), looks
 
 

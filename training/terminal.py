@@ -2,13 +2,13 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import sys
 import time
 
+from tqdm import tqdm
+
 SECONDS_BETWEEN_LINES = 10
-SECONDS_BETWEEN_DRAWINGS = 0.1
 HANGUP = getattr(signal, "SIGHUP", None)  # None on Windows
 
 
@@ -43,43 +43,27 @@ class Meter:
         return steps * self.tokens_per_iter / elapsed if steps else None
 
 
-class StatusLine:
+class StatusLine(tqdm):
     """The last line of a terminal, on stderr, replaced as things go on; the lines above it stay. There is none
     where stderr is no terminal, or silent is True."""
 
-    def __init__(self, silent=False):
-        self.terminal = sys.stderr.isatty() and not silent
-        self.shown, self.drawn, self.printed = "", 0.0, time.monotonic()
+    monitor_interval = 0  # no thread that redraws it
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.show("")
-
-    def show(self, text):
-        if self.terminal:
-            self.shown, self.drawn = text, time.monotonic()
-            sys.stderr.write(f"\r\x1b[K{text[: columns()]}")
-            sys.stderr.flush()
-
-    def write(self, line):
-        """Print a line that stays."""
-        shown = self.shown
-        self.show("")
+    def __init__(self, silent=False, bar_format="{desc}", **options):
+        how = {"leave": False, "miniters": 1, "smoothing": 0, "dynamic_ncols": True}
+        super().__init__(disable=silent or None, bar_format=bar_format, **how, **options)
         self.printed = time.monotonic()
-        print(line, flush=True)
-        self.show(shown)
+
+    def print_above(self, text):
+        """Print a line that stays."""
+        self.write(text)
+        sys.stdout.flush()
+        self.printed = time.monotonic()
 
 
-def columns():
-    """How many characters fit into a line of the terminal."""
-    return shutil.get_terminal_size().columns - 1
-
-
-class Progress:
-    """Shows the events of the log as they come: a line of its own on a terminal, plain lines now and then in a
-    file. silent: no such line.
+class Progress(StatusLine):
+    """Shows the events of the log as they come: on a terminal's last line, or as plain lines now and then in a
+    file.
 
     It fits into 80 columns up to 999,999 iterations and 9,999,999 tokens a second:
 
@@ -87,62 +71,37 @@ class Progress:
     """
 
     def __init__(self, step, max_iters, silent=False):
-        self.line = StatusLine(silent)
-        self.step, self.begun, self.max_iters = step, step, max_iters
-        self.loss = self.val_loss = self.rate = None
-        self.evaluates = False
-        self.began = time.monotonic()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.line.show("")
+        shown = "{n:,}/{total:,}  {percentage:.0f} %  {remaining} left  {desc}"
+        super().__init__(silent, shown, initial=step, total=max_iters)
+        self.loss = self.val_loss = self.rate = ""
 
     def stepped(self):
-        self.step += 1
-        if time.monotonic() - self.line.drawn > SECONDS_BETWEEN_DRAWINGS:
-            self.line.show(self.fields())
+        self.update()
 
     def evaluating(self):
         """An evaluation begins; `evaluated` ends it."""
-        self.evaluates = True
-        self.line.show(self.fields())
+        self.set_description_str("evaluating")
 
     def evaluated(self, event):
-        self.evaluates = False
-        self.val_loss = event["val_loss"]
-        rate = f", {self.rate:,.0f} tokens/s" if self.rate else ""
-        self.line.write(
+        self.val_loss = f"val {event['val_loss']:.3f}"
+        self.show_figures()
+        rate = f", {self.rate}" if self.rate else ""
+        self.print_above(
             f"iteration {event['iter']:>6,}: train loss {event['train_loss']:.4f},"
             f" val loss {event['val_loss']:.4f}{rate}"
         )
-        self.line.show(self.fields())
 
     def logged(self, event):
-        self.loss, self.rate = event["loss"], event["tokens_per_second"]
-        if not self.line.terminal and time.monotonic() - self.line.printed > SECONDS_BETWEEN_LINES:
-            self.line.write(f"iteration {event['iter']:>6,}: mini-batch loss {event['loss']:.4f}")
+        self.loss, rate = f"loss {event['loss']:.3f}", event["tokens_per_second"]
+        self.rate = f"{rate:,.0f} tok/s" if rate else ""
+        self.show_figures()
+        if self.disable and time.monotonic() - self.printed > SECONDS_BETWEEN_LINES:
+            self.print_above(f"iteration {event['iter']:>6,}: mini-batch loss {event['loss']:.4f}")
 
-    def fields(self):
-        """What the terminal shows, always in this order."""
-        parts = [f"{self.step:,}/{self.max_iters:,}", f"{100 * self.step // self.max_iters} %"]
-        if self.evaluates:
-            parts.append("evaluating")
-        elif self.step > self.begun:
-            pace = (time.monotonic() - self.began) / (self.step - self.begun)
-            parts.append(f"{clock(pace * (self.max_iters - self.step))} left")
-        parts += [f"loss {self.loss:.3f}"] if self.loss is not None else []
-        parts += [f"val {self.val_loss:.3f}"] if self.val_loss is not None else []
-        parts += [f"{self.rate:,.0f} tok/s"] if self.rate else []
-        return "  ".join(parts)
-
-
-def clock(seconds):
-    """Minutes and seconds, 12:34, or hours before them, 3:12:34."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+    def show_figures(self):
+        """From the next drawing on."""
+        figures = "  ".join(filter(None, (self.loss, self.val_loss, self.rate)))
+        self.set_description_str(figures, refresh=False)
 
 
 class Signals:
@@ -173,8 +132,7 @@ class Signals:
         if number == HANGUP:
             self.leave_terminals()
         elif not self.silent:
-            line = f"\n{self.what}; once more stops at once\n"
-            os.write(2, line.encode())  # print is not reentrant
+            os.write(2, f"\n{self.what}; once more stops at once\n".encode())  # print is not reentrant
         signal.signal(number, self.before[number])
 
     def leave_terminals(self):
