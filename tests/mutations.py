@@ -45,7 +45,7 @@ MUTATIONS = [  # law, what it does, file, old, new, test
         "tests/test_noisytune.py::test_it_draws_from_a_stream_of_its_own",
     ),
     (
-        *(4, "a resume takes the weights that it has reached for those that it began from", "training/lifecycle.py"),
+        *(4, "a resume takes the weights reached for those that it began from", "training/lifecycle.py"),
         "run.pretrained = load_pretrained(folder, run.machine.device)",
         "run.pretrained = {name: p.detach().clone() for name, p in run.model.named_parameters()}",
         "tests/test_noisytune.py::test_a_perturbed_run_resumes_to_the_same_bits_and_log_without_its_source",

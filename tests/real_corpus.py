@@ -17,8 +17,8 @@ def test_tinyshakespeare_has_its_published_counts():
 
 def test_a_short_training_learns(tmp_path):
     files = [str(ROOT / "config" / name) for name in ("shakespeare_noise.py", "cpu.py")]
-    knobs = ["--max_iters=200", "--noise_sigma=0.001", "--eval_interval=100", f"--out_dir={tmp_path}"]
-    assert train.main([*files, *knobs]) == 0
+    options = ["--max_iters=200", "--noise_sigma=0.001", "--eval_interval=100", f"--out_dir={tmp_path}"]
+    assert train.main([*files, *options]) == 0
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["best_val_loss"] < 2.7
     assert result["final_val_loss"] < 2.7

@@ -157,9 +157,9 @@ def test_an_evaluation_that_diverges_on_rank_0_ends_the_run_on_all(command, pair
 @pytest.mark.slow
 def test_stopped_and_killed_ranks_resume_to_the_same_bits(command, pair, start_python, tmp_path):
     """One rank asked to stop; torchrun asked to; each rank killed; then to the end, by torchrun."""
-    knobs = {"max_iters": 240, "eval_interval": 30, "checkpoint_interval": 10, "learning_rate": 3e-3}
-    whole = pair(["train.py", *command("whole", **knobs)])
-    words, folder = ["train.py", *command("part", **knobs)], tmp_path / "part"
+    options = {"max_iters": 240, "eval_interval": 30, "checkpoint_interval": 10, "learning_rate": 3e-3}
+    whole = pair(["train.py", *command("whole", **options)])
+    words, folder = ["train.py", *command("part", **options)], tmp_path / "part"
 
     ranks = pair(words)
     wait_for(folder, 30)
@@ -222,8 +222,8 @@ def test_one_process_sets_nothing_up_and_draws_as_before(run, monkeypatch):
     seeds, seed = [], torch.manual_seed
     monkeypatch.setattr(torch, "manual_seed", lambda number: seeds.append(number) or seed(number))
     run(max_iters=2, warmup_iters=0)
-    rehearsed = [stream_seed(1, "dropout", 0, micro) for micro in (0, 1)] * 2
-    assert seeds == rehearsed + [stream_seed(1, "dropout", step, micro) for step in (0, 1) for micro in (0, 1)]
+    warmed_up = [stream_seed(1, "dropout", 0, micro) for micro in (0, 1)] * 2
+    assert seeds == warmed_up + [stream_seed(1, "dropout", step, micro) for step in (0, 1) for micro in (0, 1)]
 
 
 def test_ranks_have_the_batch_between_them():

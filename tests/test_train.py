@@ -45,9 +45,9 @@ def unit_noise(a_run, step):
 @pytest.mark.parametrize("grad_clip", [0.0, 0.5])
 def test_the_noise_reaches_the_update_whole_and_once(new_run, dtype, grad_clip):
     """Bugs elsewhere: divided by the loss scale when clipping is off; once per micro-batch; clipped away."""
-    knobs = {"dtype": dtype, "grad_clip": grad_clip, "gradient_accumulation_steps": 3, "noise_sigma": 0.25}
-    clean = gradients_at_update(new_run(**{**knobs, "noise_sigma": 0.0}))
-    noisy_run = new_run(**knobs)
+    options = {"dtype": dtype, "grad_clip": grad_clip, "gradient_accumulation_steps": 3, "noise_sigma": 0.25}
+    clean = gradients_at_update(new_run(**{**options, "noise_sigma": 0.0}))
+    noisy_run = new_run(**options)
     noisy, xi = gradients_at_update(noisy_run), unit_noise(noisy_run, 0)
     for name in clean:
         torch.testing.assert_close(noisy[name] - clean[name], 0.25 * xi[name], rtol=1e-4, atol=1e-6)
@@ -115,8 +115,8 @@ def test_exactly_max_iters_updates(run):
 
 def test_the_log_and_the_result_tell_what_was_promised(run):
     folder = run(log_interval=3)
-    events, torn = read_log(folder)
-    assert not torn
+    events, truncated = read_log(folder)
+    assert not truncated
     steps = [event for event in events if event["kind"] == "train"]
     evals = [event for event in events if event["kind"] == "eval"]
     assert [event["iter"] for event in steps] == [0, 3, 6, 9, 11]
@@ -251,11 +251,11 @@ def test_compiled_blocks_train_as_eager_ones(dtype, run, monkeypatch):
         return lambda *inputs: ran.append(1) or graph(*inputs)
 
     compile_with(monkeypatch, backend)
-    knobs = {"dtype": dtype.split()[0], "dropout": 0.0}
-    compiled = run("compiled", compile="on", **knobs)
-    steps_of_blocks = 2 * 2 * (12 + 2)  # blocks, micro-steps, iterations and the rehearsal; no evaluation
+    options = {"dtype": dtype.split()[0], "dropout": 0.0}
+    compiled = run("compiled", compile="on", **options)
+    steps_of_blocks = 2 * 2 * (12 + 2)  # blocks, micro-steps, iterations and the warm-up; no evaluation
     assert len(ran) == steps_of_blocks
-    plain = run("plain", **knobs)
+    plain = run("plain", **options)
     for name, tensor in weights(plain).items():
         torch.testing.assert_close(weights(compiled)[name], tensor, rtol=1e-3, atol=1e-4)
 
@@ -321,8 +321,8 @@ def test_a_torn_line_in_the_middle_costs_that_line_alone(run):
     folder = run()
     lines = (folder / "log.jsonl").read_bytes().splitlines(keepends=True)
     (folder / "log.jsonl").write_bytes(b"".join([*lines[:3], lines[3][:20] + b"\n", b"5\n", *lines[4:]]))
-    events, torn = read_log(folder)
-    assert torn
+    events, truncated = read_log(folder)
+    assert truncated
     assert len(events) == len(lines) - 1
 
 

@@ -347,9 +347,9 @@ def write_diverged(run, folder, iteration):
     result = {"status": "diverged", "diverged_at": iteration, **best, **run_summary(run)}
     folder.write("result.json", result)
     kept = [name for name in ("last.pt", "best.pt") if (folder.path / name).exists()]
-    mend = "lower learning_rate or noise_sigma" + ("" if run.config.grad_clip else ", or clip by grad_clip")
+    advice = "lower learning_rate or noise_sigma" + ("" if run.config.grad_clip else ", or clip by grad_clip")
     print(
-        f"error: the loss or its gradient is not finite at iteration {iteration:,}: {mend}."
+        f"error: the loss or its gradient is not finite at iteration {iteration:,}: {advice}."
         f" {folder.path} keeps from before it: {', '.join(kept) or 'nothing'}",
         file=sys.stderr,
     )

@@ -156,14 +156,14 @@ def keep_freed_memory():
 
 
 @contextlib.contextmanager
-def enough_memory(device, mend):
-    """A context in which running out of memory is a UserError. mend: how to use less."""
+def enough_memory(device, advice):
+    """A context in which running out of memory is a UserError. advice: how to use less."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        raise UserError(f"{device} has too little memory for this: {mend}") from None
+        raise UserError(f"{device} has too little memory for this: {advice}") from None
 
 
 def out_of_memory(error):

@@ -102,7 +102,7 @@ class RunFolder:
         self._log.flush()
 
     def cut_log(self, step):
-        """Drop what a resume at `step` will write again: events from `step` on and a torn last line."""
+        """Drop what a resume at `step` will write again: events from `step` on and a truncated last line."""
         events, _ = read_log(self.path)
         with replacing(self.path / "log.jsonl", "w", encoding="utf-8", newline="\n") as file:
             file.writelines(json.dumps(event) + "\n" for event in events if event["iter"] < step)
@@ -180,7 +180,7 @@ def corpus_title(meta):
 
 
 def read_log(folder):
-    """(events of log.jsonl, whether a line was torn and is left out); no log is ([], False)."""
+    """(events of log.jsonl, whether a line was truncated and is left out); no log is ([], False)."""
     path = Path(folder) / "log.jsonl"
     if not path.is_file():
         return [], False
@@ -190,7 +190,7 @@ def read_log(folder):
 
 
 def parse_event(line):
-    """The event of a log line; None where it is torn."""
+    """The event of a log line; None where it is truncated."""
     try:
         event = json.loads(line)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Flatness: noise and none at one learning rate, where their train losses come close, for sharpness.py.
+"""Flatness: noise and none at one learning rate, where their train losses come close, for training.sharpness.
 
 How sharp a minimum is goes with the learning rate and the train loss. At cpu.py's size 8e-3 is tuning.py's best
 rate for the noise and next to the best, 4e-3, for the baseline: the fourth arm shows what the rate does.
