@@ -125,13 +125,14 @@ class Fields:
         """How much of its noise's effect on the val loss an arm has, "107 % (104 % to 111 %)", with Fieller's
         95 % interval; at: the evaluation at that iteration, in place of the best."""
         self._of(study, arm)
+        three = statistics.controls(self._records, *self._key(study)).get(arm)
         if at is None:
-            table, key = statistics.fractions(self._records, *self._key(study), LOSSES["val"]), arm
+            found = three and statistics.fraction(three, LOSSES["val"])
         else:
-            table, key = statistics.fractions_by_iteration(self._records, *self._key(study), arm), at
-        if key not in table.index:
+            found = statistics.fractions_by_iteration(three).T.get(at)
+        if found is None:
             raise UserError(f"{study}, {arm}: no fraction of an effect{f' at iteration {at}' if at else ''}")
-        return "{} ({} to {})".format(*map(percent, table.loc[key, ["fraction", "low", "high"]]))
+        return "{} ({} to {})".format(*map(percent, found))
 
     # Arms and studies.
 

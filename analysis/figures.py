@@ -236,7 +236,8 @@ def mechanism(found):
     figure, axes = panels(3 * len(groups), 2.4)
     for group, (left, middle, right) in zip(groups, axes.reshape(-1, 3)):
         draw_curves(left, group, "eval", "val_loss")
-        bands = [fractions(found, arm, {other.row.reference for other in group}) for arm in group]
+        noises, controls = {arm.row.reference for arm in group}, statistics.controls(found, *group[0].key[:2])
+        bands = [fractions(arm, noises, controls.get(arm.row.arm)) for arm in group]
         values = pd.concat(bands)[["low", "high"]].stack()
         draw_bands(middle, group, bands, (max(-1, values.min() - 0.1), min(3, values.max() + 0.1)))
         # The first diagnosis, of one gradient over its own noise, has tails too heavy for a mean.
@@ -248,13 +249,12 @@ def mechanism(found):
     return labelled(figure, axes, VAL)
 
 
-def fractions(found, arm, noises):
+def fractions(arm, noises, three):
     """The fraction of its noise's effect that an arm has, as a band; the noise has 1 and the baseline 0."""
     if arm.is_baseline or arm.row.arm in noises:
         level, ends = 0.0 if arm.is_baseline else 1.0, [0, arm.config.max_iters]
         return pd.DataFrame(level, index=ends, columns=["mean", "low", "high"])
-    table = statistics.fractions_by_iteration(found, *arm.key[:2], arm.row.arm)
-    return table.rename(columns={"fraction": "mean"}).dropna().astype(float)
+    return statistics.fractions_by_iteration(three).rename(columns={"fraction": "mean"})
 
 
 # Distance from the pretrained weights.

@@ -4,7 +4,8 @@
                                                              family, over which Holm adjusts
     compare_all(pairs)                                       the same of any losses, each a Series by seed
     difference(losses, reference)                            one comparison, taken alone
-    fractions(records, study, size, loss)                    how much of a noise's effect its controls have
+    controls(records, "mechanism", "cpu")                    {arm: (it, its noise, the baseline)} as Records
+    fraction(three, "best_val_loss")                         how much of the noise's effect the arm has
     band(records.curve("eval", "val_loss"))                  mean and interval at each iteration
 
 A verdict follows the paired t-test, Holm-adjusted. Missing numbers are NaN.
@@ -12,7 +13,6 @@ A verdict follows the paired t-test, Holm-adjusted. Missing numbers are NaN.
 
 import enum
 import functools
-import itertools
 import math
 
 import numpy as np
@@ -22,7 +22,7 @@ from scipy import optimize, special, stats
 from analysis.records import arms, losses
 
 LEVEL, POWER = 0.05, 0.8
-EXACT = 16  # pairs up to which every sign flip is tried; beyond, 2^16 of them are drawn
+EXACT = 16  # pairs up to which every sign flip is tried; of more, 2^16 flips are drawn
 
 
 class Verdict(enum.StrEnum):
@@ -49,15 +49,11 @@ def compare(records, study, size, loss):
     lost, a list. seeds: "5 of 6" planned ones, or "" where none are. p_holm and mde are NaN while incomplete.
     """
     here = records.of(study=study, size=size)
-    found = {(row.setting, row.arm): row for row in arms(here).itertuples()} if len(here.runs) else {}
-    groups = dict(list(here.runs.groupby(["setting", "arm"])))
-    series = {key: losses(groups[key], loss) for key in found}
+    found = {(row.setting, row.arm): row for row in arms(here).itertuples()}
+    series = {key: losses(runs, loss) for key, runs in here.runs.groupby(["setting", "arm"])}
     measured = {setting for (setting, _), values in series.items() if len(values)}
-    rows = [
-        (one, found[one.setting, one.reference])
-        for one in found.values()
-        if one.reference and one.setting in measured
-    ]
+    rows = [arm for arm in found.values() if arm.reference and arm.setting in measured]
+    rows = [(arm, found[arm.setting, arm.reference]) for arm in rows]
     rows = [pair for pair in rows if all(len(series[r.setting, r.arm]) or r.diverged for r in pair)]
     table = compare_all([tuple(series[r.setting, r.arm] for r in pair) for pair in rows])
     table.insert(0, "setting", [arm.setting for arm, _ in rows])
@@ -105,17 +101,18 @@ def compare_all(pairs):
     more, Welch's test takes the paired one's place. Columns as those of `compare` from n to r.
     """
     columns = ["n", "paired", "mean", "half_width", "p", "p_holm", "p_flip", "flip_floor", "mde", "r"]
-    table = pd.DataFrame([difference(*pair) for pair in pairs], columns=columns)
+    rows = [difference(*pair) for pair in pairs]
+    table = pd.DataFrame(rows, columns=columns)
     tested = table.index[table.p.notna()]
     table.loc[tested, "p_holm"] = holm(table.p[tested])
     for i in tested:
-        table.loc[i, "mde"] = detectable(*pairs[i], table.paired[i], LEVEL / len(tested))
+        table.loc[i, "mde"] = detectable(rows[i]["half_width"], rows[i]["freedom"], LEVEL / len(tested))
     numbers = [name for name in columns if name not in ("n", "paired")]
     return table.astype({"n": int, "paired": bool, **dict.fromkeys(numbers, float)})
 
 
 def difference(losses, reference):
-    """A dict as a row of `compare_all`, taken alone: without what needs the family."""
+    """A dict as a row of `compare_all`, without what needs the family, and the t-test's degrees of freedom."""
     common = losses.index.intersection(reference.index).sort_values()
     if len(common) < 2 and min(len(losses), len(reference)) >= 2:
         return welch(losses.to_numpy(), reference.to_numpy())
@@ -126,8 +123,8 @@ def difference(losses, reference):
     row = {"n": len(common), "paired": True, "mean": mean, "half_width": half_width}
     if len(common) == 1:
         return row
-    p_flip, flip_floor = sign_flip(a - b)
-    return {**row, "p": paired_p(a - b), "p_flip": p_flip, "flip_floor": flip_floor, "r": correlation(a, b)}
+    row |= {"freedom": len(common) - 1, "p": paired_p(a - b), "r": correlation(a, b)}
+    return row | dict(zip(("p_flip", "flip_floor"), sign_flip(a - b)))
 
 
 def interval(values):
@@ -168,10 +165,10 @@ def welch(a, b):
     """A row of unpaired losses: Welch's test, and the interval that goes with it."""
     row = {"n": min(len(a), len(b)), "paired": False, "mean": float(np.mean(a) - np.mean(b))}
     if np.ptp(a) == np.ptp(b) == 0:  # certain, or no difference at all, as among pairs
-        return {**row, "half_width": 0.0, "p": 0.0 if row["mean"] else 1.0}
+        return {**row, "half_width": 0.0, "freedom": 1, "p": 0.0 if row["mean"] else 1.0}
     test = stats.ttest_ind(a, b, equal_var=False)
     low, high = test.confidence_interval(0.95)
-    return {**row, "half_width": float(high - low) / 2, "p": float(test.pvalue)}
+    return {**row, "half_width": float(high - low) / 2, "freedom": test.df, "p": float(test.pvalue)}
 
 
 def fraction_of_effect(control, noise, baseline):
@@ -194,95 +191,55 @@ def fraction_of_effect(control, noise, baseline):
     return float(d.mean() / e.mean()), float((b - root) / a), float((b + root) / a)
 
 
-def fractions(records, study, size, loss):
-    """A frame, a row for every arm that is compared with a noise: noise (its name), n, and fraction, low and
-    high of that noise's effect on the loss, NaN where they cannot be told.
-
-    Only arms of which, and of whose noise and baseline, every planned seed has finished, below its start.
-    """
+def controls(records, study, size):
+    """{arm: (its Records, those of its noise, those of the baseline)} of every arm that is compared with a
+    noise, where every planned seed of the three has finished, below its start."""
     here = records.of(study=study, size=size)
-    rows = {}
-    for control, noise, baseline in controls(here):
-        series = [losses(runs_of(here, arm), loss) for arm in (control, noise, baseline)]
-        if all(map(len, series)):
-            n = len(pd.concat(series, axis=1, join="inner"))
-            rows[control.arm] = [noise.arm, n, *(fraction_of_effect(*series) or [math.nan] * 3)]
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=["noise", "n", "fraction", "low", "high"])
-    return table.rename_axis("arm")
-
-
-def fractions_by_iteration(records, study, size, arm):
-    """A frame of fraction, low and high of the effect on the val loss, as `fractions`, at each iteration at
-    which all three arms were evaluated but the first; empty where `arm` is none of those of `fractions`."""
-    here = records.of(study=study, size=size)
-    table = {}
-    for three in controls(here):
-        if three[0].arm == arm:
-            curves = [here.of(setting=a.setting, arm=a.arm).curve("eval", "val_loss") for a in three]
-            for at in functools.reduce(pd.Index.intersection, [curve.index for curve in curves]):
-                if at:
-                    found = fraction_of_effect(*(curve.loc[at].dropna() for curve in curves))
-                    table[at] = found or [math.nan] * 3
-    columns = ["fraction", "low", "high"]
-    return pd.DataFrame.from_dict(table, orient="index", columns=columns).rename_axis("iter").sort_index()
-
-
-def controls(records):
-    """The (arm, its noise, the baseline), rows of `arms`, of which a fraction of the effect can be told."""
-    if not len(records.runs):
-        return
-    found = {(row.setting, row.arm): row for row in arms(records).itertuples()}
+    found = {(row.setting, row.arm): row for row in arms(here).itertuples()}
+    threes = {}
     for arm in found.values():
-        noise, baseline = (found.get((arm.setting, name)) for name in (arm.reference, arm.baseline))
-        if None in (noise, baseline) or noise is baseline or not noise.noisy or not noise.reference:
-            continue
-        three = (arm, noise, baseline)
-        if not any(a.missing or a.diverged or a.exploded for a in three):
-            yield three
+        three = [arm, *(found.get((arm.setting, name)) for name in (arm.reference, arm.baseline))]
+        whole = all(a and not (a.missing or a.diverged or a.exploded) for a in three)
+        if whole and three[1].noisy and three[1].reference:
+            threes[arm.arm] = [here.of(setting=a.setting, arm=a.arm) for a in three]
+    return threes
 
 
-def runs_of(records, arm):
-    return records.runs[(records.runs.setting == arm.setting) & (records.runs.arm == arm.arm)]
+def fraction(three, loss):
+    """fraction_of_effect of three Records."""
+    return fraction_of_effect(*(losses(each.runs, loss) for each in three))
+
+
+def fractions_by_iteration(three):
+    """A frame of fraction, low and high of the effect on the val loss at each iteration but the first at which
+    they can be told; three: a value of `controls`, or None, which gives none."""
+    curves = [each.curve("eval", "val_loss") for each in three or ()]
+    rows = {}
+    for at in curves[0].index[1:] if curves else ():
+        if found := fraction_of_effect(*(curve.reindex([at]).loc[at].dropna() for curve in curves)):
+            rows[at] = found
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["fraction", "low", "high"], dtype=float)
+    return table.rename_axis("iter")
 
 
 def holm(p_values):
     """Holm's adjusted p-values (1979), in the order given: those of a family under any dependence."""
     order = np.argsort(p_values, kind="stable")
-    factors = len(p_values) - np.arange(len(p_values))
-    adjusted = np.minimum(1.0, np.maximum.accumulate(np.asarray(p_values, dtype=float)[order] * factors))
-    back = np.empty(len(p_values))
-    back[order] = adjusted
-    return back.tolist()
+    adjusted = np.asarray(p_values, dtype=float)[order] * np.arange(len(order), 0, -1)
+    return np.maximum.accumulate(adjusted).clip(max=1.0)[np.argsort(order)]
 
 
 def sign_flip(differences):
-    """(two-sided p of the sign-flip permutation test of the mean, the least that it could be).
-
-    Every one of the 2^n flips up to n = 16, then 2^16 drawn ones of a fixed seed, the observed one counted.
-    """
-    n = len(differences)
-    if n <= EXACT:
-        signs = np.array(list(itertools.product((1.0, -1.0), repeat=n)))
-    else:
-        drawn = np.random.default_rng(0).choice((1.0, -1.0), size=(2**EXACT - 1, n))
-        signs = np.concatenate((np.ones((1, n)), drawn))
-    sums, observed = np.abs(signs @ differences), abs(np.sum(differences))
-    p = np.mean(sums >= observed * (1 - 1e-12))
-    return float(p), 2 / len(signs) if n <= EXACT else 1 / len(signs)
+    """(two-sided p of the sign-flip permutation test of the mean, the least that it could be)."""
+    options = {"permutation_type": "samples", "n_resamples": 2**EXACT, "rng": np.random.default_rng(0)}
+    test = stats.permutation_test((differences,), np.mean, **options)
+    return float(test.pvalue), 2 / 2 ** min(len(differences), EXACT)
 
 
-def detectable(arm, reference, paired, level):
+def detectable(half_width, freedom, level):
     """The minimum detectable effect: the difference that a t-test at `level` finds with 80 % power, at the
-    spread that was seen."""
-    if paired:
-        differences = (arm - reference).dropna()
-        error, freedom = differences.std(ddof=1) / math.sqrt(len(differences)), len(differences) - 1
-    else:
-        parts = [values.var(ddof=1) / len(values) for values in (arm, reference)]
-        error = math.sqrt(sum(parts))
-        shares = [part**2 / (len(values) - 1) for part, values in zip(parts, (arm, reference))]
-        freedom = sum(parts) ** 2 / sum(shares) if error else 1
-    return float(error * noncentrality(freedom, level))
+    spread that gave this 95 % interval."""
+    return float(half_width / stats.t.ppf(0.975, freedom) * noncentrality(freedom, level))
 
 
 @functools.lru_cache
