@@ -59,7 +59,7 @@ Size = Annotated[int, Limits(lambda x: 1 <= x <= 1e12, "from 1 to 1e12")]
 Iterations = Annotated[int, Limits(lambda x: 1 <= x <= 1e8, "from 1 to 1e8")]  # their history is on the device
 Count = Annotated[int, Limits(lambda x: x >= 0, "0 or more")]
 Threads = Annotated[int, Limits(lambda x: 0 <= x <= 1024, "from 0 to 1024")]
-NotNegative = Annotated[float, Limits(lambda x: x >= 0, "0 or more")]
+NotNegative = Annotated[float, Limits(lambda x: 0 <= x < math.inf, "0 or more")]
 Strength = Annotated[float, Limits(lambda x: 0 <= x <= 1e6, "from 0 to 1e6")]
 Fraction = Annotated[float, Limits(lambda x: 0 <= x < 1, "from 0 to under 1")]
 UpToOne = Annotated[float, Limits(lambda x: 0 <= x <= 1, "from 0 to 1")]
@@ -162,28 +162,24 @@ class Option(NamedTuple):
     choices: tuple = ()
     limits: Limits | None = None
 
-    @classmethod
-    def of(cls, annotation):
-        if typing.get_origin(annotation) is Literal:
-            return cls((str,), typing.get_args(annotation))
-        union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-        parts = typing.get_args(annotation) if union else (annotation,)
-        limits = [part.__metadata__[0] for part in parts if hasattr(part, "__metadata__")]
-        return cls(tuple(getattr(part, "__origin__", part) for part in parts), (), *limits)
+
+def option_of(annotation):
+    kind, none = typing.get_args(annotation | None)
+    if typing.get_origin(kind) is Literal:
+        return Option((str,), typing.get_args(kind))
+    kinds = getattr(kind, "__origin__", kind), *({none} & {*typing.get_args(annotation)})
+    return Option(kinds, (), *getattr(kind, "__metadata__", ()))
 
 
-OPTIONS = {name: Option.of(kind) for name, kind in typing.get_type_hints(Config, include_extras=True).items()}
+OPTIONS = {name: option_of(kind) for name, kind in typing.get_type_hints(Config, include_extras=True).items()}
 ALIASES = {  # options' earlier names, which old records and command lines have
     "noise_draw": "noise_distribution",
     "noise_point": "noise_target",
     "noise_where": "noise_params",
     "noisytune_draw": "noisytune_distribution",
 }
-SAME = {
-    ("compile", "true"): "on",
-    ("compile", "false"): "off",
-    ("init_from", "scratch"): None,
-}  # as nanoGPT says
+# As nanoGPT says.
+SAME = {("compile", "true"): "on", ("compile", "false"): "off", ("init_from", "scratch"): None}
 NANOGPT = {  # nanoGPT's options that are none here, and what to do instead
     "eval_iters": "use --eval_tokens, which says how many tokens an evaluation takes",
     "eval_only": "python -m training.evaluate RUN evaluates a run",
@@ -210,9 +206,8 @@ def identity(config):
     The derived defaults are filled in, so that data_seed=None and data_seed=seed are one.
     """
     options = dataclasses.asdict(config)
-    for name, value in derived(options).items():
-        options[name] = value if options[name] is None else options[name]
-    return {name: value for name, value in options.items() if name not in NOT_IDENTITY}
+    filled = {name: value for name, value in derived(options).items() if options[name] is None}
+    return {name: value for name, value in (options | filled).items() if name not in NOT_IDENTITY}
 
 
 def recorded(options):
@@ -249,18 +244,14 @@ def load(argv, say=print):
 
     argv: config files and --key=value, in any order; files first, then the command line's own keys.
     say: is called with a line about what was made to fit.
-    Returns a Config without open ends: out_dir and the options that derive from others are filled in.
-    Raises UserError for an unknown name, a wrong type, a bad file, or options at odds with each other.
+    In the Config, out_dir and the options that derive from others are filled in. UserError for any mistake.
     """
     if "--help" in argv or "-h" in argv:
         print(help_text())
         sys.exit(0)
     typed = dict(read_option(word) for word in argv if word.startswith("-"))
     files = [Path(word) for word in argv if not word.startswith("-")]
-    options = {}
-    for file in files:
-        options.update(read_file(file))
-    options.update(typed)
+    options = {name: value for file in files for name, value in read_file(file).items()} | typed
     if typed.keys() & {"max_iters", "lr_decay_iters"} and "warmup_iters" not in typed:
         fit_warmup(options, say)
     return settle(options, files)
@@ -298,9 +289,16 @@ def read_file(path):
     assigned = run_file(path)
     if {"base", "arms"} <= assigned.keys():
         raise UserError(f"{path} is a study, not the config of a run: python sweep.py {path}")
-    assigned = today(assigned)
-    known_options(assigned, path)
-    return {name: check_type(name, value, path) for name, value in assigned.items()}
+    return checked(assigned, path)
+
+
+def checked(options, where):
+    """Options by the names that they have now, checked by name and type; a function is left as it is."""
+    options = today(options)
+    known_options(options, where)
+    return {
+        name: value if callable(value) else check_type(name, value, where) for name, value in options.items()
+    }
 
 
 def run_file(path, kind="config file"):
@@ -382,62 +380,45 @@ def check_alone(config):
         if option.choices and value not in option.choices:
             near = did_you_mean(value, option.choices)
             raise UserError(f"{name}={value!r} is none of {', '.join(option.choices)}{near}")
-        finite = not isinstance(value, float) or math.isfinite(value)
-        if option.limits and value is not None and not (finite and option.limits.hold(value)):
+        if option.limits and value is not None and not option.limits.hold(value):
             raise UserError(f"{name}={value!r} is out of range: {name} is {option.limits.words}")
 
 
-def check_together(config):
-    """UserError where options contradict each other. Derived ones are filled in."""
-    c, target, sigma_is_inverse = config, config.noise_target, config.noise_schedule == "inverse"
-    moments = target not in ("gradient", "weights") or c.reset_below_sigma > 0
-    scaled = (c.noise_scale, c.noise_params) != ("absolute", "all")
-    mistakes = {
-        f"n_embd={c.n_embd} is not a multiple of n_head={c.n_head}": c.n_embd % c.n_head,
-        f"min_lr={c.min_lr} is above learning_rate={c.learning_rate}: lower it too, or leave it to"
-        " --min_lr=None, a tenth of the learning rate": c.min_lr > c.learning_rate,
-        f"warmup_iters={c.warmup_iters} is beyond lr_decay_iters={c.lr_decay_iters} (which is max_iters unless"
-        " it is set): warm up for less": c.warmup_iters > c.lr_decay_iters,
-        f"noise_target={target!r} does not combine with noise_before_clip: leave that out": (
-            target != "gradient" and c.noise_before_clip
-        ),
-        f"noise_target={target!r} and reset_below_sigma need optimizer='adamw', whose moments they use": (
-            moments and c.optimizer != "adamw"
-        ),
-        f"noise_target={target!r} needs beta1 and beta2 above 0, not {c.beta1} and {c.beta2}": (
-            "moment" in target and 0 in (c.beta1, c.beta2)
-        ),
-        f"noise_target={target!r} needs noise_scale='absolute' and noise_params='all'": (
-            target in ("weights", "learning_rate") and scaled
-        ),
-        "diagnose_interval needs Adam or AdamW, noise after clipping, and a batch_size of 2 or more": (
-            c.diagnose_interval and (c.optimizer == "sgd" or c.noise_before_clip or c.batch_size < 2)
-        ),
-        "reset_below_sigma needs a sigma that is a function of the step: not noise_schedule='plateau'": (
-            c.reset_below_sigma and c.noise_schedule == "plateau"
-        ),
-        "noise_schedule='inverse' takes noise_eta, a variance: set noise_sigma=0": (
-            sigma_is_inverse and c.noise_sigma
-        ),
-        "noise_schedule='inverse' needs noise_eta, for instance --noise_eta=0.01": (
-            sigma_is_inverse and not c.noise_eta
-        ),
-        f"noise_eta={c.noise_eta} is of noise_schedule='inverse'; {c.noise_schedule!r} takes noise_sigma": (
-            c.noise_eta and not sigma_is_inverse
-        ),
-        f"noisytune_lambda={c.noisytune_lambda} perturbs pretrained weights: name them by --init_from": (
-            c.noisytune_lambda and c.init_from is None
-        ),
-        "init_from is empty: name a run folder, or leave it out for fresh weights": (
-            c.init_from is not None and not c.init_from.strip()
-        ),
-        f"init_from={c.init_from!r} is the run's own folder: choose another --out_dir": (
-            c.init_from and place(c.init_from) == place(c.out_dir)
-        ),
-    }
-    for said, mistaken in mistakes.items():
-        if mistaken:
-            raise UserError(said)
+def check_together(c):
+    """UserError where options of a Config, the derived ones filled in, contradict each other."""
+    target, inverse = c.noise_target, c.noise_schedule == "inverse"
+    if c.n_embd % c.n_head:
+        raise UserError(f"n_embd={c.n_embd} is not a multiple of n_head={c.n_head}")
+    if c.min_lr > c.learning_rate:
+        mend = "lower it too, or leave it to --min_lr=None, a tenth of the learning rate"
+        raise UserError(f"min_lr={c.min_lr} is above learning_rate={c.learning_rate}: {mend}")
+    if c.warmup_iters > c.lr_decay_iters:
+        mend = f"lr_decay_iters={c.lr_decay_iters} (which is max_iters unless it is set): warm up for less"
+        raise UserError(f"warmup_iters={c.warmup_iters} is beyond {mend}")
+    if target != "gradient" and c.noise_before_clip:
+        raise UserError(f"noise_target={target!r} does not combine with noise_before_clip: leave that out")
+    if (target not in ("gradient", "weights") or c.reset_below_sigma) and c.optimizer != "adamw":
+        raise UserError(f"noise_target={target!r} and reset_below_sigma need the moments of optimizer='adamw'")
+    if "moment" in target and 0 in (c.beta1, c.beta2):
+        raise UserError(f"noise_target={target!r} needs beta1 and beta2 above 0, not {c.beta1} and {c.beta2}")
+    if target in ("weights", "learning_rate") and (c.noise_scale, c.noise_params) != ("absolute", "all"):
+        raise UserError(f"noise_target={target!r} needs noise_scale='absolute' and noise_params='all'")
+    if c.diagnose_interval and (c.optimizer == "sgd" or c.noise_before_clip or c.batch_size < 2):
+        raise UserError("diagnose_interval needs adamw or adam, noise after clipping, and a batch_size above 1")
+    if c.reset_below_sigma and c.noise_schedule == "plateau":
+        raise UserError(
+            "reset_below_sigma needs a sigma that follows from the step: no noise_schedule='plateau'"
+        )
+    if inverse and (c.noise_sigma or not c.noise_eta):
+        raise UserError("noise_schedule='inverse' takes a variance, as --noise_eta=0.01, and noise_sigma=0")
+    if c.noise_eta and not inverse:
+        raise UserError(f"noise_eta={c.noise_eta} needs noise_schedule='inverse', not {c.noise_schedule!r}")
+    if c.noisytune_lambda and c.init_from is None:
+        raise UserError("noisytune_lambda perturbs pretrained weights: name them by --init_from")
+    if c.init_from is not None and not c.init_from.strip():
+        raise UserError("init_from is empty: name a run folder, or leave it out for fresh weights")
+    if c.init_from and place(c.init_from) == place(c.out_dir):
+        raise UserError(f"init_from={c.init_from!r} is the run's own folder: choose another --out_dir")
 
 
 def place(path):
@@ -466,11 +447,8 @@ def differences(config):
 
 def help_text():
     """Every option with its default, its comment and its choices, from the source of Config itself."""
-    lines = [
-        "python train.py [CONFIG_FILE ...] [--key=value ...]",
-        "",
-        "Defaults, then the files in order, then the command line; the later wins.",
-    ]
+    lines = ["python train.py [CONFIG_FILE ...] [--key=value ...]", ""]
+    lines += ["Defaults, then the files in order, then the command line; the later wins."]
     for line in inspect.getsource(Config).splitlines():
         if group := re.fullmatch(r"\s+# == (.*) ==", line):
             lines += ["", group[1]]

@@ -121,6 +121,7 @@ def test_the_studies_that_come_with_it_are_whole_at_both_sizes(name):
         plan = read_study(ROOT / "config" / "study" / f"{name}.py", overlays)
         assert len(plan.runs) == len(plan.arms) * len(plan.seeds)
         assert len({run.folder for run in plan.runs}) == len(plan.runs)
+        assert json.loads(json.dumps(plan.record()))["seeds"] == list(plan.seeds)
 
 
 @pytest.mark.parametrize(

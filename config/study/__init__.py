@@ -16,6 +16,7 @@ of the Config that the run would have without its arm: dict(data_seed=lambda run
 
 import ast
 import dataclasses
+import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +27,12 @@ from config import (
     ROOT,
     Config,
     UserError,
-    check_type,
+    checked,
     did_you_mean,
     identity,
-    known_options,
     load,
     read_option,
     run_file,
-    today,
 )
 
 PARTS = {
@@ -110,19 +109,10 @@ def read_study(file, overlays=(), options=(), seeds=None, arms=None):
         name=file.stem,
         size="+".join(labels) or "full",
         title=first_line(file),
-        baseline=parts["baseline"],
-        arms=parts["arms"],
-        versus=parts["versus"],
-        decisive=parts["decisive"],
-        seeds=tuple(parts["seeds"]),
-        purpose=parts["purpose"],
-        together=parts["together"],
+        **{name: part for name, part in parts.items() if name not in ("base", "common")},
     )
-    runs = [
-        plan(study, arm, seed, files, parts["common"], overrides)
-        for seed in seeds or study.seeds
-        for arm in chosen(parts, arms)
-    ]
+    asked = itertools.product(seeds or study.seeds, chosen(parts, arms))
+    runs = [plan(study, arm, seed, files, parts["common"], overrides) for seed, arm in asked]
     check_runs(study, runs)
     return dataclasses.replace(study, runs=tuple(runs))
 
@@ -150,6 +140,7 @@ def check_parts(names, file):
         raise UserError(f"{file}: purpose={parts['purpose']!r} is neither {' nor '.join(map(repr, PURPOSES))}")
     if not parts["seeds"] or not all(type(seed) is int and seed >= 0 for seed in parts["seeds"]):
         raise UserError(f"{file}: seeds={parts['seeds']!r} are not numbers from 0 on")
+    parts["seeds"] = tuple(parts["seeds"])
     parts["common"] = check_options(parts["common"], f"{file}, common")
     parts["arms"] = {
         arm: check_options(options, f"{file}, arm {arm}") for arm, options in parts["arms"].items()
@@ -162,11 +153,10 @@ def check_parts(names, file):
 
 def chosen(parts, arms):
     """The names of the arms to train: those asked for, the baseline, and what they are compared with."""
-    if not arms:
-        return list(parts["arms"])
-    for arm in arms:
+    for arm in arms or ():
         if arm not in parts["arms"]:
             raise UserError(f"--arms: {arm!r} is none of the study's{did_you_mean(arm, parts['arms'])}")
+    arms = arms or parts["arms"]
     kept = {parts["baseline"], *arms, *(parts["versus"][arm] for arm in arms if arm in parts["versus"])}
     return [arm for arm in parts["arms"] if arm in kept]
 
@@ -174,13 +164,10 @@ def chosen(parts, arms):
 def check_options(options, where):
     if not isinstance(options, dict):
         raise UserError(f"{where}: options are written dict(name=value, ...), not {options!r}")
-    options = today(options)
+    options = checked(options, where)
     if ours := [name for name in options if name in OURS]:
         raise UserError(f"{where}: {ours[0]} is set by the study itself")
-    known_options(options, where)
-    return {
-        name: value if callable(value) else check_type(name, value, where) for name, value in options.items()
-    }
+    return options
 
 
 def plan(study, arm, seed, files, common, overrides):
