@@ -16,11 +16,11 @@ Columns of `runs`, missing values NaN:
     setting                    equal for the runs of a study that may be compared: SHARED, the training tokens,
                                the kind of device. The arms of a study are each of one setting.
     description, corpus        in words: the size of model and run; the corpus, and which part of it
-    corpus_name, unit, vocab_size, data (SHA-256 of the training tokens), partial (bool)
+    corpus_name, unit, data (SHA-256 of the training tokens), partial (bool)
     every option of Config     under its own name and as recorded; and `config`, the Config itself
     every field of result.json but its device
     rise_<rho>                 sharpness.json's, means over the draws
-    parameters, noisy (noise in its gradients, or once in its weights), reduced (smaller than the paper's)
+    parameters, noisy (noise in its gradients, or once in its weights)
     exploded                   finished with a higher train loss than it began with
     reached                    the last iteration that is logged
     device_kind (cpu, cuda; cpu+cuda where it was resumed elsewhere), machine (its name), through_float32
@@ -38,6 +38,7 @@ import gzip
 import json
 import re
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -117,18 +118,13 @@ def read_folders(folders):
 
 
 def read_run(path):
-    """A run folder as an entry."""
-    names = {"config": "config", "run": "run", "result": "result", "sharpness": "sharpness"}
-    files = {key: read_json(path / f"{name}.json") for key, name in names.items()}
+    """A run folder as an entry; its arm is the folder's name, or the folder above's where it is seed<n>."""
+    files = {name: read_json(path / f"{name}.json") for name in ("config", "run", "result", "sharpness")}
     events, truncated = read_log(path)
-    seed = recorded(files["config"]).seed
-    return {"arm": arm_name(path), "seed": seed, **files, "log": events, "truncated": truncated}
-
-
-def arm_name(path):
-    """The name of a run folder's arm: the folder's own, or the folder above's where it is seed<n>."""
     is_seed = re.fullmatch(r"seed\d+", path.name)
-    return (path.resolve().parent if is_seed else path.resolve()).name
+    arm = (path.resolve().parent if is_seed else path.resolve()).name
+    seed = recorded(files["config"]).seed
+    return {"arm": arm, "seed": seed, **files, "log": events, "truncated": truncated}
 
 
 def read_committed(folders):
@@ -179,14 +175,13 @@ def row_of(entry, studies):
     corpus, began = about["corpus"], next((e for e in entry["log"] if e["kind"] == "eval"), {})
     study = next((key for key, record in studies.items() if record["folder"] == entry["at"]), ("", ""))
     data, device = corpus["splits"]["train"]["sha256"], device_kind(about, config)
-    versions = about.get("versions", {})
-    shared = [corpus["name"], data, device, *(getattr(config, name) for name in SHARED)]
-    place = {"study": study[0], "size": study[1], "arm": entry["arm"], "seed": config.seed}
+    versions, machine = about.get("versions", {}), about.get("machine", {})
+    shared = [corpus["name"], data[:8], device, *(getattr(config, name) for name in SHARED)]
     return {
-        **place,
+        **{"study": study[0], "size": study[1], "arm": entry["arm"], "seed": config.seed},
         "folder": str(entry["folder"]),
         "status": result.get("status", "unfinished"),
-        "setting": "/".join(map(short, shared)),
+        "setting": "/".join(map(str, shared)),
         **vars(config),
         **{name: value for name, value in result.items() if name not in ("status", "device")},
         **rises(entry),
@@ -195,28 +190,21 @@ def row_of(entry, studies):
         "corpus": corpus_title(corpus),
         "corpus_name": corpus["name"],
         "unit": corpus["unit"],
-        "vocab_size": corpus.get("vocab_size"),
         "data": data,
         "partial": "partial" in corpus,
         "parameters": about["parameters"],
         "noisy": config.noisy or config.noisytune_lambda > 0,
-        "reduced": reduced(config, corpus["name"]),
         "exploded": result.get("final_train_loss", -np.inf) > began.get("train_loss", np.inf),
         "reached": max((event["iter"] for event in entry["log"]), default=0),
         "device_kind": device,
-        "machine": about.get("machine", {}).get("name"),
-        "through_float32": about.get("machine", {}).get("through_float32"),
+        "machine": machine.get("name"),
+        "through_float32": machine.get("through_float32"),
         "began": about.get("began"),
         "revision": versions.get("revision"),
         "torch": versions.get("torch"),
         "init_sha256": (about.get("init_from") or {}).get("sha256"),
         "truncated": entry.get("truncated", False),
     }
-
-
-def short(value):
-    """A value as a part of a setting's key."""
-    return str(value)[:8] if isinstance(value, str) and len(value) == 64 else str(value)
 
 
 def device_kind(about, config):
@@ -258,19 +246,19 @@ def described_apart(runs):
     for _, alike in runs.groupby(["study", "size", "corpus", "description"]):
         for name in (*SHARED, "device_kind"):
             if alike[name].astype(str).nunique() > 1:
-                found[alike.index] += [f", {name} {config_value(row, name)}" for _, row in alike.iterrows()]
+                values = alike.device_kind if name == "device_kind" else alike.config.map(attrgetter(name))
+                found[alike.index] += f", {name} " + values.astype(str)
     return found
-
-
-def config_value(row, name):
-    return row[name] if name == "device_kind" else getattr(row.config, name)
 
 
 def curves_of(entries, rows):
     """A row an event."""
     keys = [*ARM, "seed", "folder"]
-    places = [{name: row[name] for name in keys} for row in rows]
-    events = [{**place, **event} for place, entry in zip(places, entries) for event in entry["log"]]
+    events = [
+        {**{name: row[name] for name in keys}, **event}
+        for row, entry in zip(rows, entries)
+        for event in entry["log"]
+    ]
     return pd.DataFrame(events) if events else pd.DataFrame(columns=[*keys, "kind", "iter"])
 
 
@@ -279,34 +267,33 @@ def curves_of(entries, rows):
 
 def check_arms(rows):
     """UserError where runs of one arm, or of one folder of runs, differ in more than their seeds."""
-    for key in (lambda row: Path(row["folder"]).resolve().parent, lambda row: tuple(row[n] for n in ARM)):
-        alike = {}
-        for row in rows:
-            alike.setdefault((key(row), row["arm"]), []).append(row)
-        for members in alike.values():
-            check_arm(sorted(members, key=lambda row: row["seed"]))
+    places = {}
+    for row in sorted(rows, key=lambda row: row["seed"]):
+        for place in (Path(row["folder"]).resolve().parent, tuple(row[name] for name in ARM)):
+            others = places.setdefault((place, row["arm"]), [])
+            check_alike(row, others)
+            others.append(row)
 
 
-def check_arm(rows):
-    """UserError unless the runs of one arm differ in their seeds, and in nothing else."""
-    first, seeds, weights = rows[0], set(), {}
-    for row in rows:
-        here, there = (arm_identity(r) for r in (first, row))
-        for name in here:
-            if here[name] != there[name]:
-                raise UserError(
-                    f"{first['folder']} and {row['folder']} are both called {first['arm']!r} and differ in"
-                    f" {name}: {here[name]!r} and {there[name]!r}; give the arms folders of their own, or train"
-                    " one anew"
-                )
-        if row["seed"] in seeds:
-            raise UserError(f"{row['folder']}: {first['arm']!r} has seed {row['seed']} twice")
-        seeds.add(row["seed"])
-        if weights.setdefault(row["init_from"], row["init_sha256"]) != row["init_sha256"]:
+def check_alike(row, others):
+    """UserError unless a run differs from the others of its arm in its seed, and in nothing else."""
+    for other in others[:1]:
+        here, there = arm_identity(other), arm_identity(row)
+        if changed := [name for name in here if here[name] != there[name]]:
+            name = changed[0]
             raise UserError(
-                f"{row['folder']}: {row['init_from']} had other weights when this run began than for another of"
-                f" {first['arm']!r}, by the SHA-256 in their run.json; give the arms folders of their own"
+                f"{other['folder']} and {row['folder']} are both called {row['arm']!r} and differ in"
+                f" {name}: {here[name]!r} and {there[name]!r}; give the arms folders of their own, or train"
+                " one anew"
             )
+    if row["seed"] in [other["seed"] for other in others]:
+        raise UserError(f"{row['folder']}: {row['arm']!r} has seed {row['seed']} twice")
+    same_source = [other for other in others if other["init_from"] == row["init_from"]]
+    if any(other["init_sha256"] != row["init_sha256"] for other in same_source):
+        raise UserError(
+            f"{row['folder']}: {row['init_from']} had other weights when this run began than for another of"
+            f" {row['arm']!r}, by the SHA-256 in their run.json; give the arms folders of their own"
+        )
 
 
 def arm_identity(row):

@@ -306,7 +306,10 @@ def test_only_a_noises_controls_that_all_ended_have_a_fraction(tmp_path):
     }
     make_study(tmp_path, arms, versus={"half": "noise", "rate": "half"}, seeds=(1, 2, 3))
     controls = st.controls(read([tmp_path]), "tiny", "cpu")
-    assert {arm: three[1].runs.arm.iloc[0] for arm, three in controls.items()} == {"half": "noise", "rate": "half"}
+    assert {arm: three[1].runs.arm.iat[0] for arm, three in controls.items()} == {
+        "half": "noise",
+        "rate": "half",
+    }
     assert st.fraction(controls["half"], "best_val_loss") == pytest.approx([0.5] * 3)
     assert st.fraction(controls["rate"], "best_val_loss")[0] == pytest.approx(0, abs=1e-9)
     by_time = st.fractions_by_iteration(controls["half"])
