@@ -1,19 +1,16 @@
 """What a training step costs: train.py's against a plain loop, and what each ingredient adds to it.
 
     python -m bench [config files] [--key=value] [--out=DIR]
-    python -m bench config/shakespeare_noise.py config/cpu.py
 
-Everything is measured interleaved within one process, warmed up and synchronized, so that other load on the
-machine affects all alike: a step of the plain loop (plain_loop.py) and of train.py as configured and without
-noise; evaluations, checkpoints and samples; a step with and without each kind of noise, dropout, augmentation,
-clipping, logging and diagnosis; on a CPU, our operators beside PyTorch's. Measured in processes of their own:
-peak memory, and compilation with an empty cache and with the one that it left. The tables are printed, and DIR
-(out/bench) gets bench.json, the seconds of every turn, for plot.py.
+In one process, in turns, since other load on the machine then affects all alike: a step of the plain loop
+(plain_loop.py) and of train.py with and without noise; evaluations, checkpoints and samples; a step with and
+without kinds of noise, dropout, clipping, logging and diagnosis. In processes of their own: peak memory and
+compilation. The tables are printed; DIR (out/bench) gets bench.json, the seconds of every turn, for plot.py.
 
     --losses       instead: whether the two loops train alike, max_iters iterations with each of three seeds
     --profile      instead: the operations in both loops' steps that take longest, by PyTorch's profiler, and
                    the trace of train.py's, DIR/trace.json for chrome://tracing
-    --jobs=1,2,4   instead: runs per hour by how many train at once, as sweep.py starts them; DIR/jobs.json
+    --jobs=1,2,4   instead: runs per hour by how many train at once; DIR/jobs.json
 """
 
 import argparse
@@ -22,7 +19,7 @@ import os
 import re
 import signal
 import sys
-import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean, stdev
@@ -33,15 +30,16 @@ from bench.measure import (
     measure_checkpoint,
     measure_evaluation,
     measure_ingredients,
-    measure_operators,
+    measure_loops,
     measure_sampling,
     run_folder,
     without_noise,
 )
 from bench.our_loop import OurLoop, new_model
+from bench.plain_loop import PlainLoop
 from bench.report import NAMES, print_tables
 from bench.subprocesses import LOOPS, runs_at_once, started
-from bench.turns import clock, repeated, steps_in_turns
+from bench.turns import clock
 from config import UserError, load, run_script
 from data.files import write_json
 from training.evaluate import mean_loss
@@ -66,12 +64,24 @@ def main(argv):
         compare_losses(config, corpus, machine)
     elif options.profile:
         profile(config, corpus, machine, options.out)
-    elif options.jobs:
-        rows = runs_at_once(config, words, options.jobs)
-        write_part_by_part(options.out / "jobs.json", about(config, corpus, machine), "jobs", rows)
-        print_tables(options.out)
     else:
-        measure(config, words, corpus, machine, options.out)
+        record = {
+            "began": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": machine.record(),
+            "versions": versions(),
+            "config": dataclasses.asdict(config),
+            "corpus": corpus_title(corpus.meta),
+            "parameters": new_model(config, corpus, machine).parameter_count(),
+            "tokens_per_step": config.tokens_per_iter,
+        }
+        if options.jobs:
+            parts = {"jobs": lambda: runs_at_once(config, words, options.jobs)}
+            write_parts(options.out / "jobs.json", record, parts)
+        else:
+            with run_folder(options.out) as folder:
+                parts = parts_of(config, words, corpus, machine, folder)
+                write_parts(options.out / "bench.json", record, parts)
+        print_tables(options.out)
     return 0
 
 
@@ -96,63 +106,34 @@ def counts(text):
     return [int(number) for number in text.split(",")]
 
 
-def about(config, corpus, machine):
-    """What was measured, and on what."""
-    model = new_model(config, corpus, machine)
+def parts_of(config, words, corpus, machine, folder):
+    """{name in bench.json: a function that measures it}. Our loops log into the run folder, since the plain one
+    fetches its loss as often."""
+    plain, ours = PlainLoop(config, corpus, machine), OurLoop(config, corpus, machine, folder)
+    loops = {"plain": plain, "ours": ours}
+    if config.noisy:
+        loops["quiet"] = OurLoop(without_noise(config), corpus, machine, folder)
     return {
-        "began": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine.record(),
-        "versions": versions(),
-        "config": dataclasses.asdict(config),
-        "corpus": corpus_title(corpus.meta),
-        "parameters": model.parameter_count(),
-        "flops_per_token": model.flops_per_token(),
-        "tokens_per_step": config.tokens_per_iter,
-    }
-
-
-def measure(config, words, corpus, machine, out):
-    """Measure part by part; after each, bench.json has it, so that what is cut short is not lost."""
-    record = about(config, corpus, machine)
-    loops = {name: kind(config, corpus, machine) for name, kind in LOOPS.items()}
-    ours, plain = loops["ours"], loops["plain"]
-    quiet = {"quiet": OurLoop(without_noise(config), corpus, machine)} if config.noisy else {}
-    parts = {
-        "loops": lambda: measure_loops(loops | quiet, machine, out),
+        "loops": lambda: measure_loops(loops, machine),
         "evaluation": lambda: measure_evaluation(ours, plain, machine),
-        "checkpoint": lambda: measure_checkpoint(ours, out),
+        "checkpoint": lambda: measure_checkpoint(ours),
         "sampling": lambda: measure_sampling(ours.model, machine),
-        "started": lambda: {name: started(name, words) for name in loops},
+        "started": lambda: {name: started(name, words) for name in LOOPS},
+        "ingredients": lambda: measure_ingredients(config, corpus, machine, folder),
     }
+
+
+def write_parts(path, record, parts):
+    """Measure part by part; after each, and each row of one, the record is written, so that none is lost."""
     for name, part in parts.items():
-        began = time.perf_counter()
-        record[name] = part()
-        write_json(out / "bench.json", record)
-        print(f"{name}: measured in {time.perf_counter() - began:.0f} s", flush=True)
-    rows = measure_ingredients(config, corpus, machine, out)
-    write_part_by_part(out / "bench.json", record, "ingredients", rows)
-    write_part_by_part(out / "bench.json", record, "operators", measure_operators(config, machine))
-    print_tables(out)
-
-
-def write_part_by_part(path, record, name, rows):
-    """Write a record with more and more rows under a name, as they are measured."""
-    record[name] = []
-    for row in rows:
-        record[name].append(row)
+        record[name] = found = part()
+        if isinstance(found, Iterator):
+            record[name] = []
+            for row in found:
+                record[name].append(row)
+                write_json(path, record)
         write_json(path, record)
-
-
-def measure_loops(loops, machine, out):
-    """A step of each loop. Ours log meanwhile, since the plain loop fetches its loss as often."""
-    ours = [loop for name, loop in loops.items() if name != "plain"]
-    with run_folder(out) as folder:
-        for loop in ours:
-            loop.folder = folder
-        seconds = steps_in_turns(loops, machine)
-    for loop in ours:
-        loop.folder = None
-    return {name: {"dtype": loop.machine.dtype, "seconds": seconds[name]} for name, loop in loops.items()}
+        print(f"{name}: measured", flush=True)
 
 
 def profile(config, corpus, machine, out):
@@ -160,9 +141,9 @@ def profile(config, corpus, machine, out):
     column = "self_cuda_time_total" if machine.kind == "cuda" else "self_cpu_time_total"
     for name, kind in LOOPS.items():
         loop = kind(config, corpus, machine)
-        repeated(loop.train_step, 3)()
+        clock(loop.train_step, machine, 3)
         with torch.profiler.profile() as profiler:
-            clock(repeated(loop.train_step, 5), machine)
+            clock(loop.train_step, machine, 5)
         print(f"\nfive steps of the {NAMES[name]}")
         print(profiler.key_averages().table(sort_by=column, row_limit=TOP, max_name_column_width=40))
     out.mkdir(parents=True, exist_ok=True)
@@ -175,19 +156,16 @@ def compare_losses(config, corpus, machine):
     """Train both loops with each of a few seeds, in turns, and print mean ± sd over seeds of their losses."""
     if config.noisy:
         print("the plain loop has no noise: with this configuration the losses are not to be compared")
-    names = ("train loss, last tenth of the iterations", "val loss at the end")
-    losses = {name: {loop: [] for loop in LOOPS} for name in names}
+    losses = {"train loss, last tenth of the iterations": [], "val loss at the end": []}  # a row a seed
     for seed in range(config.seed, config.seed + SEEDS):
         seeded = dataclasses.replace(config, seed=seed, data_seed=seed)
-        loops = {name: kind(seeded, corpus, machine) for name, kind in LOOPS.items()}
-        steps = [[loop.train_step() for loop in loops.values()] for _ in range(config.max_iters)]
-        last = torch.tensor(steps[-max(1, config.max_iters // 10) :]).mean(0)
-        for (name, loop), train_loss in zip(loops.items(), last.tolist()):
-            val_loss = mean_loss(loop.model, corpus.windows("val", config.block_size))
-            for kind, loss in zip(names, (train_loss, val_loss)):
-                losses[kind][name].append(loss)
-    for kind, of_loops in losses.items():
-        means = [f"{NAMES[name]} {mean(seeds):.4f} ± {stdev(seeds):.4f}" for name, seeds in of_loops.items()]
+        loops = [kind(seeded, corpus, machine) for kind in LOOPS.values()]
+        steps = torch.tensor([[loop.train_step() for loop in loops] for _ in range(config.max_iters)])
+        val = [mean_loss(loop.model, corpus.windows("val", config.block_size)) for loop in loops]
+        for rows, row in zip(losses.values(), (steps[-max(1, config.max_iters // 10) :].mean(0).tolist(), val)):
+            rows.append(row)
+    for kind, rows in losses.items():
+        means = [f"{NAMES[n]} {mean(seeds):.4f} ± {stdev(seeds):.4f}" for n, seeds in zip(LOOPS, zip(*rows))]
         print(f"{kind}: {', '.join(means)} ({SEEDS} seeds)")
 
 

@@ -2,22 +2,17 @@
 
     python -m bench.gpu [config files] [--key=value] [--minutes=8] [--out=results/gpu]
 
-Each part has its share of the time; if it fails or takes longer, its error is recorded and the next one starts:
-
-    tests      pytest -m cuda
-    bench      python -m bench config/shakespeare_noise.py
-    profile    the same with --profile: the kernels that take longest, in profile.txt
-    jobs       the same with --jobs=1,2,4,8: runs per hour by how many train at once
-    runs       as many runs of config/study/table1_shakespeare.py as there is time for, then analysis.collect
-
-The config files and keys override those of the paper's size. The folder gets the output of each part
-(<part>.txt), bench.json, jobs.json and the compact records of the runs, which plot.py draws, and
-summary.json: card, versions, date, how each part ended. Started again, it repeats the other parts and continues
-the runs, which lie in out/. A rehearsal without a card:
+Each part has a share of the time; if it fails or takes longer, its error is recorded and the next one starts:
+the tests of a card; python -m bench config/shakespeare_noise.py, with --profile, with --jobs=1,2,4,8; as many
+runs of config/study/table1_shakespeare.py as there is time for. Config files and keys override those of the
+paper's size. The folder gets the output of each part, <part>.txt, bench.json, jobs.json, the compact records of
+the runs, and summary.json: card, versions, date, how each part ended. Started again, it continues the runs,
+which lie in out/. A rehearsal without a card:
 
     python -m bench.gpu config/cpu.py --device=cpu --minutes=5 --out=out/gpu
 """
 
+import contextlib
 import os
 import re
 import subprocess
@@ -25,8 +20,6 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-
-from torch.cuda import get_device_properties
 
 from config import ROOT, UserError, load, run_script
 from config.study import read_study
@@ -57,22 +50,27 @@ def main(argv):
     files = [word for word in words if not word.startswith("-")]
     study = read_study(STUDY, files, [word for word in words if word.startswith("-")])
     open_corpus(config, machine)  # prepares it before the clock runs
-    end, last = (time.monotonic() + 60 * minutes * part for part in (1, 1 - RESERVE))
+    end = time.monotonic() + 60 * minutes
     summary = {
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": ["python", "-m", "bench.gpu", *argv],
-        "minutes": minutes,
         "machine": machine.record(),
-        "card": repr(get_device_properties(machine.device)) if machine.kind == "cuda" else None,
         "versions": versions(),
         "parts": [],
     }
-    for name, command in commands(words, machine, out).items():
+    bench = ["-m", "bench", CONFIG, *words, f"--out={out}"]
+    parts = {
+        "tests": ["-m", "pytest", f"--rootdir={ROOT}", "-m", "cuda", f"{ROOT}/tests/test_cuda.py"],
+        "bench": bench,
+        "profile": [*bench, "--profile"],
+        "jobs": [*bench, f"--jobs={'1,2,4,8' if machine.kind == 'cuda' else '1,2'}"],
+    }
+    for name, command in parts.items():
         do(name, command, 60 * minutes * SHARES[name], out, summary)
     (out / "trace.json").unlink(missing_ok=True)  # of the profile, too large to keep
     measured = summary["parts"][-1]["error"] is None  # and not left from an earlier time
-    jobs = best_jobs(read_json(out / "jobs.json") if measured else None, last - time.monotonic())
-    left = max(1, last - time.monotonic())
+    left = max(1, end - 60 * minutes * RESERVE - time.monotonic())
+    jobs = best_jobs(read_json(out / "jobs.json") if measured else None, left)
     sweep = [str(ROOT / "sweep.py"), STUDY, *words, f"--jobs={jobs}", f"--time-budget={left:.0f}"]
     do("runs", sweep, end - time.monotonic(), out, summary)
     if any((run / "result.json").is_file() for run in find_runs([study.folder])):
@@ -91,19 +89,6 @@ def read_options(argv):
     return float(options["minutes"]), Path(options["out"]), words
 
 
-def commands(words, machine, out):
-    """{part: the words after `python`} of the parts before the runs."""
-    pytest = ["-m", "pytest", "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml")]
-    bench = ["-m", "bench", CONFIG, *words, f"--out={out}"]
-    numbers = "1,2,4,8" if machine.kind == "cuda" else "1,2"
-    return {
-        "tests": [*pytest, "-m", "cuda", "-vv", "--tb=short", str(ROOT / "tests" / "test_cuda.py")],
-        "bench": bench,
-        "profile": [*bench, "--profile"],
-        "jobs": [*bench, f"--jobs={numbers}"],
-    }
-
-
 def best_jobs(jobs, seconds):
     """How many runs at once make most of them end within so many seconds, by jobs.json; 1 without it."""
 
@@ -116,16 +101,14 @@ def best_jobs(jobs, seconds):
 def do(name, words, seconds, out, summary):
     """Do a part: what it says goes to <name>.txt, how it ended to the summary, at once."""
     print(f"{name}: python {' '.join(Path(word).name for word in words)}", flush=True)
-    began = time.monotonic()
-    with replacing(out / f"{name}.txt", "w", encoding="utf-8") as file:
+    path, began, error = out / f"{name}.txt", time.monotonic(), None
+    with replacing(path, "w", encoding="utf-8") as file:
         status = within([sys.executable, *words], seconds, file)
-    text = (out / f"{name}.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    last = text[-1] if text else ""
-    error = None
+    last = (path.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"])[-1]
     if status is None:
         error = f"stopped after its {seconds:.0f} seconds"
     elif status and not (name == "runs" and status == TIME_IS_UP):
-        error = f"exit status {status}: {last or 'it said nothing'}"
+        error = f"exit status {status}: {last}"
     took = round(time.monotonic() - began, 1)
     summary["parts"].append({"name": name, "seconds": took, "status": status, "error": error, "last": last})
     write_json(out / "summary.json", summary)
@@ -144,11 +127,10 @@ def within(command, seconds, file):
         return None
     finally:
         process.terminate()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.kill()
+        process.wait()
 
 
 if __name__ == "__main__":

@@ -8,24 +8,25 @@ TURN = 0.15  # seconds that a turn of short work is to take
 MOST = 50  # calls a turn
 
 
-def clock(work, machine):
-    """Seconds that `work` takes, on the device too."""
+def clock(work, machine, count=1):
+    """Seconds that a call of `work` takes, the mean of so many, on the device too."""
     machine.synchronize()
     began = time.perf_counter()
-    work()
+    for _ in range(count):
+        work()
     machine.synchronize()
-    return time.perf_counter() - began
+    return (time.perf_counter() - began) / count
 
 
-def in_turns(works, turns, machine):
-    """{name: the seconds of each turn} of functions, which go in the other order every second time.
+def in_turns(works, turns, machine, counts=None):
+    """{name: the seconds a call of each turn} of functions, which go in the other order every second time.
 
-    One turn more, the first, warms up and does not count.
+    One turn more, the first, warms up and does not count. counts: {name: calls a turn}, one unless given.
     """
     seconds = {name: [] for name in works}
     for turn in range(turns + 1):
         for name in list(works)[:: 1 if turn % 2 else -1]:
-            took = clock(works[name], machine)
+            took = clock(works[name], machine, counts[name] if counts else 1)
             if turn:
                 seconds[name].append(took)
     return seconds
@@ -46,15 +47,4 @@ def repeated_in_turns(works, machine, most=MOST):
         second = clock(work, machine)
         counts[name] = max(1, min(int(TURN / max(second, 1e-9)), most))
         turns = LONG_TURNS if second > 1 else turns
-    seconds = in_turns({name: repeated(work, counts[name]) for name, work in works.items()}, turns, machine)
-    return {name: [second / counts[name] for second in seconds[name]] for name in works}
-
-
-def repeated(work, count):
-    """A function that calls `work` so many times."""
-
-    def again():
-        for _ in range(count):
-            work()
-
-    return again
+    return in_turns(works, turns, machine, counts)
