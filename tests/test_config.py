@@ -82,6 +82,7 @@ def test_a_shorter_run_on_the_command_line_shortens_the_warm_up_of_its_preset_an
         ("eval_iters = 1\nn_heads = 1\n", ["bad.py", "'eval_iters'", "'n_heads'"]),
         ("learning_rate = 10**400\n", ["bad.py", "learning_rate", "float"]),
         ("seed = 'one'\n", ["bad.py", "seed", "int", "'one'"]),
+        ("seed = None\n", ["seed must be int, not None"]),
         ("batch_size = True\n", ["bad.py", "batch_size", "int", "True"]),
         ("batch_size = 1e3\n", ["bad.py", "batch_size", "int", "1000.0"]),
         ("from sys import exit\nexit(0)\n", ["bad.py, line 2", "SystemExit"]),

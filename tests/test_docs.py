@@ -73,25 +73,16 @@ def rows(page):
 def commands_in(page):
     """The words after `python` of every command of a page, in blocks and in backticks."""
     lines = [line for block in blocks(page, "sh") for line in block.splitlines()] + spans(page)
-    parts = [part.split(" > ")[0] for line in lines for part in line.split("&&")]
-    return [words for part in parts if (words := after_python(part.strip()))]
+    for part in (part.split(" > ")[0].strip() for line in lines for part in line.split("&&")):
+        if re.match(r"(\w+=\S+ )*(\.venv/bin/)?(python3?|torchrun) ", part):
+            python, *words = [word for word in shlex.split(part) if not re.fullmatch(r"[A-Z_]+=\S+", word)]
+            if python == "torchrun" or "torch.distributed.run" in words:
+                words = words[words.index("train.py") :] if "train.py" in words else []
+            if words:
+                yield words
 
 
-def after_python(line):
-    if not re.match(r"(\w+=\S+ )*(\.venv/bin/)?(python3?|torchrun) ", line):
-        return None
-    words = [word for word in shlex.split(line) if not re.fullmatch(r"[A-Z_]+=\S+", word)]
-    launched = words[0] == "torchrun" or "torch.distributed.run" in words
-    if launched:
-        return words[words.index("train.py") :] if "train.py" in words else None
-    return words[1:]
-
-
-COMMANDS = [
-    pytest.param(words, id=f"{name_of(page)}: {' '.join(words)}")
-    for page in PAGES
-    for words in commands_in(page)
-]
+COMMANDS = {f"{name_of(page)}: {' '.join(words)}": words for page in PAGES for words in commands_in(page)}
 
 
 @functools.cache
@@ -111,7 +102,7 @@ def help_of(*words):
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules")
-@pytest.mark.parametrize("words", COMMANDS)
+@pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
 def test_every_command_is_one(words, monkeypatch):
     monkeypatch.chdir(ROOT)
     program, rest = (words[:2], words[2:]) if words[0] == "-m" else (words[:1], words[1:])
@@ -139,8 +130,7 @@ def test_every_command_is_one(words, monkeypatch):
 
 def test_the_pages_have_commands():
     assert len(COMMANDS) > 60
-    for kind in ("train.py", "sweep.py", "plot.py", "sample.py"):
-        assert any(kind in words for (words,) in (param.values for param in COMMANDS)), kind
+    assert {"train.py", "sweep.py", "plot.py", "sample.py", "-m"} <= {words[0] for words in COMMANDS.values()}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -154,9 +144,9 @@ def test_every_file_and_option_that_is_named_is_there(page):
         if option := re.match(r"(noise_|noisytune_|reset_|diagnose_)\w+$", span):
             assert option[0] in OPTIONS or (ROOT / "config" / "study" / f"{span}.py").is_file(), span
         if option := re.match(r"--(\w[\w-]*)", span):
-            helps = [help_of(*words) for words in (["sweep.py"], ["sample.py"], ["-m", "bench"])]
-            prepared = help_of("data/shakespeare_bpe/prepare.py") + help_of("data/enwik8/prepare.py")
-            assert option[1] in OPTIONS or re.search(rf"{option[0]}\b", prepared + "".join(helps)), span
+            programs = ("sweep.py", "sample.py", "data/shakespeare_bpe/prepare.py", "data/enwik8/prepare.py")
+            helps = "".join(map(help_of, programs)) + help_of("-m", "bench")
+            assert option[1] in OPTIONS or re.search(rf"{option[0]}\b", helps), span
 
 
 def anchors(page):
@@ -190,30 +180,24 @@ def test_each_page_leads_to_all_and_is_short():
 def test_the_table_of_configs_is_the_configs():
     found = [cells for cells in rows("docs/configs.md") if re.fullmatch(r"`[\w. ]+\.py`", cells[0])]
     assert len(found) > 10
-    for files, parameters, *cells in found:
-        config = load([str(ROOT / "config" / name) for name in files.strip("`").split()])
-        symbols, train_tokens = VOCABULARY[config.dataset]
-        tokens = config.tokens_per_iter * config.max_iters
-        parts = f"{config.gradient_accumulation_steps} × " if config.gradient_accumulation_steps > 1 else ""
-        names = ("block_size", "n_layer", "n_head", "n_embd", "bias")
+    for files, *cells in found:
+        c = load([str(ROOT / "config" / name) for name in files.strip("`").split()])
+        symbols, train_tokens = VOCABULARY[c.dataset]
+        tokens = c.tokens_per_iter * c.max_iters
+        micro_steps = f"{c.gradient_accumulation_steps} × " if c.gradient_accumulation_steps > 1 else ""
         with torch.device("meta"):
-            model = GPT(GPTConfig(symbols, **{name: getattr(config, name) for name in names}))
-        assert [parameters, *cells] == [
-            f"{model.parameter_count() / 1e6:.2f} M",
-            f"{config.n_layer} × {config.n_embd}, {config.n_head} heads",
-            f"{parts}{config.batch_size} × {config.block_size}",
-            f"{config.max_iters:,}",
-            f"{config.learning_rate:g}",
-            f"{config.dropout:g}",
-            f"{tokens / 1e6:.1f} M",
-            f"{tokens / train_tokens:.1f}",
-        ], files
+            model = GPT(GPTConfig(symbols, c.block_size, c.n_layer, c.n_head, c.n_embd, bias=c.bias))
+        size = (f"{model.parameter_count() / 1e6:.2f} M", f"{c.n_layer} × {c.n_embd}, {c.n_head} heads")
+        batch = (f"{micro_steps}{c.batch_size} × {c.block_size}", f"{c.max_iters:,}")
+        rates = (f"{c.learning_rate:g}", f"{c.dropout:g}")
+        assert (*cells,) == (*size, *batch, *rates, f"{tokens / 1e6:.1f} M", f"{tokens / train_tokens:.1f}"), (
+            files
+        )
 
 
 def test_the_table_of_options_has_their_defaults():
-    found = [
-        cells for cells in rows("docs/configs.md") if re.fullmatch(r"(`\w+`(, )?)+", cells[0]) and cells[2:]
-    ]
+    found = [cells for cells in rows("docs/configs.md") if re.fullmatch(r"(`\w+`(, )?)+", cells[0])]
+    found = [cells for cells in found if cells[2:]]
     assert len(found) > 20
     for names, defaults, _ in found:
         wanted = [str(OPTIONS[name].default) for name in re.findall(r"\w+", names)]
@@ -291,11 +275,8 @@ def run_corpus(code, tmp_path, monkeypatch):
 
 
 def run_log(code, tmp_path, monkeypatch):
-    events = [
-        {"kind": "eval", "iter": 0, "train_loss": 4.1, "val_loss": 4.2},
-        {"kind": "train", "iter": 0, "loss": 4.0},
-        {"kind": "eval", "iter": 10, "train_loss": 3.1, "val_loss": 3.2},
-    ]
+    evals = [{"kind": "eval", "iter": at, "train_loss": 4.1 - at, "val_loss": 4.2 - at} for at in (0, 1)]
+    events = [evals[0], {"kind": "train", "iter": 0, "loss": 4.0}, evals[1]]
     (path := tmp_path / re.search(r'"(out/.*?)"', code)[1]).parent.mkdir(parents=True)
     path.write_text("".join(json.dumps(event) + "\n" for event in events))
     monkeypatch.chdir(tmp_path)
@@ -303,7 +284,7 @@ def run_log(code, tmp_path, monkeypatch):
     exec(code, {})
     drawn = [line.get_ydata().tolist() for line in plt.gca().get_lines()]
     plt.close("all")
-    assert drawn == [[4.1, 3.1], [4.2, 3.2]]
+    assert drawn == [pytest.approx([4.1, 3.1]), pytest.approx([4.2, 3.2])]
 
 
 RUNNERS = {"GradientNoise(": run_loop, "arms =": run_study, "write_corpus": run_corpus, "read_json": run_log}

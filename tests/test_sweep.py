@@ -28,28 +28,14 @@ from training.run_folder import read_log
 
 STUB = Path(__file__).with_name("stub_worker.py")
 BASE = """
-block_size = 16
-batch_size = 4
-n_layer = 1
-n_head = 2
-n_embd = 16
-dropout = 0.0
-max_iters = 100
-warmup_iters = 3
-eval_interval = 50
-checkpoint_interval = 20
-eval_train_tokens = 512
-device = "cpu"
-threads = 1
+block_size, batch_size, n_layer, n_head, n_embd, dropout = 16, 4, 1, 2, 16, 0.0
+max_iters, warmup_iters, eval_interval, checkpoint_interval, eval_train_tokens = 100, 3, 50, 20, 512
+device, threads = "cpu", 1
 """
 STUDY = '''"""A study of the tests.\n\nMore of it."""
 base = {base!r}
 common = dict(dtype="float32", dataset={dataset!r})
-arms = {{
-    "baseline": {{}},
-    "noise": dict(noise_sigma=0.01),
-    {more}
-}}
+arms = {{"baseline": {{}}, "noise": dict(noise_sigma=0.01), {more}}}
 baseline = "baseline"
 seeds = (1, 2)
 '''
@@ -72,24 +58,17 @@ def study(tmp_path, corpus, monkeypatch):
 # What a study asks for.
 
 
-def test_the_later_wins_base_overlay_arm_command_line(study):
+def test_the_later_wins_base_overlay_common_arm_command_line(study):
     Path("over.py").write_text("n_embd = 32\nmax_iters = 50\nbeta2 = 0.9\n")
     file = study('"other": dict(max_iters=60, learning_rate=0.01, beta2=0.95, dtype="bfloat16"),')
-    plan = read_study(file, ["over.py"], ["--learning_rate=0.02"])
-    other = next(run for run in plan.runs if run.arm == "other").config
-    baseline = plan.runs[0].config
+    plan = read_study(file, ["over.py"], ["--learning_rate=0.02", "--compile=off"])
+    baseline, _, other, *_ = (run.config for run in plan.runs)
     assert (baseline.n_embd, baseline.max_iters, baseline.beta2, baseline.block_size) == (32, 50, 0.9, 16)
     assert (other.n_embd, other.max_iters, other.beta2) == (32, 60, 0.95)
-    assert (baseline.dtype, other.dtype) == ("float32", "bfloat16"), "common, and an arm against it"
+    assert (baseline.dtype, other.dtype) == ("float32", "bfloat16")
     assert {run.config.learning_rate for run in plan.runs} == {0.02}
-    assert plan.size == "over+learning_rate=0.02"
-
-
-def test_seeds_are_in_the_outer_loop_and_runs_have_their_folders(study):
-    plan = read_study(study())
-    arms = [(run.arm, run.seed) for run in plan.runs]
-    assert arms == [("baseline", 1), ("noise", 1), ("baseline", 2), ("noise", 2)]
-    assert str(plan.runs[1].folder) == "out/tiny/full/noise/seed1"
+    assert plan.size == "over+learning_rate=0.02", "the machine's options make no other size"
+    assert read_study(file, [], ["--dataset=some/where"]).size == "dataset=some_where", "one folder"
 
 
 def test_an_option_may_follow_from_the_run_and_have_its_earlier_name(study):
@@ -99,20 +78,23 @@ def test_an_option_may_follow_from_the_run_and_have_its_earlier_name(study):
     assert {config.noise_distribution for config in others} == {"laplace"}
 
 
-def test_machine_options_on_the_command_line_make_no_other_size(study):
-    assert read_study(study(), [], ["--compile=off", "--threads=2"]).size == "full"
-    assert read_study(study(), [], ["--dataset=some/where"]).size == "dataset=some_where", "one folder"
-
-
-def test_a_study_says_its_purpose_and_what_it_is_drawn_with(study):
-    record = read_study(study()).record()
-    assert (record["title"], record["purpose"], record["together"]) == (
-        "A study of the tests",
-        "comparison",
-        None,
+def test_the_runs_in_the_order_of_their_seeds_and_the_record_of_the_whole_study(study):
+    more = '"wide": dict(n_embd=32), "wide_noise": dict(n_embd=32, noise_sigma=0.01),'
+    file = study(more, STUDY + 'versus = {{"wide_noise": "wide"}}\npurpose = "tuning"\ntogether = "all"\n')
+    whole, some = read_study(file), read_study(file, arms=["wide_noise"], seeds=[7, 8])
+    arms = ["baseline", "noise", "wide", "wide_noise"]
+    assert [(run.arm, run.seed) for run in whole.runs] == [(arm, seed) for seed in (1, 2) for arm in arms]
+    assert str(whole.runs[1].folder) == "out/tiny/full/noise/seed1"
+    assert [run.arm for run in some.runs] == ["baseline", "wide", "wide_noise"] * 2, (
+        "and what it is compared with"
     )
-    record = read_study(study(text=STUDY + 'purpose = "tuning"\ntogether = "all"\n')).record()
-    assert (record["purpose"], record["together"]) == ("tuning", "all")
+    record = json.loads(json.dumps(some.record()))
+    assert record == json.loads(json.dumps(whole.record()))
+    assert record == {
+        **{"name": "tiny", "size": "full", "title": "A study of the tests", "baseline": "baseline"},
+        **{"purpose": "tuning", "together": "all", "versus": {"wide_noise": "wide"}, "decisive": []},
+        **{"arms": arms, "seeds": [1, 2]},
+    }
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "config" / "study").glob("[a-z]*.py")))
@@ -134,7 +116,6 @@ def test_the_studies_that_come_with_it_are_whole_at_both_sizes(name):
         ("seeds = (1, 2)", "seeds = (1, 2)\npurpose = 'fun'", "purpose='fun'"),
         ("seeds = (1, 2)", "seeds = (1, 2)\ntogether = 3", "together=3"),
         ("noise_sigma=0.01", "noise_sgima=0.01", "did you mean 'noise_sigma'"),
-        ("noise_sigma=0.01", "noise_sigma='a'", "arm noise: noise_sigma"),
         ("noise_sigma=0.01", "noise_sigma=-1.0", "arm noise: noise_sigma=-1.0"),
         ("noise_sigma=0.01", "seed=3", "arm noise: seed"),
         ('dtype="float32", ', "", "dtype"),
@@ -161,10 +142,10 @@ def test_a_mistake_in_a_study_is_one_line(study, old, new, words):
         (["tiny.py", "--learning_rat=3"], "did you mean 'learning_rate'"),
         (["tiny.py", "--jobs=0"], "--jobs"),
         (["tiny.py", "--jobs=two"], "--jobs"),
-        (["tiny.py", "--seeds=a"], "--seeds=a"),
         (["tiny.py", "--arms=nois"], "did you mean 'noise'"),
         (["tin.py"], "tin.py"),
         ([str(ROOT / "config/cpu.py"), "tiny.py"], "is the config of a run, not a study"),
+        *((["tiny.py", f"--seeds={seeds}"], f"--seeds={seeds}") for seeds in (",", "3-1", "1,1", "1-", "x")),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line(study, words, answer):
@@ -176,38 +157,18 @@ def test_a_mistake_on_the_command_line_is_one_line(study, words, answer):
     assert not Path("out").exists()
 
 
-def test_some_arms_alone_bring_what_they_are_compared_with_and_the_record_is_the_whole_study(study):
-    file = study('"wide": dict(n_embd=32), "wide_noise": dict(n_embd=32, noise_sigma=0.01),')
-    Path(file).write_text(Path(file).read_text() + 'versus = {"wide_noise": "wide"}\n')
-    whole, some = read_study(file), read_study(file, arms=["wide_noise"], seeds=[7])
-    assert [(run.arm, run.seed) for run in some.runs] == [("baseline", 7), ("wide", 7), ("wide_noise", 7)]
-    assert some.record() == whole.record()
-    assert whole.record()["arms"] == ["baseline", "noise", "wide", "wide_noise"]
-    assert whole.record()["seeds"] == (1, 2)
-
-
-def test_runs_are_shared_out_among_the_cards_that_are_to_be_seen(study, monkeypatch):
-    swept = sweep.Sweep(read_study(study()), jobs=4, budget=60)
-    seen = []
-
-    class Process:
-        def __init__(self, words, env, **_):
-            seen.append(env.get("CUDA_VISIBLE_DEVICES"))
-
-    monkeypatch.setattr(sweep.subprocess, "Popen", Process)
-    for cards, wanted in (("0,3", ["0", "3", "0", "3"]), ("2", ["2"] * 4)):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", cards)
-        swept.waiting, swept.running = list(swept.study.runs), {}
-        swept.start()
-        assert seen == wanted
-        seen.clear()
-
-
 def test_lists_of_seeds():
     assert parse_seeds("1-3,7") == [1, 2, 3, 7]
-    for wrong in ("", "3-1", "1,1", "1-", "x"):
-        with pytest.raises(UserError):
-            parse_seeds(wrong)
+
+
+@pytest.mark.parametrize(("cards", "wanted"), [("0,3", ["0", "3", "0", "3"]), ("2", ["2"] * 4)])
+def test_runs_are_shared_out_among_the_cards_that_are_to_be_seen(study, monkeypatch, cards, wanted):
+    seen = []
+    popen = lambda words, env, **_: seen.append(env["CUDA_VISIBLE_DEVICES"]) or SimpleNamespace()  # noqa: E731
+    monkeypatch.setattr(sweep.subprocess, "Popen", popen)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", cards)
+    sweep.Sweep(read_study(study()), jobs=4, budget=60).start()
+    assert seen == wanted
 
 
 def test_a_folder_of_another_config_is_refused_before_any_work(study):
@@ -305,18 +266,18 @@ sweep.run_script(sweep.main)
 """
 
 
-def start_sweep(*words, worker=STUB, **options):
+def start_sweep(*words, worker=STUB, stdout=subprocess.PIPE, stderr=subprocess.STDOUT):
     """A sweep in a session of its own; its output is a pipe unless told otherwise."""
-    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "WORKER": str(worker)}
-    command = [sys.executable, "-c", DRIVER, *words]
-    return subprocess.Popen(command, env=environment, start_new_session=True, **{**output, **options})
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, *words],
+        env=environment, start_new_session=True, stdout=stdout, stderr=stderr, text=True,
+    )  # fmt: skip
 
 
 def swept(*words, status=0, **options):
     """What a sweep says that ends with this status."""
-    process = start_sweep(*words, **options)
-    said, _ = process.communicate(timeout=LIMIT)
+    said, _ = (process := start_sweep(*words, **options)).communicate(timeout=LIMIT)
     assert process.returncode == status, said
     return said
 
@@ -330,30 +291,24 @@ def iterations():
 
 
 def wait_for(condition, process):
-    """Whether the condition came true while the process ran."""
+    """Until the condition is true, while the process runs."""
     end = time.monotonic() + LIMIT
-    while time.monotonic() < end and process.poll() is None:
-        if condition():
-            return True
+    while not condition():
+        assert time.monotonic() < end
+        assert process.poll() is None
         time.sleep(0.02)
-    return False
-
-
-def children(pid):
-    return [int(number) for number in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_killed_three_times_a_sweep_ends_as_if_it_had_not_been(study):
     """The first and the third time alone, which leaves its trainings running; the second with them."""
     file = study()
+    count = lambda: sum(map(len, iterations().values()))  # noqa: E731
     for number in range(3):
-        process = start_sweep(file, "--jobs=2")
-        count = lambda: sum(map(len, iterations().values()))  # noqa: E731
-        before = count()
-        assert wait_for(lambda: count() > before + 5, process), "a sweep that ended could not be killed"  # noqa: B023
+        before, process = count(), start_sweep(file, "--jobs=2")
+        wait_for(lambda: count() > before + 5, process)  # noqa: B023
         if number == 1:
-            for pid in children(process.pid):
-                os.kill(pid, signal.SIGKILL)
+            for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+                os.kill(int(pid), signal.SIGKILL)
         process.kill()
         process.communicate()
     assert "4 of 4 runs are done, 0 of them diverged" in swept(file, "--jobs=2")
@@ -379,7 +334,7 @@ def test_one_runs_failure_is_told_at_the_end_and_stops_no_other(study):
 def test_a_signal_and_the_time_stop_each_run_at_a_checkpoint(study, number):
     long = ("--max_iters=100000", "--checkpoint_interval=100000", "--jobs=2")
     process = start_sweep(study(), *long)
-    assert wait_for(lambda: len(iterations()) == 2 and min(map(len, iterations().values())) > 3, process)
+    wait_for(lambda: len(iterations()) == 2 and min(map(len, iterations().values())) > 3, process)
     os.killpg(process.pid, number)  # as a Ctrl-C in the terminal does
     process.communicate(timeout=LIMIT)
     assert process.returncode == 128 + number
@@ -391,13 +346,12 @@ def test_a_signal_and_the_time_stop_each_run_at_a_checkpoint(study, number):
 
 
 def test_a_terminal_of_80_columns_shows_which_runs_train_how_far_and_how_long_still(study):
-    long_name = "a_name_that_is_long_enough_to_leave_little_room"
     here, there = pty.openpty()
     tty.setraw(there)
     fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    file = study(f'"{long_name}": dict(beta2=0.9),')
+    file = study('"a_name_that_is_long_enough_to_leave_little_room": dict(beta2=0.9),')
     words = ("--jobs=3", "--seeds=1", "--max_iters=400")
-    process = start_sweep(file, *words, stdin=there, stdout=there, stderr=there)
+    process = start_sweep(file, *words, stdout=there, stderr=there)
     os.close(there)
     shown = b""
     with contextlib.suppress(OSError):  # which tells of the end
@@ -418,15 +372,13 @@ def test_a_pipe_gets_plain_lines_now_and_then(study):
 
 
 def test_a_study_is_drawn_once_all_its_runs_are_done(study, monkeypatch):
-    drawn, file = [], study()
+    drawn, words = [], [study(), "--seeds=1", "--max_iters=2"]
+    draw = lambda words, **_: drawn.append(words[1:]) or SimpleNamespace(returncode=0)  # noqa: E731
     monkeypatch.setattr(sweep, "WORKER", [sys.executable, str(STUB)])
-    assert sweep.main([file, "--seeds=1", "--max_iters=2"]) == 0
-    monkeypatch.setattr(
-        sweep.subprocess, "run", lambda words, **_: drawn.append(words[1:]) or SimpleNamespace(returncode=0)
-    )
-    assert sweep.main([file, "--seeds=1", "--max_iters=2"]) == 0
+    monkeypatch.setattr(sweep.subprocess, "run", draw)
+    assert sweep.main(words) == 0
     assert not drawn
-    assert sweep.main([file, "--seeds=1", "--max_iters=2", "--plot"]) == 0
+    assert sweep.main([*words, "--plot"]) == 0
     assert drawn == [[str(ROOT / "plot.py"), Path("out/tiny/max_iters=2")]]
 
 
