@@ -11,31 +11,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from analysis import records, statistics, theory
+from analysis import look, records, statistics, theory
 from analysis.figures import span, title
-from analysis.look import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILLION,
-    kind_of,
-    label_below,
-    label_of,
-    number,
-    panels,
-    settings,
-    signed,
-    styled,
-)
+from analysis.look import BLACK, GREY, label_below, number, panels, settings, signed, styled
 from analysis.statistics import Verdict
 
 BEST = "best_val_loss"
-COMPARED = {
-    BEST: "best validation loss",
+OTHER_LOSSES = {
     "final_val_loss": "final validation loss",
     "best_weights_test_loss": "test loss of the best weights",
 }
@@ -47,11 +29,10 @@ def compared(found, loss=BEST):
     """Of each study the rows of statistics.compare, as dicts, with the Arm and, in "against", the other's."""
     arms = {arm.key: arm for group in settings(found) for arm in group}
     for key in dict.fromkeys(key[:2] for key in arms):
-        table = statistics.compare(found, *key, loss).reset_index()
-        rows = table.assign(name=table.arm, verdict=table.verdict).to_dict("records")
+        rows = statistics.compare(found, *key, loss).reset_index().to_dict("records")
         for row in rows:
             place = (*key, row["setting"])
-            row |= {"arm": arms[(*place, row["name"])], "against": arms[(*place, row["reference"])]}
+            row |= {"arm": arms[*place, row["arm"]], "against": arms[*place, row["reference"]]}
         yield rows
 
 
@@ -74,10 +55,9 @@ def differences(found, by=None):
     elif len(best) > 1:
         columns = [(corpus_of(rows), rows) for rows in best]
     else:
-        columns = [(words, rows) for loss, words in COMPARED.items() if (rows := next(compared(found, loss)))]
-        columns = [
-            (words, rows) for words, rows in columns if rows is columns[0][1] or not alike(rows, best[0])
-        ]
+        others = [(words, next(compared(found, loss))) for loss, words in OTHER_LOSSES.items()]
+        others = [(words, rows) for words, rows in others if rows and not alike(rows, best[0])]
+        columns = [("best validation loss", best[0]), *others]
     return forest(columns, union=not by, share=len(best) > 1)
 
 
@@ -87,8 +67,7 @@ def by_scale(arm):
 
 
 def corpus_of(rows):
-    group = [rows[0]["arm"]]
-    return title(group, [group]).partition(" (n")[0]
+    return title([rows[0]["arm"]]).partition(" (n")[0]
 
 
 def alike(rows, others):
@@ -238,7 +217,7 @@ def learning_rates(found):
     for group in settings(found):
         kinds = {}
         for arm in group:
-            kinds.setdefault(kind_of(arm.row.arm), []).append(arm)
+            kinds.setdefault(look.kind_of(arm.row.arm), []).append(arm)
         kinds = {kind: arms for kind, arms in kinds.items() if len(arms) >= 3}
         if any(len(records.losses(arm.found.runs, BEST)) for arms in kinds.values() for arm in arms):
             return draw_rates(kinds, group)
@@ -253,13 +232,13 @@ def draw_rates(kinds, group):
     first = max(kinds, key=lambda kind: any(arm.is_baseline for arm in kinds[kind]))
     figure, axes = panels(2 if len(kinds) > 1 else 1, 2.6)
     for place, (kind, arms) in enumerate(kinds.items()):
-        label, colour = label_of(kind, arms[0].config) or arms[0].config.optimizer, arms[0].colour
+        label, colour = look.label_of(kind, arms[0].config) or arms[0].config.optimizer, arms[0].colour
         mean = draw_seeds(axes[0], losses[kind], colour, label)
         ring = {"markersize": 12 - 2.2 * place, "markerfacecolor": "none"}
         axes[0].plot(mean.idxmin(), mean.min(), "o", color=colour, **ring)
         if kind != first:
             draw_seeds(axes[1], losses[kind] - losses[first], colour, label)
-    axes[0].set(ylabel="best validation loss (nats)", title=title(group, [group]))
+    axes[0].set(ylabel="best validation loss (nats)", title=title(group))
     rates = sorted(set().union(*losses.values()))
     for ax in axes:
         ax.set_xscale("log", base=2)
@@ -318,8 +297,7 @@ def share_of(run, events):
     config = run.config
     sigma = theory.sigma_between(*events[["iter", "sigma"]].dropna().to_numpy().T, config.max_iters)
     v = theory.mean_square(events.grad_norm.dropna(), config.grad_clip, run.parameters)
-    times = config.max_iters, config.learning_rate, config.min_lr, config.warmup_iters, config.lr_decay_iters
-    return theory.share(theory.learning_rates(*times), sigma, v, config.beta2)
+    return theory.share(theory.learning_rates(config), sigma, v, config.beta2)
 
 
 @styled
@@ -331,8 +309,7 @@ def share(found, names=None):
         return None
     figure, (axes,) = panels(1, 3.1)
     common = table.corpus.mode().iloc[0]
-    marks = itertools.cycle(zip((ORANGE, SKY, GREEN, PURPLE, BLUE, VERMILLION), "osD^vP"))
-    for (study, rows), (colour, mark) in zip(table.groupby("study"), marks):
+    for (study, rows), (colour, mark) in zip(table.groupby("study"), itertools.cycle(look.MARKS)):
         face = colour if rows.corpus.iloc[0] == common else "white"
         axes.errorbar(
             rows.share, rows.harm, rows.half_width, linestyle="", color=colour, marker=mark, markersize=4,
@@ -341,11 +318,8 @@ def share(found, names=None):
     for row in table.itertuples():
         if label := (names or {}).get((row.study, row.arm)):
             text, offset = label
-            place = {
-                "xytext": offset,
-                "textcoords": "offset points",
-                "ha": "left" if offset[0] > 0 else "right",
-            }
+            side = "left" if offset[0] > 0 else "right"
+            place = {"xytext": offset, "textcoords": "offset points", "ha": side}
             axes.annotate(text, (row.share, row.harm), **place, size=7.5, color="#444444")
     axes.axhline(0, color=BLACK, linewidth=0.8)
     axes.set(xlim=(-0.02, 1.02), xlabel="share of the learning rate that the noise leaves, $S$")

@@ -314,8 +314,7 @@ class Fields:
         parameters = (12 * width + 2) * width * run.n_layer + (VOCABULARY + run.block_size + 1) * width
         sigma, v = run.noise_sigma * run.noise_gamma ** np.arange(run.max_iters), norm**2 / parameters
         if what == "share":
-            times = (run.max_iters, run.learning_rate, run.min_lr, run.warmup_iters, run.lr_decay_iters)
-            return f"{theory.share(theory.learning_rates(*times), sigma, v, run.beta2):.2f}"
+            return f"{theory.share(theory.learning_rates(run), sigma, v, run.beta2):.2f}"
         half = theory.half_time(sigma, v, run.beta2)
         return printed(half) if what == "half_time" else percent(half / run.max_iters)
 

@@ -29,11 +29,13 @@ def losses(found, name="val_loss", label=VAL, parts=None):
     groups = groups_of(found) if parts is None else [named(found, names) for names in parts]
     direct = len(groups) == 1 or parts is not None
     figure, axes = panels(len(groups), 2.9 if len(groups) == 1 else 2.4, sharey=parts is not None)
-    limits = [draw_curves(ax, group, "eval", name, direct=direct) for ax, group in zip(axes, groups)]
+    limits = []
     for ax, group in zip(axes, groups):
+        draw_curves(ax, group, "eval", name, direct=direct)
+        limits += ax.get_ylim()
         ax.set_title(title(group, groups))
     if parts is not None:
-        axes[0].set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+        axes[0].set_ylim(min(limits), max(limits))
     return labelled(figure, axes, label, () if direct else axes)
 
 
@@ -55,8 +57,8 @@ def named(found, names):
     return [arms[name] for name in names if name in arms]
 
 
-def title(group, groups):
-    """The corpus, what tells its settings apart, and the number of seeds."""
+def title(group, groups=()):
+    """The corpus, the number of seeds, and what tells it apart from other groups of the corpus."""
     runs = [other[0].found.runs.iloc[0] for other in groups]
     run = group[0].found.runs.iloc[0]
     corpus = re.sub(r"the (first [\d,]+),000,000 \w+", r"\1 M", run.corpus)
@@ -84,11 +86,10 @@ def labelled(figure, axes, label, legend=None):
 # Lines and bands.
 
 
-def draw_curves(axes, arms, kind, name, log=False, direct=False):
-    """A logged value of some arms, mean and interval over seeds; returns the limits of the vertical axis."""
-    bands = [band_of(arm.curve(kind, name), log) for arm in arms]
-    draw_bands(axes, arms, bands, limits_of(arms, bands, log), log=log, direct=direct)
-    return axes.get_ylim()
+def draw_curves(axes, arms, kind, name, direct=False):
+    """A logged value of some arms, mean and interval over seeds."""
+    bands = [band_of(arm.curve(kind, name)) for arm in arms]
+    draw_bands(axes, arms, bands, limits_of(arms, bands), direct=direct)
 
 
 def draw_bands(axes, arms, bands, limits, log=False, direct=False, marker=None):
@@ -103,12 +104,16 @@ def draw_bands(axes, arms, bands, limits, log=False, direct=False, marker=None):
         under = next((other for other, b in zip(arms, bands[:place]) if coincide(axes, band, b)), None)
         label = arm.described + (f" (on {under.label})" if under else "")
         dash = (0, (3, 3)) if under else arm.dash
-        axes.plot(band.index, band["mean"], color=arm.colour, linestyle=dash, label=label, marker=marker)
-        axes.fill_between(band.index, band.low, band.high, color=arm.colour, alpha=0.18, linewidth=0)
+        draw_band(axes, band, arm.colour, dash, label, marker)
         if direct:
             at, end = (band.index[-1], band["mean"].iloc[-1]) if len(band) else (end_of_axis, high)
             label += " ↑" if end > high else " ↓" if end < low else "" if len(band) else ": no data"
             label_end(axes, (at, np.clip(end, low, high)), label, arm.colour)
+
+
+def draw_band(axes, band, colour, dash, label, marker=None):
+    axes.plot(band.index, band["mean"], color=colour, linestyle=dash, label=label, marker=marker)
+    axes.fill_between(band.index, band.low, band.high, color=colour, alpha=0.18, linewidth=0)
 
 
 def band_of(curve, log=False):
@@ -192,9 +197,7 @@ def noise(found, names=None):
         for arm in group:
             for name, dash, word in (("noise_norm", "-", "noise"), ("grad_norm", (0, (1, 1)), "gradient")):
                 band = band_of(arm.curve("train", name), log=True)
-                label = f"{word}, {arm.described}"
-                ax.plot(band.index, band["mean"], color=arm.colour, linestyle=dash, label=label)
-                ax.fill_between(band.index, band.low, band.high, color=arm.colour, alpha=0.18, linewidth=0)
+                draw_band(ax, band, arm.colour, dash, f"{word}, {arm.described}")
                 top = max(top, band["mean"].max() if len(band) else 0)
         ax.set(yscale="log", xlim=(0, group[0].config.max_iters), xlabel="iteration")
         ax.set_title(title(group, groups))

@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib import rcParams, style
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy.optimize import isotonic_regression
 
 from analysis import records
 from config import Config
@@ -39,6 +40,7 @@ COLOURS = {
     **{"warmup500": GREEN, "dropout": GREEN, "weight_decay": ORANGE, "three": PURPLE},
 }
 OTHERS = (ORANGE, SKY, GREEN, PURPLE, GREY)
+MARKS = tuple(zip((ORANGE, SKY, GREEN, PURPLE, BLUE, VERMILLION), "osD^vP"))  # of studies
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
 CELL = re.compile(r"(?:sigma|noise_)([\d.e-]+)_(?:gamma)?([\d.]+)")  # in an arm's name
 SYMBOLS = {  # in the rest of the name, its underscores spaces
@@ -86,20 +88,20 @@ def key_of(row):
 
 def settings(found):
     """[[Arm]]: the arms of each setting, the paper's corpora first and in its order."""
-    table = records.arms(found).sort_values("number", kind="stable")
-    configs = found.runs.drop_duplicates(records.ARM).set_index(records.ARM).config
+    table = records.arms(found)
+    configs = found.runs.groupby(records.ARM).config.first().to_dict()
     looks, groups = {}, {}
-    for _, rows in table.groupby(["study", "size"], sort=False):
+    for _, rows in table.sort_values("number", kind="stable").groupby(["study", "size"], sort=False):
         looks |= looks_of(list(rows.itertuples()), configs)
-    for row in table.sort_index().itertuples():
+    for row in table.itertuples():
         key = key_of(row)
         its = found.of(**dict(zip(records.ARM, key)))
         arm = Arm(row, its, configs[key], label_of(row.arm, configs[key]), *looks[key])
         groups.setdefault(key[:3], []).append(arm)
     paper = [*records.PAPER_LENGTH]
-    corpora = {key: arms[0].found.runs.corpus_name.iloc[0] for key, arms in groups.items()}
-    place = {key: paper.index(name) if name in paper else len(paper) for key, name in corpora.items()}
-    return [groups[key] for key in sorted(groups, key=place.get)]
+    corpora = [arms[0].found.runs.corpus_name.iloc[0] for arms in groups.values()]
+    place = [paper.index(name) if name in paper else len(paper) for name in corpora]
+    return [arms for _, arms in sorted(zip(place, groups.values()), key=lambda pair: pair[0])]
 
 
 def looks_of(rows, configs):
@@ -189,8 +191,14 @@ def panels(count, height, columns=3, **options):
 
 def label_end(axes, point, label, colour):
     """A label beside the axes for the end of a curve, in its colour; `save` moves apart those that overlap."""
-    line = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0}
-    line["relpos"] = (0, 0.5)
+    line = {
+        "arrowstyle": "-",
+        "color": colour,
+        "linewidth": 0.6,
+        "shrinkA": 0,
+        "shrinkB": 0,
+        "relpos": (0, 0.5),
+    }
     axes.annotate(
         label, point, (1.015, point[1]), textcoords=("axes fraction", "data"), gid="end", color=colour,
         va="center", size=rcParams["legend.fontsize"], annotation_clip=False, arrowprops=line,
@@ -214,16 +222,10 @@ def label_below(figure, axes):
 
 def spread(places, gap):
     """Places from 0 to 1, moved as little as keeps them `gap` apart, in their order and within these ends."""
-    order, groups = np.argsort(places, kind="stable"), []  # groups: (centre, members)
-    for i in order:
-        groups.append((float(places[i]), 1))
-        while len(groups) > 1 and groups[-1][0] - groups[-2][0] < gap * (groups[-1][1] + groups[-2][1]) / 2:
-            (b, n), (a, m) = groups.pop(), groups.pop()
-            groups.append(((a * m + b * n) / (m + n), m + n))
+    order, steps = np.argsort(places, kind="stable"), gap * np.arange(len(places))
+    apart = isotonic_regression(np.asarray(places)[order] - steps).x
     moved = np.empty(len(places))
-    steps = gap * np.arange(len(places))
-    apart = np.maximum([c + gap * (k - (n - 1) / 2) for c, n in groups for k in range(n)], steps)
-    moved[order] = np.minimum(apart, 1 - steps[::-1])
+    moved[order] = apart.clip(0, max(0, 1 - steps[-1])) + steps
     return moved
 
 
@@ -247,11 +249,11 @@ def save(figure, stem, kinds=("png",)):
     A PNG has 255 colours: it looks the same at a third of the size.
     """
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in kinds if figure]
+    stem.parent.mkdir(parents=True, exist_ok=True)
     with style.context(STYLE):
         if figure:
             arrange(figure)
         for path in paths:
-            path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as file:
                 write(figure, file, path.suffix)
     return paths
@@ -261,7 +263,6 @@ def write(figure, file, suffix):
     if suffix == ".pdf":
         figure.savefig(file, format="pdf", metadata={"CreationDate": None, "Producer": None})
         return
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
+    figure.savefig(picture := io.BytesIO(), format="png")
     image = Image.open(picture).convert("RGB").quantize(255, dither=Image.Dither.NONE)
     image.save(file, format="png", optimize=True, dpi=(figure.dpi,) * 2)

@@ -270,22 +270,21 @@ def check_arms(rows):
     places = {}
     for row in sorted(rows, key=lambda row: row["seed"]):
         for place in (Path(row["folder"]).resolve().parent, tuple(row[name] for name in ARM)):
-            others = places.setdefault((place, row["arm"]), [])
-            check_alike(row, others)
+            if others := places.setdefault((place, row["arm"]), []):
+                check_alike(row, others)
             others.append(row)
 
 
 def check_alike(row, others):
     """UserError unless a run differs from the others of its arm in its seed, and in nothing else."""
-    for other in others[:1]:
-        here, there = arm_identity(other), arm_identity(row)
-        if changed := [name for name in here if here[name] != there[name]]:
-            name = changed[0]
-            raise UserError(
-                f"{other['folder']} and {row['folder']} are both called {row['arm']!r} and differ in"
-                f" {name}: {here[name]!r} and {there[name]!r}; give the arms folders of their own, or train"
-                " one anew"
-            )
+    first = others[0]
+    here, there = arm_identity(first), arm_identity(row)
+    if changed := [name for name in here if here[name] != there[name]]:
+        name = changed[0]
+        raise UserError(
+            f"{first['folder']} and {row['folder']} are both called {row['arm']!r} and differ in {name}:"
+            f" {here[name]!r} and {there[name]!r}; give the arms folders of their own, or train one anew"
+        )
     if row["seed"] in [other["seed"] for other in others]:
         raise UserError(f"{row['folder']}: {row['arm']!r} has seed {row['seed']} twice")
     same_source = [other for other in others if other["init_from"] == row["init_from"]]

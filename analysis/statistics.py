@@ -129,24 +129,21 @@ def difference(losses, reference):
 
 def interval(values):
     """(mean, half of the 95 % t interval of the mean, ddof 1); the half is NaN for a single value."""
-    values = np.asarray(values, dtype=float)
-    n = len(values)
-    if n < 2:
-        return float(values.mean()), math.nan
-    return float(values.mean()), float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n))
+    values = pd.Series(values, dtype=float)
+    return float(values.mean()), float(half_width(values.std(), len(values)))
 
 
 def band(curve):
     """(iteration x seed) -> a frame with n, mean and half_width of its 95 % t interval at each iteration. The
     difference of two curves is a curve, paired by seed."""
     n = curve.count(axis=1)
-    half = half_width(curve.std(axis=1, ddof=1), n)
+    half = half_width(curve.std(axis=1), n)
     return pd.DataFrame({"n": n, "mean": curve.mean(axis=1), "half_width": half})[n > 0]
 
 
 def half_width(sd, n):
-    """Half of the 95 % t interval of a mean of n values of this sd (ddof 1), both Series; NaN for n below 2."""
-    return sd / np.sqrt(n) * stats.t.ppf(0.975, (n - 1).where(n > 1))
+    """Half of the 95 % t interval of a mean of n values of this sd (ddof 1), numbers or Series; NaN below 2."""
+    return sd / np.sqrt(n) * stats.t.ppf(0.975, n - 1)
 
 
 def correlation(a, b):

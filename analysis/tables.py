@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.records import PAPER_LENGTH, PAPER_SIZE, arms
+from analysis.records import arms
 from analysis.statistics import LEVEL, Verdict, compare, half_width
 from data.files import replacing
 
@@ -33,27 +33,22 @@ COMPARED = ("best_val_loss", "final_val_loss", "best_weights_test_loss")
 IN_BITS = {name.replace("loss", "bpc"): f"{LOSSES[name]}, bits a character" for name in COMPARED}
 DASH = "–"
 
-INTERVAL_NOTE = "Means over n seeds ± half of the 95 % t interval."
-TARGET_NOTE = (
-    "Iterations to val X: when an arm's runs first reach X, the lowest mean val loss of the baseline in the"
-    " first half of its run, interpolated between evaluations; mean over seeds."
-)
-BITS_NOTE = (
-    "Losses are in nats per token. Bits a character: nats / ln 2 times the tokens of the whole split, over its"
-    " characters."
-)
-DIFFERENCE_NOTE = (
-    "Difference: arm minus reference, mean over seeds, paired (Welch's where marked), below 0 better, ± half of"
-    f" its 95 % t interval (unadjusted). Verdict: paired t-test, Holm-adjusted over these comparisons, at"
-    f" {LEVEL:g}. Sign flips: the permutation test's p, and the least that so many seeds can give. Detectable:"
-    " the smallest difference that these seeds find with 80 % power at the strictest level of these. r: the"
-    " correlation of the pairs."
-)
-SHARPNESS_NOTE = (
-    "Rise of the mean loss over fixed train windows when every weight w becomes w + rho |w| xi, xi ~ N(0, 1):"
-    " the mean over draws, then over n seeds, ± half of the 95 % t interval, in nats. It goes by the learning"
-    " rate and by the train loss: compare arms of equal ones."
-)
+INTERVALS = "Means over n seeds ± half of the 95 % t interval."
+NOTES = {  # beneath the tables of a file
+    "table1": f"{INTERVALS} Losses are in nats per token. Bits a character: nats / ln 2 times the tokens"
+    " of the whole split, over its characters. Iterations to val X: when an arm's runs first reach X, the"
+    " lowest mean val loss of the baseline in the first half of its run, interpolated between evaluations."
+    " The paper's rows are one seed each, of its own size and length: not comparable with runs of a reduced"
+    " size or of a part of the corpus.",
+    "comparisons": "Difference: arm minus reference, mean over seeds, paired (Welch's where marked), below 0"
+    f" better, ± half of its 95 % t interval (unadjusted). Verdict: paired t-test at {LEVEL:g}, Holm-adjusted"
+    " over a table's comparisons. Sign flips: the permutation test's p, and the least that so many seeds can"
+    " give. Detectable: what these seeds find with 80 % power at the strictest of these levels. r: the"
+    " correlation of the pairs. One seed gives no interval and no test.",
+    "sharpness": "Rise of the mean loss over fixed train windows when every weight w becomes w + rho |w| xi,"
+    f" xi ~ N(0, 1): the mean over draws, in nats. {INTERVALS} It goes by the learning rate and by the train"
+    " loss: compare arms of equal ones.",
+}
 
 
 @dataclass(frozen=True)
@@ -63,7 +58,6 @@ class Table:
     title: str
     numbers: pd.DataFrame
     cells: pd.DataFrame
-    notes: list
 
 
 def all_tables(records):
@@ -102,7 +96,7 @@ def cells_of(numbers, labels):
     return pd.DataFrame(columns, index=numbers.index)
 
 
-def table_of(title, records, numbers, cells, notes, **more):
+def table_of(title, records, numbers, cells, **more):
     """A Table; its numbers say to which study and setting each row belongs."""
     runs = records.runs.drop_duplicates("setting").set_index("setting")
     place = runs.reindex(numbers.get("setting", runs.index[:1].repeat(len(numbers))))
@@ -112,7 +106,7 @@ def table_of(title, records, numbers, cells, notes, **more):
     rows = rows.reset_index()
     title = "; ".join(filter(None, [title, *where.unique()]))
     cells = cells.reset_index(names="").astype(str)
-    return Table(title, rows[[*first, *rows.columns.difference(first, sort=False)]], cells, notes)
+    return Table(title, rows[[*first, *rows.columns.difference(first, sort=False)]], cells)
 
 
 # Losses.
@@ -177,21 +171,18 @@ def loss_table(records):
     labels = {**LOSSES, **IN_BITS, "best_val_loss_sd": "sd of val, best"}
     cells = cells_of(numbers, labels).rename(index={row.Index: labelled(row) for row in numbers.itertuples()})
     cells.insert(0, "n", numbers.n.array)
-    notes = [INTERVAL_NOTE] if numbers.n.max() > 1 else []
     if not math.isnan(target := numbers.target_val_loss.iloc[0]):
         cells[f"iterations to val {target:.3f}"] = [reached_cell(row) for row in numbers.itertuples()]
-        notes.append(TARGET_NOTE)
     study = records.studies.get((run.study, run["size"]), {"together": "table1"})
     if study["together"] == "table1" and run.corpus_name in PAPER:
         for name, (train, val) in PAPER[run.corpus_name].items():
             row = {
                 "n": 1,
-                LOSSES["minibatch_loss_last100"]: f"{train:.4f}",
-                LOSSES["best_val_loss"]: f"{val:.4f}",
+                LOSSES["minibatch_loss_last100"]: number(train),
+                LOSSES["best_val_loss"]: number(val),
             }
             cells.loc[f"paper, {name}"] = [row.get(label, DASH) for label in cells]
-        notes.append(paper_note(run))
-    return table_of("", records, numbers, cells, notes + [BITS_NOTE] * subwords(records))
+    return table_of("", records, numbers, cells)
 
 
 def labelled(row):
@@ -211,17 +202,6 @@ def reached_cell(row):
     return f"{row.iterations_to_target:,.0f}"
 
 
-def paper_note(run):
-    full = {**PAPER_SIZE, **PAPER_LENGTH[run.corpus_name]}
-    note = (
-        "The paper's rows are one seed each, of 6 layers, width 384, context 256"
-        f" and {full['max_iters']:,} iterations of batch {full['batch_size']}"
-    )
-    note += " on the whole corpus" if run.partial else ""
-    same = not run.partial and all(run[name] == value for name, value in full.items())
-    return note + ("." if same else ", which these runs are not: the two are not comparable.")
-
-
 # Comparisons.
 
 
@@ -235,19 +215,13 @@ def comparison_tables(records, study, size):
             found.setdefault(comparison_cells(numbers).to_csv(), []).append((loss, numbers))
     for same in found.values():
         numbers = pd.concat([table for _, table in same])
-        losses = [loss for loss, table in same for _ in table.index]
+        losses = np.repeat([loss for loss, _ in same], len(same[0][1]))
         first, *others = (LOSSES[loss] for loss, _ in same)
         title = first + (f" ({'; '.join(others)}: the same)" if others else "")
         title = f"{title}: difference to the reference" + (f"; {study}" if study else "")
-        cells, notes = comparison_cells(same[0][1]), comparison_notes(same[0][1])
         numbers = numbers.assign(remarks=numbers.remarks.map(", ".join))
-        yield table_of(title, records.of(study=study, size=size), numbers, cells, notes, loss=losses)
-
-
-def comparison_notes(numbers):
-    if not (tested := numbers.p.count()):
-        return ["Below 0 is better. One seed gives no interval and no test."]
-    return [f"Adjusted over {tested} comparison{'s' if tested > 1 else ''}.", DIFFERENCE_NOTE]
+        cells = comparison_cells(same[0][1])
+        yield table_of(title, records.of(study=study, size=size), numbers, cells, loss=losses)
 
 
 def comparison_cells(numbers):
@@ -302,7 +276,7 @@ def sharpness_table(records):
     rises = {name: label for name, label in rises.items() if f"{name}_half_width" in numbers}
     cells = cells_of(numbers, {"final_train_loss": LOSSES["final_train_loss"], **rises})
     cells.insert(0, "n", numbers.n)
-    return table_of("Sharpness of the last weights", records, numbers, cells, [SHARPNESS_NOTE])
+    return table_of("Sharpness of the last weights", records, numbers, cells)
 
 
 # The three forms.
@@ -310,17 +284,20 @@ def sharpness_table(records):
 
 def write(tables, stem):
     """Write tables in the three forms, where there are any; returns the paths."""
-    forms = {".md": markdown, ".tex": latex, ".csv": comma_separated}
-    paths = [stem.with_name(stem.name + suffix) for suffix in forms] if tables else []
-    for path in paths:
+    if not tables:
+        return []
+    note = NOTES[stem.name]
+    forms = {".md": markdown(tables, note), ".tex": latex(tables, note), ".csv": comma_separated(tables)}
+    paths = {stem.with_name(stem.name + suffix): text for suffix, text in forms.items()}
+    for path, text in paths.items():
         with replacing(path, "w", encoding="utf-8", newline="\n") as file:
-            file.write(forms[path.suffix](tables))
-    return paths
+            file.write(text)
+    return list(paths)
 
 
-def markdown(tables):
-    parts = (part for t in tables for part in (f"**{t.title}**", markdown_cells(t.cells), *t.notes))
-    return "\n\n".join(parts) + "\n"
+def markdown(tables, note):
+    parts = [part for table in tables for part in (f"**{table.title}**", markdown_cells(table.cells))]
+    return "\n\n".join([*parts, note]) + "\n"
 
 
 def markdown_cells(cells):
@@ -329,16 +306,14 @@ def markdown_cells(cells):
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
 
 
-def latex(tables):
-    """Tabulars for the booktabs package, each with its title and its notes beneath it."""
+def latex(tables, note):
+    """Tabulars for the booktabs package, each with its title beneath it, and the note."""
     parts = []
     for table in tables:
         cells = table.cells.map(escaped).rename(columns=escaped)
         tabular = cells.to_latex(index=False, column_format="l" + "r" * (len(cells.columns) - 1))
-        notes = escaped(" ".join([f"{table.title}.", *table.notes]))
-        parts += [tabular + r"\par\smallskip", r"\begin{minipage}{\linewidth}\footnotesize", notes]
-        parts += [r"\end{minipage}", ""]
-    return "\n".join(parts)
+        parts += [tabular + r"\par\smallskip", escaped(table.title), r"\par\bigskip", ""]
+    return "\n".join([*parts, escaped(note), ""])
 
 
 def escaped(text):

@@ -23,14 +23,9 @@ def second_moment(sigma, beta2):
     return lfilter([1 - beta2], [1, -beta2], np.square(sigma))
 
 
-def clean_moment(v, beta2, steps):
-    """v_t = v (1 - beta2^(t+1)) at t = 0 ... steps - 1."""
-    return v * -np.expm1(np.arange(1, steps + 1) * math.log(beta2))
-
-
 def signal(sigma, v, beta2):
     """sqrt(v_t / (v_t + s_t)), the signal in an update in learning rates; 1 without noise."""
-    clean = clean_moment(v, beta2, len(sigma))
+    clean = v * -np.expm1(np.arange(1, len(sigma) + 1) * math.log(beta2))
     return np.sqrt(clean / (clean + second_moment(sigma, beta2)))
 
 
@@ -40,19 +35,11 @@ def share(rates, sigma, v, beta2):
     return float(np.dot(rates, signal(sigma, v, beta2)) / np.sum(rates))
 
 
-def half_time(sigma, v, beta2, part=0.5):
-    """The first t at which the signal is at least `part` of what it is without noise: for a half, s_t <= 3 v_t.
-    None where that is not within the sequence."""
-    reached = np.flatnonzero(signal(sigma, v, beta2) >= part)
+def half_time(sigma, v, beta2):
+    """The first t at which the signal is at least half of what it is without noise: s_t <= 3 v_t. None where
+    that is not within the sequence."""
+    reached = np.flatnonzero(signal(sigma, v, beta2) >= 0.5)
     return int(reached[0]) if len(reached) else None
-
-
-def half_time_formula(sigma0, gamma, v, beta2):
-    """The half time of sigma_t = sigma0 gamma^t where gamma^2 < beta2, with v_t and s_t as they are later on:
-
-    t_1/2 = ln(1 + sigma0^2 (1 - beta2) beta2 / (3 v (beta2 - gamma^2))) / -ln beta2
-    """
-    return math.log1p(sigma0**2 * (1 - beta2) * beta2 / (3 * v * (beta2 - gamma**2))) / -math.log(beta2)
 
 
 def mean_square(norms, clip, parameters):
@@ -61,12 +48,12 @@ def mean_square(norms, clip, parameters):
     return float(np.mean(np.minimum(norms, clip or math.inf) ** 2)) / parameters
 
 
-def learning_rates(steps, peak, least, warmup, decay):
-    """lr_t as train.py has it: up to `peak` in `warmup` iterations, by a cosine to `least` at `decay`."""
-    t = np.arange(steps)
-    progress = np.clip((t - warmup) / max(1, decay - warmup), 0, 1)
-    rising = peak * (t + 1) / (warmup + 1)
-    return np.where(t < warmup, rising, least + (peak - least) * (1 + np.cos(np.pi * progress)) / 2)
+def learning_rates(config):
+    """lr_t as train.py has it: up to learning_rate in warmup_iters, by a cosine to min_lr at lr_decay_iters."""
+    t, warmup = np.arange(config.max_iters), config.warmup_iters
+    progress = np.clip((t - warmup) / max(1, config.lr_decay_iters - warmup), 0, 1)
+    falling = config.min_lr + (config.learning_rate - config.min_lr) * (1 + np.cos(np.pi * progress)) / 2
+    return np.where(t < warmup, config.learning_rate * (t + 1) / (warmup + 1), falling)
 
 
 def sigma_between(iterations, logged, steps):

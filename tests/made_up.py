@@ -14,47 +14,33 @@ def val_loss(iteration, seed, sigma):
     return 2 + 2 * math.exp(-iteration / 300) + 0.05 * math.sin(seed) + sigma * (1 + 0.3 * seed)
 
 
-def fake_run(folder, seed=1, meta=META, until=1000, status="finished", **knobs):
+def fake_run(folder, seed=1, meta=META, until=1000, status="finished", **options):
     """A run folder with made-up curves, as train.py would have left it."""
-    config = settle({"max_iters": 1000, "seed": seed, "dataset": "shakespeare_char", **knobs})
+    config = settle({"max_iters": 1000, "seed": seed, "dataset": "shakespeare_char", **options})
     write_json(folder / "config.json", vars(config))
     write_json(folder / "run.json", {"parameters": 804_096, "corpus": meta})
     with open(folder / "log.jsonl", "w") as log:
         for at in range(0, until + 1, 250):
             val = val_loss(at, seed, config.noise_sigma)
-            cost = {"tokens": 1000 * at, "seconds": at / 10}
-            print(
-                json.dumps({"kind": "eval", "iter": at, "train_loss": val - 0.1, "val_loss": val, **cost}),
-                file=log,
-            )
             sigma = config.noise_sigma * 0.99**at
-            event = {"kind": "train", "iter": at, "sigma": sigma, "noise_norm": 900 * sigma, "grad_norm": 1.5}
-            print(json.dumps(event), file=log)
+            norms = {"sigma": sigma, "noise_norm": 900 * sigma, "grad_norm": 1.5}
+            losses = {"train_loss": val - 0.1, "val_loss": val, "tokens": 1000 * at, "seconds": at / 10}
+            for event in ({"kind": "eval", "iter": at, **losses}, {"kind": "train", "iter": at, **norms}):
+                print(json.dumps(event), file=log)
     if until == 1000:
         last = val_loss(1000, seed, config.noise_sigma)
-        losses = (
-            dict.fromkeys(tables.LOSSES, last)
-            if status == "finished"
-            else {"diverged_at": 999, "best_val_loss": 1.0}
-        )
+        losses = {"diverged_at": 999, "best_val_loss": 1.0}
+        if status == "finished":
+            losses = dict.fromkeys(tables.LOSSES, last)
         write_json(folder / "result.json", {"status": status, "best_iter": 1000, **losses})
     return folder
 
 
-def make_study(folder, arms, baseline="baseline", seeds=(1, 2, 3), name="tiny", **more):
-    """A folder as sweep.py would have left it: arms is {name: knobs}."""
-    for arm, knobs in arms.items():
+def make_study(folder, arms, baseline="baseline", seeds=(1, 2, 3), name="tiny", planned=(), **more):
+    """A folder as sweep.py would have left it: arms is {name: options}; planned: the seeds of study.json."""
+    for arm, options in arms.items():
         for seed in seeds:
-            fake_run(folder / arm / f"seed{seed}", seed, **knobs)
+            fake_run(folder / arm / f"seed{seed}", seed, **options)
     record = {"name": name, "size": "cpu", "title": "A study", "baseline": baseline, "arms": list(arms)}
-    write_json(folder / "study.json", {**record, **more})
+    write_json(folder / "study.json", {**record, "seeds": list(planned), **more})
     return folder
-
-
-def losses_text(records):
-    return tables.markdown(tables.all_tables(records)["table1"])
-
-
-def drawn_text(figure):
-    legends = [text.get_text() for axes in figure.axes if axes.get_legend() for text in axes.get_legend().texts]
-    return " ".join(" ".join([text.get_text() for text in figure.texts] + legends).split())
