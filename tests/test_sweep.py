@@ -172,58 +172,45 @@ def test_runs_are_shared_out_among_the_cards_that_are_to_be_seen(study, monkeypa
 
 
 def test_a_folder_of_another_config_is_refused_before_any_work(study):
-    file = study()
-    other = next(run for run in read_study(file).runs if run.arm == "noise")
+    other = read_study(file := study()).runs[1]
     other.folder.mkdir(parents=True)
-    config = {**vars(other.config), "noise_sigma": 0.5}
-    (other.folder / "config.json").write_text(json.dumps(config))
+    (other.folder / "config.json").write_text(json.dumps({**vars(other.config), "noise_sigma": 0.5}))
     with pytest.raises(UserError, match=r"another config: noise_sigma \(0.5 there, 0.01 here\)"):
         sweep.main([file])
     assert not (Path("out/tiny/full/baseline")).exists()
 
 
 def test_a_start_that_is_not_there_is_refused_before_any_work(study):
-    file = study('"tuned": dict(init_from="out/pretrained"),')
+    start = lambda source: study(f'"tuned": dict(init_from="{source}"),')  # noqa: E731
     with pytest.raises(UserError, match="start from out/pretrained, which is not there yet"):
-        sweep.main([file])
+        sweep.main([start("out/pretrained")])
     assert not Path("out").exists()
-    study('"tuned": dict(init_from="out/tiny/full/baseline/seed1"),')
-    assert sweep.main([file, "--dry-run"]) == 0, "a run of the study itself"
+    assert sweep.main([start("out/tiny/full/baseline/seed1"), "--dry-run"]) == 0, "a run of the study itself"
     Path("out/pretrained").mkdir(parents=True)
-    assert sweep.main([study('"tuned": dict(init_from="out/pretrained"),'), "--dry-run"]) == 0
+    assert sweep.main([start("out/pretrained"), "--dry-run"]) == 0
 
 
-def test_list_is_a_complete_command_for_every_missing_run(study, capsys):
+def test_a_dry_run_shows_what_there_is_and_what_is_left_and_list_a_command_for_each(study, capsys):
     file = study()
-    assert sweep.main([file, "--list", "--seeds=1"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    plan = read_study(file, seeds=[1])
-    assert [load(shlex.split(line)[2:]) for line in lines] == [run.config for run in plan.runs]
-    assert all(line.startswith("python train.py ") for line in lines)
-    plan.runs[0].folder.mkdir(parents=True)
-    (plan.runs[0].folder / "result.json").write_text('{"status": "finished", "iterations": 40, "seconds": 8.0}')
-    sweep.main([file, "--list", "--seeds=1"])
-    assert capsys.readouterr().out.splitlines() == lines[1:]
-
-
-def test_a_dry_run_shows_what_there_is_and_estimates_what_is_left(study, capsys):
-    file = study()
-    done, begun = read_study(file).runs[:2]
-    for run in (done, begun):
+    runs = read_study(file).runs
+    for run in runs[:2]:
         run.folder.mkdir(parents=True)
-    (done.folder / "result.json").write_text('{"status": "finished", "iterations": 100, "seconds": 1000.0}')
-    (begun.folder / "log.jsonl").write_text(
+    (runs[0].folder / "result.json").write_text('{"status": "finished", "iterations": 100, "seconds": 1000.0}')
+    (runs[1].folder / "log.jsonl").write_text(
         '{"kind": "train", "iter": 10}\n{"kind": "train", "iter": 20}\n{"ki'
     )
-    held = lock(begun.folder / "lock")
+    held = lock(runs[1].folder / "lock")
     assert sweep.main([file, "--dry-run", "--jobs=2"]) == 0
     held.release()
     said = capsys.readouterr().out
-    assert "1 finished, 1 missing" in said
-    assert "1 running, 1 missing" in said
-    assert "3 of 4 runs are left" in said
+    for part in ("1 finished, 1 missing", "1 running, 1 missing", "3 of 4 runs are left"):
+        assert part in said
     assert "about 23:20 left, 2 at a time" in said, "(80 + 100 + 100) iterations of 10 s by two"
     assert not (Path("out/tiny/full") / "study.json").exists()
+    assert sweep.main([file, "--list"]) == 0
+    words = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    assert [load(command[2:]) for command in words] == [run.config for run in runs[1:]]
+    assert {(*command[:2],) for command in words} == {("python", "train.py")}
 
 
 def test_a_run_that_another_process_trains_is_left_alone_until_it_is_free(study, monkeypatch):
@@ -320,13 +307,15 @@ def test_killed_three_times_a_sweep_ends_as_if_it_had_not_been(study):
     assert "0 of 4 runs are left" in swept(file)
 
 
-def test_one_runs_failure_is_told_at_the_end_and_stops_no_other(study):
+def test_one_runs_failure_is_told_at_the_end_and_stops_no_other_and_a_pipe_gets_plain_lines(study):
     file = study('"too_long": dict(block_size=5000), "wild": dict(learning_rate=1e30, grad_clip=0.0),')
     said = swept(file, "--jobs=2", "--seeds=1", "--plot", status=sweep.FAILED)
     assert "too_long, seed 1 failed: error: the val split" in said
     assert "wild, seed 1: diverged at iteration" in said
     assert "3 of 4 runs are done, 1 of them diverged" in said
     assert "drawing" not in said
+    assert re.search(r"^\d+ %  \d/4 runs .*baseline/seed1 \d+ %", said, re.MULTILINE)
+    assert not {"\r", "\x1b"} & {*said}
     assert iterations().keys() == {f"full/{arm}/seed1" for arm in ("baseline", "noise", "wild")}
 
 
@@ -362,13 +351,6 @@ def test_a_terminal_of_80_columns_shows_which_runs_train_how_far_and_how_long_st
     assert max(map(len, looks)) < 80
     line = r"\d+ %  0/3 runs  00:\d\d left  baseline/seed1 \d+ %  noise/seed1 \d+ %  \+1"
     assert any(re.fullmatch(line, look) for look in looks), looks
-
-
-def test_a_pipe_gets_plain_lines_now_and_then(study):
-    said = swept(study(), "--seeds=1", "--arms=baseline", "--max_iters=100")
-    assert re.search(r"^\d+ %  0/1 runs .*baseline/seed1 \d+ %$", said, re.MULTILINE)
-    assert "\r" not in said
-    assert "\x1b" not in said
 
 
 def test_a_study_is_drawn_once_all_its_runs_are_done(study, monkeypatch):
