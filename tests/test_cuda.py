@@ -12,7 +12,7 @@ import warnings
 import pytest
 import torch
 from conftest import checkpoint, same_weights, weights, write_corpus
-from test_train import compile_with
+from test_train import gradients_at_update, unit_noise
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import train
@@ -27,14 +27,12 @@ from training.run_folder import read_log
 GIB = 2**30
 DTYPES = ["float32", "bfloat16", "float16"]
 CONTROLS = [
-    *(
-        {"noise_target": target}
-        for target in ("first_moment", "second_moment", "second_moment_mean", "weights")
-    ),
+    *({"noise_target": t} for t in ("first_moment", "second_moment", "second_moment_mean", "weights")),
     *({"noise_target": "learning_rate"}, {"noise_anticorrelated": True}, {"noise_before_clip": True}),
     *({"noise_distribution": "laplace"}, {"reset_below_sigma": 0.005}, {"input_noise": 0.1}),
     *({"diagnose_interval": 1}, {"optimizer": "sgd"}, {"optimizer": "adam", "weight_decay": 0.0}),
 ]
+EXACT = {"dtype": "float32", "compile": "off"}
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
@@ -61,24 +59,19 @@ def difference(one, other):
 
 def test_batches_and_windows_are_the_same_on_every_device(corpus, device, monkeypatch):
     monkeypatch.setattr("data.corpus.batch_tokens", lambda *_: 100)
-    here, cpu = Corpus(str(corpus), device), Corpus(str(corpus))
-    assert here.tokens["train"].device.type == device
-    for batches in (
-        lambda data: [data.batch(seed, 5, 32) for seed in (1, 2**62)],
-        lambda data: data.windows("val", 32),
-    ):
-        for parts, parts_cpu in zip(batches(here), batches(cpu), strict=True):
-            for part, part_cpu in zip(parts, parts_cpu, strict=True):
-                assert part.device.type == device
-                assert torch.equal(part.cpu(), part_cpu)
+    found = []
+    for place in (device, "cpu"):
+        data = Corpus(str(corpus), place)
+        pairs = [*(data.batch(seed, 5, 32) for seed in (1, 2**62)), *data.windows("val", 32)]
+        found.append([part for pair in pairs for part in pair])
+    assert {part.device.type for part in found[0]} == {device}
+    assert all(torch.equal(part.cpu(), other) for part, other in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("distribution", ["gaussian", "uniform", "laplace"])
 def test_the_noise_is_drawn_on_the_device_from_seed_and_step_alone(device, distribution):
-    parameters = [
-        (name, torch.nn.Parameter(torch.zeros(shape, device=device)))
-        for name, shape in (("a", (1000, 999)), ("b", (7,)))
-    ]
+    shapes = {"a": (1000, 999), "b": (7,)}
+    parameters = [(name, torch.nn.Parameter(torch.zeros(s, device=device))) for name, s in shapes.items()]
     generator = torch.cuda if device == "cuda" else torch
 
     def make():
@@ -111,15 +104,13 @@ class NoFetching(TorchDispatchMode):
 
 @contextlib.contextmanager
 def no_waiting(device):
-    if device == "cpu":
-        with NoFetching():
-            yield
-        return
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with contextlib.ExitStack() as stack:
+        if device == "cpu":
+            stack.enter_context(NoFetching())
+        else:
+            torch.cuda.set_sync_debug_mode("error")
+            stack.callback(torch.cuda.set_sync_debug_mode, "default")
         yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize(
@@ -156,11 +147,10 @@ def test_the_controls_agree_with_the_cpu(new_run, device, options, monkeypatch):
         return noise.to(there[0].device)
 
     monkeypatch.setattr(GradientNoise, "_draw", on_the_cpu)
-    options = {"dtype": "float32", "compile": "off", "dropout": 0.0, "noise_sigma": 0.006, **options}
+    options = {"dropout": 0.0, "noise_sigma": 0.006, **EXACT, **options}
     here, cpu = (new_run(device=place, **options) for place in (device, "cpu"))
-    for run in (here, cpu):
-        for _ in range(6):
-            train.train_step(run)
+    for run in [here, cpu] * 6:
+        train.train_step(run)
     torch.testing.assert_close(here.history[:6].cpu(), cpu.history[:6], rtol=1e-3, atol=1e-6)
 
 
@@ -168,33 +158,45 @@ def test_the_controls_agree_with_the_cpu(new_run, device, options, monkeypatch):
 def test_a_run_starts_from_the_same_weights_on_every_device(run, device, lam):
     source = run("source", max_iters=5)
     options = {"init_from": source, "noisytune_lambda": lam, "max_iters": 1, "warmup_iters": 0}
-    options |= {"learning_rate": 0.0, "min_lr": 0.0, "dtype": "float32", "compile": "off", "noise_sigma": 0.0}
-    here, cpu = run("here", device=device, **options), run("cpu", **options)
+    options |= {"learning_rate": 0.0, "min_lr": 0.0, "noise_sigma": 0.0, **EXACT}
+    here, cpu = run("here", device=device, **options), run("there", **options)
     assert same_weights(here, cpu)
     assert same_weights(here, source) == (lam == 0)
 
 
-def test_the_likeliest_text_is_the_same_on_every_device(run, device, corpus):
-    stored, texts = checkpoint(run(max_iters=60), "best.pt")["model"], []
-    for place in (device, "cpu"):
-        model = GPT.from_weights(stored, place).eval()
-        texts += samples(model, Corpus(str(corpus)).meta, max_new_tokens=40, temperature=0, seed=1)
-    assert texts[0] == texts[1]
-    assert len(texts[0]) == 40
-
-
-def test_a_few_steps_and_an_evaluation_agree_with_the_cpu(run, corpus, device):
+def test_a_few_steps_an_evaluation_and_a_text_agree_with_the_cpu(run, corpus, device):
     """float32, no dropout and no noise, whose draws are of the device's own kind."""
-    options = {"dropout": 0.0, "noise_sigma": 0.0, "dtype": "float32", "compile": "off"}
+    options = {
+        "dropout": 0.0,
+        "noise_sigma": 0.0,
+        "max_iters": 100,
+        "eval_interval": 50,
+        "learning_rate": 0.03,
+        **EXACT,
+    }
     here, cpu = run("here", device=device, **options), run("cpu", **options)
     print("largest difference of a loss:", (losses_of(here) - losses_of(cpu)).abs().max().item())
-    torch.testing.assert_close(losses_of(here), losses_of(cpu), rtol=1e-4, atol=0)
-    values, stored = [], checkpoint(here)["model"]
+    torch.testing.assert_close(losses_of(here)[:12], losses_of(cpu)[:12], rtol=1e-4, atol=0)
+    values, texts, stored = [], [], checkpoint(here)["model"]
     stored["config"]["dropout"] = 0.5  # which an evaluation does without
     for place in (device, "cpu"):
-        windows = Corpus(str(corpus), place).windows("val", 16)
-        values.append(mean_loss(GPT.from_weights(stored, place), windows))
+        model, data = GPT.from_weights(stored, place), Corpus(str(corpus), place)
+        values.append(mean_loss(model, data.windows("val", 16)))
+        texts += samples(model.eval(), data.meta, prompt=[5, 9, 9], max_new_tokens=40, temperature=0, seed=1)
     assert values[0] == pytest.approx(values[1], rel=1e-5)
+    assert texts[0] == texts[1]
+    assert len(set(texts[0][3:])) > 3
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("grad_clip", [0.0, 0.5])
+def test_the_noise_is_added_whole_not_divided_by_the_loss_scale(new_run, device, dtype, grad_clip):
+    options = {"device": device, "dtype": dtype, "compile": "off", "grad_clip": grad_clip}
+    clean = gradients_at_update(new_run(noise_sigma=0.0, **options))
+    noisy_run = new_run(noise_sigma=0.25, **options)
+    noisy, xi = gradients_at_update(noisy_run), unit_noise(noisy_run, 0)
+    for name, gradient in clean.items():
+        torch.testing.assert_close(noisy[name] - gradient, 0.25 * xi[name], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -275,15 +277,6 @@ def test_a_compiled_run_with_dropout_resumes(run, stop_at):
     assert (other - whole).abs().max() > 1e-3 * whole.max(), "dropout shows in the losses"
 
 
-def test_where_compilation_fails_the_run_goes_on_without(run, capsys, device, monkeypatch):
-    def broken(*_):
-        raise RuntimeError("no compiler here")
-
-    compile_with(monkeypatch, broken)
-    assert result_of(run(device=device, compile="on"))["status"] == "finished"
-    assert capsys.readouterr().out.count("compilation failed, going on without it") == 1
-
-
 # Memory.
 
 
@@ -305,8 +298,7 @@ def limit():
 @pytest.fixture(scope="session")
 def sixty_five_symbols(tmp_path_factory):
     """A corpus with tinyshakespeare's vocabulary size, in nonsense."""
-    symbols = [chr(ord("!") + number) for number in range(65)]
-    text = "".join(random.Random(0).choices(symbols, k=300_000))
+    text = "".join(random.Random(0).choices([chr(ord("!") + number) for number in range(65)], k=300_000))
     return write_corpus(tmp_path_factory.mktemp("corpora") / "symbols", text)
 
 

@@ -28,11 +28,8 @@ AWKWARD = "naïve café — 日本 🙂\nplain\n" * 7
 def nanogpt_bytes(text):
     """What nanoGPT's shakespeare_char script writes for a text, by its published steps."""
     index = {character: number for number, character in enumerate(sorted(set(text)))}
-    cut = int(len(text) * 0.9)
-    return {
-        split: np.array([index[character] for character in part], dtype=np.uint16).tobytes()
-        for split, part in (("train", text[:cut]), ("val", text[cut:]))
-    }
+    data, cut = np.array([index[character] for character in text], dtype=np.uint16), int(len(text) * 0.9)
+    return {"train": data[:cut].tobytes(), "val": data[cut:].tobytes()}
 
 
 @pytest.mark.parametrize(
@@ -45,10 +42,8 @@ def test_bytes_are_nanogpts(tmp_path, monkeypatch, text, chunk):
     meta = json.loads((tmp_path / "meta.json").read_text(encoding="utf-8"))
     for split, wanted in nanogpt_bytes(text).items():
         assert (tmp_path / f"{split}.bin").read_bytes() == wanted
-        assert meta["splits"][split] == {
-            "tokens": len(wanted) // 2,
-            "sha256": hashlib.sha256(wanted).hexdigest(),
-        }
+        digest = hashlib.sha256(wanted).hexdigest()
+        assert meta["splits"][split] == {"tokens": len(wanted) // 2, "sha256": digest}
     assert meta["vocabulary"] == sorted(set(text))
     assert meta["source"]["sha256"] == hashlib.sha256(text.encode()).hexdigest()
 
@@ -132,27 +127,27 @@ def test_a_text_of_any_length_passes_through_little_memory(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("form", ["plain", "zip"])
-@pytest.mark.parametrize(("script", "text"), [(enwik8, WIKI), (text8, PLAIN)], ids=["enwik8", "text8"])
-def test_a_partial_corpus_is_in_proportion_and_says_so(tmp_path, script, text, form):
-    name, n = "enwik8" if script == enwik8 else "text8", len(text)
+@pytest.mark.parametrize(
+    ("script", "name", "unit", "symbol", "text"),
+    [(enwik8, "enwik8", "byte", int, WIKI), (text8, "text8", "character", chr, PLAIN)],
+)
+def test_a_partial_corpus_is_in_proportion_and_says_so(tmp_path, script, name, unit, symbol, text, form):
     (tmp_path / "part").write_bytes(text if form == "plain" else zipped(name, text))
-    words, folder = ["--partial", f"--source={tmp_path / 'part'}"], tmp_path / "corpus"
+    words, folder, n = ["--partial", f"--source={tmp_path / 'part'}"], tmp_path / "corpus", len(text)
     script.main(words, folder)
     meta, tokens = Corpus(str(folder)).meta, Corpus(str(folder)).tokens
     vocabulary = sorted(set(text))
-    assert meta["vocabulary"] == (vocabulary if script == enwik8 else list(map(chr, vocabulary)))
-    assert meta["unit"] == ("byte" if script == enwik8 else "character")
+    assert (meta["unit"], meta["vocabulary"]) == (unit, list(map(symbol, vocabulary)))
     assert list(tokens) == ["train", "val", "test"]
     for part, (start, stop) in zip(tokens.values(), itertools.pairwise([0, int(n * 0.9), int(n * 0.95), n])):
         assert bytes(vocabulary[token] for token in part.tolist()) == text[start:stop]
     assert meta["source"] == {"from": "part", "bytes": n, "sha256": hashlib.sha256(text).hexdigest()}
     assert meta["partial"] == {"tokens": n, "of": 100_000_000}
     script.main(words, folder)  # is prepared already
-    with pytest.raises(UserError, match="--force"):
-        script.main([], folder)
     (tmp_path / "part").write_bytes(text[:-1])
-    with pytest.raises(UserError, match="--force"):
-        script.main(words, folder)
+    for other in ([], words):
+        with pytest.raises(UserError, match="--force"):
+            script.main(other, folder)
 
 
 def test_the_whole_is_known_by_its_hash_and_not_called_partial(tmp_path, monkeypatch):
@@ -168,12 +163,13 @@ def test_the_whole_is_known_by_its_hash_and_not_called_partial(tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("script", "text", "options"),
     [
-        (enwik8, WIKI, []),
-        (enwik8, WIKI[1:], ["--partial"]),
-        (text8, PLAIN, []),
-        (text8, PLAIN + b"\n", ["--partial"]),
-        (text8, zipped("text9", PLAIN), ["--partial"]),
-        (enwik8, b"", ["--partial"]),
+        *(
+            (enwik8, WIKI, []),
+            (text8, PLAIN, []),
+            (enwik8, b"", ["--partial"]),
+            (enwik8, WIKI[1:], ["--partial"]),
+        ),
+        *((text8, text, ["--partial"]) for text in (PLAIN + b"\n", zipped("text9", PLAIN))),
     ],
 )
 def test_another_text_is_refused_and_nothing_is_written(tmp_path, script, text, options):
@@ -185,12 +181,11 @@ def test_another_text_is_refused_and_nothing_is_written(tmp_path, script, text, 
 
 def test_an_error_half_way_leaves_no_meta(tmp_path):
     write_corpus(tmp_path, TEXT)
-    turns = iter([None, OSError("the disk is full")])
+    errors = iter([None, OSError("the disk is full")])
 
     def chunks():
-        error = next(turns)
         yield build.code_points(TEXT[:100])
-        if error:
+        if error := next(errors):
             raise error
         yield build.code_points(TEXT[100:])
 
@@ -229,9 +224,12 @@ def test_a_batch_is_windows_of_the_train_split(corpus):
 @pytest.mark.parametrize("at_once", [16, 100, 1 << 14])
 def test_windows_predict_every_token_once(corpus, at_once, monkeypatch):
     monkeypatch.setattr("data.corpus.batch_tokens", lambda *_: at_once)
-    inputs, targets = zip(*Corpus(str(corpus)).windows("val", 16))
-    assert np.array_equal(torch.cat([y.flatten() for y in targets]), tokens_of(corpus, "val")[1:])
-    assert np.array_equal(torch.cat([x.flatten() for x in inputs]), tokens_of(corpus, "val")[:-1])
+    x, y = (
+        torch.cat([part.flatten() for part in side]) for side in zip(*Corpus(str(corpus)).windows("val", 16))
+    )
+    tokens = tokens_of(corpus, "val")
+    assert np.array_equal(y, tokens[1:])
+    assert np.array_equal(x, tokens[:-1])
 
 
 def test_a_batch_of_windows_on_a_card_has_logits_of_a_gigabyte_at_most():
@@ -271,20 +269,21 @@ def test_a_corpus_that_does_not_fit_names_the_option(corpus, monkeypatch):
     assert Corpus(f"~/{corpus.name}").meta == Corpus(str(corpus)).meta
 
 
-@pytest.mark.parametrize("damage", ["short", "changed", "format", "lost", "json"])
-def test_damaged_files_are_refused_with_the_mend(tmp_path, damage):
-    folder = write_corpus(tmp_path / "c", TEXT)
-    val, meta = folder / "val.bin", folder / "meta.json"
-    harm = {
-        "short": lambda: val.write_bytes(b"\0\0"),
-        "changed": lambda: val.write_bytes(val.read_bytes()[::-1]),
-        "format": lambda: meta.write_text(json.dumps({**json.loads(meta.read_text()), "format": 99})),
-        "lost": val.unlink,
-        "json": lambda: meta.write_text('{"format": 1,'),
-    }
-    harm[damage]()
-    with pytest.raises(UserError, match="damaged" if damage == "json" else "--force"):
-        Corpus(str(folder))
+@pytest.mark.parametrize(
+    ("file", "damage", "named"),
+    [
+        ("val.bin", lambda val: val[:2], "--force"),
+        ("val.bin", lambda val: val[::-1], "--force"),
+        ("val.bin", None, "--force"),
+        ("meta.json", lambda meta: meta.replace(b'"format": ', b'"format": 9'), "--force"),
+        ("meta.json", lambda meta: meta[:9], "damaged"),
+    ],
+)
+def test_damaged_files_are_refused_with_the_mend(tmp_path, file, damage, named):
+    path = write_corpus(tmp_path / "c", TEXT) / file
+    path.write_bytes(damage(path.read_bytes())) if damage else path.unlink()
+    with pytest.raises(UserError, match=named):
+        Corpus(str(path.parent))
 
 
 def test_noised_inputs_are_replaced_at_the_rate_and_from_the_unigram_distribution(corpus):

@@ -80,12 +80,10 @@ def source(run):
 def test_a_run_perturbs_the_pretrained_weights_before_its_first_step(source, run, how):
     options = {f"noisytune_{name}": value for name, value in how.items()} | {"learning_rate": 0.0}
     folder = run("new", init_from=source, noisytune_lambda=0.3, seed=4, noise_sigma=0.0, max_iters=5, **options)
-    old, new = weights(source, "best.pt"), weights(folder, "last.pt")
-    assert all(torch.equal(value, old[name]) for name, value in checkpoint(folder, "start.pt").items())
-    wanted = GPT.from_weights(checkpoint(source, "best.pt")["model"])
+    new, wanted = weights(folder), GPT.from_weights(checkpoint(source, "best.pt")["model"])
+    assert all(torch.equal(p, checkpoint(folder, "start.pt")[name]) for name, p in wanted.named_parameters())
     noisytune_(wanted, 0.3, 4, **how)
-    for name, parameter in wanted.named_parameters():
-        assert torch.equal(new[name], parameter), name
+    assert all(torch.equal(new[name], parameter) for name, parameter in wanted.named_parameters())
 
 
 def test_a_perturbed_run_resumes_to_the_same_bits_and_log_without_its_source(

@@ -13,7 +13,6 @@ from conftest import checkpoint, write_corpus
 import sample
 from config import UserError
 from data.build import write_corpus as write
-from data.corpus import decode, encode
 from model import GPT
 
 
@@ -100,16 +99,6 @@ def test_bytes_are_prompted_in_utf8_and_printed_as_text(byte_run, texts, tmp_pat
         assert texts(byte_run, prompt=prompt, max_new_tokens=1)[0][:4] == start[:4]
     with pytest.raises(UserError, match="'à', 'z'"):
         sample.main([str(byte_run), "--prompt=é àz", "--device=cpu"])
-
-
-@pytest.mark.parametrize(
-    ("unit", "vocabulary", "tokens"),
-    [("character", list("\n abé"), [4, 0]), ("byte", sorted(set("\n abé".encode())), [5, 4, 0])],
-)
-def test_encoding_is_undone_by_decoding(unit, vocabulary, tokens):
-    meta = {"name": "m", "unit": unit, "vocabulary": vocabulary}
-    assert decode(encode("b é\na", meta), meta) == "b é\na"
-    assert encode("é\n", meta) == tokens
 
 
 def test_a_run_folder_is_enough_and_last_stands_in_for_best(run, tmp_path, capsys, corpus):
