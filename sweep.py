@@ -45,10 +45,7 @@ SECONDS_BETWEEN_LOOKS, SECONDS_BETWEEN_LINES = 1, 30  # at how far the runs are:
 
 
 def main(argv):
-    arguments, options = read_arguments(argv)
-    file, *overlays = arguments.files
-    seeds = parse_seeds(arguments.seeds) if arguments.seeds else None
-    study = read_study(file, overlays, options, seeds, arguments.arms and arguments.arms.split(","))
+    arguments, study = read_command(argv)
     check_runs(study.runs)
     if not arguments.dry_run:
         study.folder.mkdir(parents=True, exist_ok=True)
@@ -66,8 +63,8 @@ def main(argv):
     return sweep.report() or (draw(study) if arguments.plot else 0)
 
 
-def read_arguments(argv):
-    """(the options of sweep.py, the --key=value words that are for the runs)."""
+def read_command(argv):
+    """(sweep.py's own options, the study); other --key=value words are for the runs."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("files", nargs="*")
     parser.add_argument("--jobs", type=int, default=1)
@@ -80,14 +77,16 @@ def read_arguments(argv):
         print(__doc__)
         raise SystemExit(0)
     try:
-        arguments, rest = parser.parse_known_intermixed_args(argv)
+        arguments, options = parser.parse_known_intermixed_args(argv)
     except argparse.ArgumentError as error:
         raise UserError(f"{error}; python sweep.py --help shows how it is used") from None
     if not arguments.files:
         raise UserError("which study? python sweep.py config/study/quickstart.py --jobs=2 --plot")
     if arguments.jobs < 1 or arguments.time_budget <= 0:
         raise UserError("--jobs and --time-budget are numbers above 0")
-    return arguments, rest
+    file, *overlays = arguments.files
+    seeds, arms = arguments.seeds and parse_seeds(arguments.seeds), arguments.arms and arguments.arms.split(",")
+    return arguments, read_study(file, overlays, options, seeds, arms)
 
 
 def describe(study, jobs):

@@ -25,7 +25,7 @@ import torch
 import noise
 import sweep
 from config import ROOT, Config, load
-from config.study import parse_seeds, read_study
+from config.study import read_study
 from data.corpus import Corpus
 from model import GPT, GPTConfig
 from training.run_folder import OWN_FILES
@@ -112,19 +112,13 @@ def test_every_command_is_one(words, monkeypatch):
         if rest != ["--help"]:
             load(rest)
     elif program == ["sweep.py"]:
-        arguments, options = sweep.read_arguments(rest)
-        file, *overlays = arguments.files
-        seeds = parse_seeds(arguments.seeds) if arguments.seeds else None
-        assert read_study(file, overlays, options, seeds, arguments.arms and arguments.arms.split(",")).runs
+        assert sweep.read_command(rest)[1].runs
     elif program == ["-m", "pytest"]:
         tests = [path.read_text() for path in (ROOT / "tests").glob("test_*.py") if path != Path(__file__)]
         assert not rest or any(rest[-1] in text for text in tests)
     elif program not in (["-m", "venv"], ["tests/mutations.py"]):
-        known = {
-            "help",
-            *re.findall(r"--([\w-]+)", help_of(*program)),
-            *(OPTIONS if "bench" in program[-1] else ()),
-        }
+        known = {"help", *re.findall(r"--([\w-]+)", help_of(*program))}
+        known |= set(OPTIONS) if "bench" in program[-1] else set()
         assert {word[2:].split("=")[0] for word in rest if word.startswith("--")} <= known
 
 
@@ -190,9 +184,8 @@ def test_the_table_of_configs_is_the_configs():
         size = (f"{model.parameter_count() / 1e6:.2f} M", f"{c.n_layer} × {c.n_embd}, {c.n_head} heads")
         batch = (f"{micro_steps}{c.batch_size} × {c.block_size}", f"{c.max_iters:,}")
         rates = (f"{c.learning_rate:g}", f"{c.dropout:g}")
-        assert (*cells,) == (*size, *batch, *rates, f"{tokens / 1e6:.1f} M", f"{tokens / train_tokens:.1f}"), (
-            files
-        )
+        seen = (f"{tokens / 1e6:.1f} M", f"{tokens / train_tokens:.1f}")
+        assert (*cells,) == (*size, *batch, *rates, *seen), files
 
 
 def test_the_table_of_options_has_their_defaults():
