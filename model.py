@@ -91,10 +91,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Build with `GPT.create` or `GPT.from_weights`.
-
-    The head shares the token embedding's matrix, which is one parameter: wte.weight.
-    """
+    """Build with `GPT.create` or `GPT.from_weights`. The head is the token embedding's matrix, wte.weight."""
 
     def __init__(self, config):
         super().__init__()
@@ -116,9 +113,7 @@ class GPT(nn.Module):
     @torch.no_grad()
     def create(cls, config, seed, device="cpu"):
         """A GPT with GPT-2's initial weights, a function of (config, seed), the same on every device:
-
-        N(0, 0.02^2), residual projections over sqrt(2 * n_layer), biases 0, norms 1.
-        """
+        N(0, 0.02^2), residual projections over sqrt(2 * n_layer), biases 0, norms 1."""
         model, generator = cls.empty(config), torch.Generator().manual_seed(seed)
         for name, parameter in model.named_parameters():
             if parameter.dim() < 2:
