@@ -27,7 +27,8 @@ def show_80_columns(monkeypatch):
     return lambda: [text.rstrip() for text in shown.getvalue().split("\r")]
 
 
-def test_the_largest_numbers_are_whole_at_80_columns(monkeypatch):
+def test_the_largest_numbers_are_whole_at_80_columns(monkeypatch, capsys):
+    monkeypatch.setattr(terminal, "SECONDS_BETWEEN_LINES", -1)
     screen = show_80_columns(monkeypatch)
     with Progress(899_998, 999_999) as progress:
         progress.start_t -= 4.44
@@ -39,6 +40,7 @@ def test_the_largest_numbers_are_whole_at_80_columns(monkeypatch):
     wanted = r"899,999/999,999  90 %  123:\d\d:\d\d left  loss 10.825  val 10.432  9,999,999 tok/s"
     assert re.fullmatch(wanted, last)
     assert len(last) < 80
+    assert capsys.readouterr().out.count("\n") == 1, "the evaluation's"
 
 
 def test_an_evaluation_is_told_while_it_lasts_and_nothing_stays_on_the_line(monkeypatch):
@@ -52,13 +54,16 @@ def test_an_evaluation_is_told_while_it_lasts_and_nothing_stays_on_the_line(monk
 
 
 def test_a_file_gets_whole_lines_now_and_then(capsys, monkeypatch):
+    flushed = []
     with Progress(0, 1000) as progress:
         for step in range(100):
             progress.stepped()
             progress.logged({"iter": step, "loss": 2.0, "tokens_per_second": 5.0})
         assert capsys.readouterr().out == ""
         monkeypatch.setattr(terminal, "SECONDS_BETWEEN_LINES", -1)
+        monkeypatch.setattr(sys.stdout, "flush", lambda: flushed.append(True))
         progress.logged({"iter": 100, "loss": 1.5, "tokens_per_second": 5.0})
+        assert flushed
         progress.evaluated({"iter": 101, "train_loss": 1.25, "val_loss": 1.75})
     said, noise = capsys.readouterr()
     first, second = said.splitlines()
