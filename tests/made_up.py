@@ -5,7 +5,7 @@ import math
 
 from analysis import tables
 from config import settle
-from data.files import write_json
+from data.files import read_json, write_json
 
 META = {"name": "shakespeare_char", "unit": "character", "splits": {"train": {"tokens": 9, "sha256": "abc"}}}
 
@@ -44,3 +44,14 @@ def make_study(folder, arms, baseline="baseline", seeds=(1, 2, 3), name="tiny", 
     record = {"name": name, "size": "cpu", "title": "A study", "baseline": baseline, "arms": list(arms)}
     write_json(folder / "study.json", {**record, "seeds": list(planned), **more})
     return folder
+
+
+def edit(path, **more):
+    """Change some values of a JSON file."""
+    write_json(path, {**read_json(path), **more})
+
+
+def diverge(folder, seeds=(1, 2, 3), **options):
+    """Runs of an arm that diverged."""
+    for seed in seeds:
+        fake_run(folder / f"seed{seed}", seed, status="diverged", **options)

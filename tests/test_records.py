@@ -6,16 +6,12 @@ import json
 
 import pandas as pd
 import pytest
-from made_up import META, fake_run, make_study, val_loss
+from made_up import META, edit, fake_run, make_study, val_loss
 
 from analysis import collect
 from analysis.records import RUNS, arms, changed_options, losses, notes, read
 from config import Config, UserError
 from data.files import read_json, write_json
-
-
-def edit(path, **more):
-    write_json(path, {**read_json(path), **more})
 
 
 def on(folder, device):
@@ -28,12 +24,8 @@ def on(folder, device):
 
 def test_a_run_is_a_row_with_what_was_recorded(tmp_path):
     folder = fake_run(tmp_path / "noise" / "seed2", 2, noise_sigma=0.1, train_tokens=None)
-    edit(
-        folder / "run.json",
-        machine={"device": "cuda:1", "name": "A card"},
-        versions={"torch": "2"},
-        began="now",
-    )
+    machine = {"device": "cuda:1", "name": "A card"}
+    edit(folder / "run.json", machine=machine, versions={"torch": "2"}, began="now")
     write_json(folder / "sharpness.json", {"rises": {"0.05": [1.0, 2.0]}})
     (run,) = read([tmp_path]).runs.itertuples()
     assert (run.study, run.size, run.arm, run.seed, run.status) == ("", "", "noise", 2, "finished")
@@ -41,15 +33,13 @@ def test_a_run_is_a_row_with_what_was_recorded(tmp_path):
         assert getattr(run, name) == value or (value is None and pd.isna(getattr(run, name))), name
     assert run.best_val_loss == val_loss(1000, 2, 0.1)
     assert run.config.noise_sigma == 0.1
-    assert (run.corpus, run.unit, run.parameters, run.partial, run.noisy) == (
-        *("shakespeare_char", "character", 804_096, False, True),
-    )
+    assert (run.corpus, run.unit, run.parameters) == ("shakespeare_char", "character", 804_096)
+    assert (run.partial, run.noisy) == (False, True)
     assert (run.device_kind, run.machine, run.torch, run.began) == ("cuda", "A card", "2", "now")
     assert read([tmp_path]).runs["rise_0.05"].tolist() == [1.5]
     edit(folder / "run.json", corpus={**META, "partial": {"tokens": 1000}})
-    assert read([tmp_path]).runs[["partial", "corpus"]].values.tolist() == [
-        [True, "shakespeare_char, the first 1,000 characters"]
-    ]
+    (run,) = read([tmp_path]).runs.itertuples()
+    assert (run.partial, run.corpus) == (True, "shakespeare_char, the first 1,000 characters")
 
 
 def test_a_curve_is_by_iteration_and_seed(two_arms):
@@ -76,7 +66,7 @@ def test_unfinished_and_torn_runs_are_rows_with_a_note(two_arms):
     for words in (
         "seed4: a line of its log is cut",
         "seed4: unfinished, drawn up to iteration 500",
-        "at iteration 999",
+        "iteration 999",
     ):
         assert words in said
 
@@ -85,8 +75,7 @@ def test_a_config_of_an_older_version_has_the_names_and_the_defaults_of_today(tw
     path = two_arms / "noise" / "seed1" / "config.json"
     config = read_json(path)
     config["noise_point"] = config.pop("noise_target")
-    del config["noise_eta"]
-    write_json(path, config)
+    write_json(path, {name: value for name, value in config.items() if name != "noise_eta"})
     runs = read([two_arms]).runs
     assert (runs.noise_eta == 0).all()
     assert (runs.noise_target == "gradient").all()
@@ -136,12 +125,8 @@ def test_other_cadences_devices_and_data_are_other_settings(tmp_path):
     assert table.setting.nunique() == 4
     assert set(table.reference) == {None}
     said = read([tmp_path]).runs.set_index("arm").description.str.partition("characters")[2]
-    assert said.to_dict() == {
-        "baseline": ", eval_interval 250, device_kind ",
-        "often": ", eval_interval 10, device_kind ",
-        "card": ", eval_interval 250, device_kind cuda",
-        "few": " drawn from 5",
-    }
+    every, often = ", eval_interval 250, device_kind ", ", eval_interval 10, device_kind "
+    assert said.to_dict() == {"baseline": every, "often": often, "card": f"{every}cuda", "few": " drawn from 5"}
 
 
 def test_what_an_arm_changes_is_said_without_seeds_and_derived_options():
@@ -196,9 +181,8 @@ def test_an_arm_is_of_one_kind_of_device_where_it_was_trained(tmp_path):
     for seed, device in ((1, "cuda"), (2, "cpu")):
         on(fake_run(tmp_path / "noise" / f"seed{seed}", seed), device)
     refused(tmp_path, "differ in device: 'cuda' and 'cpu'")
-    parts = [
-        {"iter": at, "machine": {"device": name}} for at, name in ((0, "mps"), (0, "cuda:0"), (1000, "mps"))
-    ]
+    places = ((0, "mps"), (0, "cuda:0"), (1000, "mps"))
+    parts = [{"iter": at, "machine": {"device": name}} for at, name in places]
     edit(tmp_path / "noise" / "seed2" / "run.json", resumed=parts)
     assert read([tmp_path]).runs.device_kind.tolist() == ["cuda", "cuda"], "where there were steps"
     edit(tmp_path / "noise" / "seed2" / "run.json", resumed=[{**parts[1], "iter": 500}])
@@ -291,11 +275,8 @@ def test_a_thinned_log_keeps_every_evaluation_and_the_ends():
     assert (len(at), at[0], at[-1]) == (25, 0, 999)
     assert all("tokens" not in event for event in kept)
     assert collect.thinned(kept) == kept
-    assert collect.rounded({"loss": 1 / 3, "iter": 3, "none": None}) == {
-        "loss": 0.333333,
-        "iter": 3,
-        "none": None,
-    }
+    rounded = collect.rounded({"loss": 1 / 3, "iter": 3, "none": None})
+    assert rounded == {"loss": 0.333333, "iter": 3, "none": None}
 
 
 def test_damaged_records_are_one_line(study):

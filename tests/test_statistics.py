@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import fake_run, make_study
+from made_up import diverge, make_study
 from scipy import stats
 
 from analysis import statistics as st
@@ -235,9 +235,8 @@ def test_a_study_is_a_family_whatever_is_read_with_it(tmp_path):
 
 def test_no_survivors_are_better(tmp_path):
     folder = make_study(tmp_path, {"baseline": {}, "noise": {"noise_sigma": 0.1}, "low": {"weight_decay": 0.2}})
-    for seed in (1, 2, 3):
-        fake_run(folder / "noise" / f"seed{seed}", seed, status="diverged", noise_sigma=0.1)
-    fake_run(folder / "low" / "seed1", 1, status="diverged", weight_decay=0.2)
+    diverge(folder / "noise", noise_sigma=0.1)
+    diverge(folder / "low", [1], weight_decay=0.2)
     table = compare(read([folder]), "tiny", "cpu", "best_val_loss")
     assert (table.n["noise"], table["mean"]["noise"]) == (0, NAN)
     assert table.verdict.to_dict() == {"noise": Verdict.DIVERGED, "low": Verdict.DIVERGED}
@@ -255,8 +254,7 @@ def test_a_reference_that_lost_runs_gives_no_arm_a_worse(tmp_path):
 
     assert told() == (Verdict.WORSE, [])
     for lost in (1, 4):
-        for seed in range(1, lost + 1):
-            fake_run(folder / "rate" / f"seed{seed}", seed, status="diverged", learning_rate=0.01)
+        diverge(folder / "rate", range(1, lost + 1), learning_rate=0.01)
         assert told() == (Verdict.REFERENCE_DIVERGED, [f"reference: {lost} of 4 diverged"])
 
 
@@ -308,5 +306,5 @@ def test_only_a_noises_controls_that_all_ended_have_a_fraction(tmp_path):
     assert by_time.index.tolist() == [250, 500, 750, 1000]
     assert by_time.fraction.tolist() == pytest.approx([0.5] * 4)
     assert st.fractions_by_iteration(None).empty
-    fake_run(tmp_path / "half" / "seed2", 2, status="diverged", noise_sigma=0.05)
+    diverge(tmp_path / "half", [2], noise_sigma=0.05)
     assert not st.controls(read([tmp_path]), "tiny", "cpu")
