@@ -60,7 +60,7 @@ def main(argv):
     }
     bench = ["-m", "bench", CONFIG, *words, f"--out={out}"]
     parts = {
-        "tests": ["-m", "pytest", f"--rootdir={ROOT}", "-m", "cuda", f"{ROOT}/tests/test_cuda.py"],
+        "tests": ["-m", "pytest", f"--rootdir={ROOT}", "-vvm", "cuda", f"{ROOT}/tests/test_cuda.py"],
         "bench": bench,
         "profile": [*bench, "--profile"],
         "jobs": [*bench, f"--jobs={'1,2,4,8' if machine.kind == 'cuda' else '1,2'}"],

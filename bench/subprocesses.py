@@ -25,16 +25,10 @@ SLICE = 5  # seconds that are measured of runs at once
 
 
 def started(name, words):
-    """Peak memory of a loop, and how long its compilation takes: with nothing cached, and once more."""
+    """Peak memory of a loop, and how long its compilation takes with nothing cached."""
     with tempfile.TemporaryDirectory() as cache:
-        (cold,) = at_once(name, words, TORCHINDUCTOR_CACHE_DIR=cache)
-        compiled = cold["compile_seconds"] is not None
-        (kept,) = at_once(name, words, TORCHINDUCTOR_CACHE_DIR=cache) if compiled else [cold]
-    return {
-        "peak_memory_bytes": cold["peak_memory_bytes"],
-        "compile_cold_seconds": cold["compile_seconds"],
-        "compile_kept_seconds": kept["compile_seconds"],
-    }
+        (found,) = at_once(name, words, TORCHINDUCTOR_CACHE_DIR=cache)
+    return {name: found[name] for name in ("peak_memory_bytes", "compile_seconds")}
 
 
 def runs_at_once(config, words, numbers):

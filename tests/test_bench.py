@@ -52,12 +52,11 @@ def test_the_plain_loop_samples_its_batches_from_the_map(parts):
 def test_both_loops_begin_alike_and_train_alike(parts):
     setting = parts(max_iters=60, noise_sigma=0.0, gradient_accumulation_steps=1, dropout=0.0, n_embd=32)
     plain, ours = PlainLoop(*setting), OurLoop(*setting)
-    for one, other in zip(plain.model.parameters(), ours.model.parameters(), strict=True):
-        assert torch.equal(one, other)
-    losses = [[float(loop.train_step()) for _ in range(60)] for loop in (plain, ours)]
-    for curve in losses:
-        assert sum(curve[-10:]) < 0.85 * sum(curve[:10])
-    assert sum(losses[0][-10:]) == pytest.approx(sum(losses[1][-10:]), rel=0.05)
+    assert all(map(torch.equal, plain.model.parameters(), ours.model.parameters()))
+    losses = torch.tensor([[float(loop.train_step()) for _ in range(60)] for loop in (plain, ours)])
+    first, last = losses[:, :10].mean(1), losses[:, -10:].mean(1)
+    assert (last < 0.85 * first).all()
+    torch.testing.assert_close(last[0], last[1], rtol=0.05, atol=0)
 
 
 def test_the_plain_loops_step_is_adamws(parts):
@@ -195,7 +194,7 @@ def test_loops_are_begun_and_runs_trained_in_processes_of_their_own(small, capsy
     for name in ("plain", "ours"):
         found = subprocesses.started(name, [small])
         assert found["peak_memory_bytes"] > 1e7
-        assert found["compile_cold_seconds"] is None, "nothing is compiled on a CPU"
+        assert found["compile_seconds"] is None, "nothing is compiled on a CPU"
     assert bench.main([small, "--jobs=1,2", "--out=here"]) == 0
     rows = read_json("here/jobs.json")["jobs"]
     assert [(row["jobs"], len(row["steps_per_second"])) for row in rows] == [(1, 1), (2, 2)]
@@ -227,7 +226,7 @@ MADE_UP = {  # what bench.json would hold, in round numbers
         "plain": {"dtype": "bfloat16", "seconds": [0.020, 0.030, 0.024]},
         "ours": {"dtype": "bfloat16", "seconds": [0.005, 0.006, 0.008]},
     },
-    "started": {"ours": {"peak_memory_bytes": 3e9, "compile_cold_seconds": 9.0, "compile_kept_seconds": 2.0}},
+    "started": {"ours": {"peak_memory_bytes": 3e9, "compile_seconds": 9.0}},
     "tokens_per_step": 16_384,
     "evaluation": {
         **{"exact_tokens": 1000, "val_tokens": 4000, "exact_seconds": [0.2, 0.1, 0.2]},
@@ -242,7 +241,7 @@ def test_ratios_are_turn_by_turn_costs_are_differences_and_an_evaluation_is_of_t
     ours = report.loops(MADE_UP)["train.py"]
     assert ours["times as fast"] == pytest.approx([4, 5, 3])
     assert (ours["ms"], ours["tokens/s"]) == (pytest.approx([5, 6, 8]), pytest.approx(16_384 / 0.006))
-    assert [*ours.values()][-3:] == [3, 9, 2]
+    assert [*ours.values()][-2:] == [3, 9]
     assert ours["precision"] == "bfloat16, compiled"
     quiet = MADE_UP["loops"] | {"quiet": {"dtype": "bfloat16", "seconds": [0.004, 0.005, 0.008]}}
     (row,) = report.ingredients(MADE_UP | {"loops": quiet}).values()

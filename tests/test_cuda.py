@@ -191,11 +191,13 @@ def test_a_few_steps_an_evaluation_and_a_text_agree_with_the_cpu(run, corpus, de
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("grad_clip", [0.0, 0.5])
 def test_the_noise_is_added_whole_not_divided_by_the_loss_scale(new_run, device, dtype, grad_clip):
-    options = {"device": device, "dtype": dtype, "compile": "off", "grad_clip": grad_clip}
-    clean = gradients_at_update(new_run(noise_sigma=0.0, **options))
-    noisy_run = new_run(noise_sigma=0.25, **options)
+    options = {"device": device, "compile": "off", "grad_clip": grad_clip, "dropout": 0.0}
+    wide = gradients_at_update(new_run(noise_sigma=0.0, dtype="float32", **options))
+    clean = gradients_at_update(new_run(noise_sigma=0.0, dtype=dtype, **options))
+    noisy_run = new_run(noise_sigma=0.25, dtype=dtype, **options)
     noisy, xi = gradients_at_update(noisy_run), unit_noise(noisy_run, 0)
     for name, gradient in clean.items():
+        torch.testing.assert_close(gradient.norm(), wide[name].norm(), rtol=0.1, atol=1e-3)  # not still scaled
         torch.testing.assert_close(noisy[name] - gradient, 0.25 * xi[name], rtol=1e-3, atol=1e-3)
 
 
