@@ -95,9 +95,8 @@ class Fields:
             row = statistics.difference(self._losses(study, arm, loss), self._losses(study, against, loss))
         if not row["n"]:
             return "–"
-        return (
-            with_interval(row["mean"], row["half_width"] if half else math.nan, "+") + f" (n = {row['n']})" * n
-        )
+        size = with_interval(row["mean"], row["half_width"] if half else math.nan, "+")
+        return size + f" (n = {row['n']})" * n
 
     def verdict(self, study, arm, loss="val"):
         return str(self._row(study, arm, loss).verdict)
@@ -116,9 +115,7 @@ class Fields:
     def count(self, study, verdict, loss="val"):
         """How many of a study's comparisons have this verdict."""
         if verdict not in list(statistics.Verdict):
-            raise UserError(
-                f"no comparison has the verdict {verdict!r}{did_you_mean(verdict, statistics.Verdict)}"
-            )
+            raise UserError(f"there is no verdict {verdict!r}{did_you_mean(verdict, statistics.Verdict)}")
         return int((self._comparisons(study, loss).verdict == verdict).sum())
 
     def fraction(self, study, arm, at=None):
@@ -164,7 +161,7 @@ class Fields:
     def noise_ratio(self, study, arm, below=None):
         """How long the injected noise is at the first step, over the mini-batch gradient's own; with `below`,
         the first measured iteration at which this is under it."""
-        ratio = self._of(study, arm).curve("diagnosis", "noise_ratio").mean(axis=1)
+        ratio = self._diagnosed(study, arm, "noise_ratio")
         return printed(int(ratio[ratio < below].index[0])) if below else f"{ratio.iloc[0]:.0f}"
 
     def noise_sum(self, study, arm, against):
@@ -174,18 +171,18 @@ class Fields:
     def _squares(self, study, arm):
         here = self._of(study, arm)
         steps, logged = here.runs.max_iters.iloc[0], here.curve("train", "sigma")
-        return np.mean(
-            [np.sum(theory.sigma_between(logged.index, one, steps) ** 2) for _, one in logged.items()]
-        )
+        sigmas = [theory.sigma_between(logged.index, one, steps) for _, one in logged.items()]
+        return np.mean([np.sum(sigma**2) for sigma in sigmas])
 
     def steps(self, study, arm, against):
         """The RMS of an arm's updates over that of another's signal in them, the lowest and the highest of the
         measurements; the first, under a moment of one gradient, aside."""
-        ratio = self._mean_signal(study, arm) / self._mean_signal(study, against)
-        return f"{percent(ratio.iloc[1:].min())} to {percent(ratio.iloc[1:].max())}"
+        ours, theirs = (self._diagnosed(study, one, "signal_rms") for one in (arm, against))
+        ratio = (ours / theirs).iloc[1:]
+        return f"{percent(ratio.min())} to {percent(ratio.max())}"
 
-    def _mean_signal(self, study, arm):
-        return self._of(study, arm).curve("diagnosis", "signal_rms").mean(axis=1)
+    def _diagnosed(self, study, arm, name):
+        return self._of(study, arm).curve("diagnosis", name).mean(axis=1)
 
     def overfitting(self, study, arm):
         """The final val loss over the best one, with half of its 95 % t interval."""
@@ -291,9 +288,7 @@ class Fields:
         """S, the share of the learning rate that an arm's noise leaves."""
         found = effects.shares(self._of(study)).set_index("arm").share
         if arm not in found.index:
-            raise UserError(
-                f"{study}, {arm} has no absolute noise alone, under a second moment, and so no share"
-            )
+            raise UserError(f"{study}, {arm}: no share but of absolute noise alone, under a second moment")
         return f"{found[arm]:.2f}"
 
     def spearman(self, *studies):

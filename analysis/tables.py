@@ -272,8 +272,8 @@ def sharpness_table(records):
     numbers = sharpness_of(records)
     if not len(numbers):
         return None
-    rises = {name: f"rise at rho {name.removeprefix('rise_')}" for name in numbers if name.startswith("rise_")}
-    rises = {name: label for name, label in rises.items() if f"{name}_half_width" in numbers}
+    rises = [name for name in numbers if name.startswith("rise_") and not name.endswith("half_width")]
+    rises = {name: f"rise at rho {name.removeprefix('rise_')}" for name in rises}
     cells = cells_of(numbers, {"final_train_loss": LOSSES["final_train_loss"], **rises})
     cells.insert(0, "n", numbers.n)
     return table_of("Sharpness of the last weights", records, numbers, cells)
