@@ -55,11 +55,8 @@ MEANING = {  # of a difference in loss, where lower is better
 
 def main(argv):
     folders, out = arguments(argv)
-    benches = [
-        folder for folder in folders if any(folder.rglob("bench.json")) or any(folder.rglob("jobs.json"))
-    ]
-    has_runs = any(any(folder.rglob(name)) for folder in folders for name in ("run.json", records.RUNS))
-    found = records.read(folders) if has_runs or not benches else None
+    benches = having(folders, "bench.json", "jobs.json")
+    found = records.read(folders) if having(folders, "run.json", records.RUNS) or not benches else None
     if found and page_figures.are_of(found):
         said(out or folders[0] / "figures", page_figures.draw(found, out or folders[0] / "figures"))
         return 0
@@ -74,6 +71,11 @@ def main(argv):
     return 0
 
 
+def having(folders, *names):
+    """The folders at or below which there is a file of one of these names."""
+    return [folder for folder in folders if any(any(folder.rglob(name)) for name in names)]
+
+
 def arguments(argv):
     """(folders, output folder or None) of a command line."""
     if "--help" in argv or "-h" in argv:
@@ -85,8 +87,6 @@ def arguments(argv):
         raise UserError(f"{strange[0]} is no option of plot.py; it has --out=DIR")
     if not folders:
         raise UserError("which runs? python plot.py out")
-    if missing := [folder for folder in folders if not folder.is_dir()]:
-        raise UserError(f"no such folder: {missing[0]}")
     return folders, Path(out[-1]) if out else None
 
 
