@@ -81,9 +81,16 @@ def schedule(name, **constants):
     """
     if name == "plateau":
         return Plateau(constants["sigma"], constants["gamma"])
-    function = SCHEDULES[name]
+    function = look_up(SCHEDULES, name)
     _, *names = inspect.signature(function).parameters
-    return functools.partial(function, **{name: constants[name] for name in names})
+    return functools.partial(function, **{name: look_up(constants, name) for name in names})
+
+
+def look_up(table, name):
+    """The entry of a table such as SCHEDULES; ValueError with the names that there are."""
+    if name not in table:
+        raise ValueError(f"{name!r} is none of {', '.join(table)}")
+    return table[name]
 
 
 # Distributions: fill a float tensor in place with independent values of mean 0 and sd 1.
@@ -100,10 +107,8 @@ def uniform(out, generator):
 
 
 def laplace(out, generator):
-    """Laplace(0, 1 / sqrt 2): the difference of two unit exponentials -ln(1 - u), over sqrt 2.
-
-    u is in [0, 1). It needs a second tensor meanwhile. PyTorch's exponential_ takes 6 times as long on a CPU.
-    """
+    """Laplace(0, 1 / sqrt 2): the difference of two unit exponentials -ln(1 - u), u in [0, 1), over sqrt 2. It
+    needs a second tensor meanwhile. PyTorch's exponential_ takes 6 times as long on a CPU."""
     other = torch.empty_like(out).uniform_(generator=generator).neg_().log1p_()
     return out.uniform_(generator=generator).neg_().log1p_().sub_(other).div_(math.sqrt(2))
 
@@ -181,7 +186,7 @@ class GradientNoise:
         if len({parameter.device for parameter in self.parameters}) > 1:
             raise ValueError("the parameters lie on several devices: make one GradientNoise for each")
         self.sigma, self.seed, self.anticorrelated = sigma, seed, anticorrelated
-        self.distribution, self.scale = DISTRIBUTIONS[distribution], SCALES[scale]
+        self.distribution, self.scale = look_up(DISTRIBUTIONS, distribution), look_up(SCALES, scale)
         self._buffer = self._previous = self._views = None
 
     @torch.no_grad()
@@ -209,9 +214,7 @@ class GradientNoise:
 
     def scaled(self, unit):
         """(parameters, their gradients, `unit` times the scale, in place), for those that have a gradient.
-
-        unit: a tensor for each parameter, in the order of self.parameters.
-        """
+        unit: a tensor for each of self.parameters."""
         found = [(p, p.grad, xi) for p, xi in zip(self.parameters, unit) if p.grad is not None]
         if not found:
             raise ValueError("no parameter has a gradient: call this after backward, before zero_grad")
@@ -248,8 +251,6 @@ class GradientNoise:
 
 # NoisyTune: noise in pretrained weights, once, before they are fine-tuned.
 
-STDS = ("tensor", "global")
-
 
 @torch.no_grad()
 def noisytune_(model, lam, seed, distribution="uniform", std="tensor"):
@@ -266,14 +267,14 @@ def noisytune_(model, lam, seed, distribution="uniform", std="tensor"):
     function of (seed, the tensor's place among the parameters). It is computed on the CPU, for the same bits on
     every device.
     """
-    if std not in STDS:
-        raise ValueError(f"std={std!r} is none of {', '.join(STDS)}")
+    if std not in ("tensor", "global"):
+        raise ValueError(f"std={std!r} is none of tensor, global")
     parameters = list(model.parameters())
     before = {number: parameter.detach().cpu() for number, parameter in enumerate(parameters)}
     chosen = {number: w for number, w in before.items() if w.numel() > 1 and w.min() < w.max()}
     whole = torch.cat([w.flatten() for w in chosen.values()]).std() if std == "global" and chosen else None
     for number, w in chosen.items():
         generator = torch.Generator().manual_seed(stream_seed(seed, "noisytune", number))
-        unit = DISTRIBUTIONS[distribution](torch.empty(w.shape), generator)
+        unit = look_up(DISTRIBUTIONS, distribution)(torch.empty(w.shape), generator)
         scale = (w.std() if whole is None else whole) * lam / math.sqrt(12)
         parameters[number].copy_(w + unit.to(w) * scale)

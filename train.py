@@ -41,6 +41,7 @@ def main(argv):
             run = lifecycle.begin_or_resume(folder, config, machine, corpus, source, ranks)
             status = train_to_end(run, folder) if run else lifecycle.exit_status(folder)
     if config.plot and status == 0 and ranks.is_main:
+        sys.stdout.flush()
         subprocess.run([sys.executable, ROOT / "plot.py", folder.path], check=False)
     return status
 

@@ -119,7 +119,7 @@ def within(command, seconds, file):
     """The exit status of a command; None where it took longer, and was stopped."""
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},  # so that its error comes last
     )  # fmt: skip
     try:
         return process.wait(max(1, seconds))

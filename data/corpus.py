@@ -30,7 +30,7 @@ def corpus_folder(dataset):
     with lock(folder / "lock", wait=True):  # several runs may be started at once
         if not (folder / "meta.json").is_file():
             script = folder / "prepare.py"
-            print(f"{dataset} is not prepared yet: python {shown(script)}", flush=True)
+            print(f"preparing {dataset}, as python {shown(script)} does", flush=True)
             runpy.run_path(str(script))["main"]([])
     return folder
 

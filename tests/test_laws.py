@@ -481,6 +481,8 @@ def test_law_7_a_mistake_is_one_line_and_status_2(line, tmp_path, corpus, monkey
     script, *words = line.format(tmp=tmp_path, corpus=corpus).split()
     monkeypatch.setattr(sys, "argv", [script, *words])
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, script, raising=False)  # or runpy warns of it
+    monkeypatch.delitem(sys.modules, f"{script}.__main__", raising=False)
     runs = runpy.run_path if script.endswith(".py") else runpy.run_module
     with pytest.raises(SystemExit) as end:
         runs(str(ROOT / script) if script.endswith(".py") else script, run_name="__main__")

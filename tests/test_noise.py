@@ -285,3 +285,17 @@ def test_anticorrelated_noise_is_the_difference_of_successive_draws():
     assert one.std() == pytest.approx(1.0, abs=0.01)
     assert (one * two).mean() == pytest.approx(-0.5, abs=0.01)
     assert (one * three).mean() == pytest.approx(0.0, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: schedule("exponental", sigma=0.1, gamma=0.9), "exponential"),
+        (lambda: schedule("exponential", sigma=0.1, gama=0.9), "gamma"),
+        (lambda: GradientNoise(two_layers().named_parameters(), constant(0.1), 1, scale="rms"), "tensor"),
+        (lambda: GradientNoise(two_layers().named_parameters(), constant(0.1), 1, "normal"), "gaussian"),
+    ],
+)
+def test_a_wrong_name_is_answered_with_the_right_ones(make, named):
+    with pytest.raises(ValueError, match=named):
+        make()

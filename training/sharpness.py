@@ -43,6 +43,7 @@ def main(argv):
         raise UserError("which finished runs? python -m training.sharpness out/quickstart/seed1")
     device = best_device()
     for run in runs:
+        print(f"{run}: {DRAWS} draws at each of {len(RHOS)} sizes", flush=True)
         with enough_memory(device, "let no other process use it"):
             measured = sharpness(run, device)
         write_json(run / "sharpness.json", measured)
