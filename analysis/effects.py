@@ -88,12 +88,16 @@ def forest(columns, union, share):
     every = list(dict.fromkeys(itertools.chain(*lists)))
     tallest = max(3, len(every) if union else max(map(len, lists)))
     figure, axes = panels(len(columns), 0.75 + 0.19 * tallest, columns=len(columns), sharex=share)
+    drawn = {row["arm"].row.arm: row["arm"].colour for _, rows in columns for row in rows}
+    one_colour = GREY if len(set(drawn.values())) < len(drawn) else None  # colours that repeat tell nothing
     for place, (ax, (words, rows), labels) in enumerate(zip(axes, columns, lists)):
-        draw_forest(ax, every if union else labels, dict(zip(labels, rows)))
+        draw_forest(ax, every if union else labels, dict(zip(labels, rows)), one_colour)
         ax.set(title=words + pairs(rows), xlabel="difference (nats)   worse →")
         ax.tick_params(labelleft=not (union and place))
-    for face, label in ((BLACK, "resolved"), ("white", "not resolved")):
-        axes[0].plot([], [], color=BLACK, marker="o", markersize=4, markerfacecolor=face, label=label)
+    resolved = {row["verdict"] in RESOLVED for _, rows in columns for row in rows}
+    for face, label, there in ((BLACK, "resolved", True), ("white", "not resolved", False)):
+        if there in resolved:
+            axes[0].plot([], [], color=BLACK, marker="o", markersize=4, markerfacecolor=face, label=label)
     label_below(figure, axes[:1])
     return figure
 
@@ -103,7 +107,7 @@ def label_against(row):
     return row["arm"].label + ("" if usual else f" against {row['against'].label}")
 
 
-def draw_forest(axes, labels, rows):
+def draw_forest(axes, labels, rows, one_colour=None):
     """A point with its interval for each label, from the top; in words what has no interval or is far off."""
     calm = [row for row in rows.values() if not (math.isnan(row["half_width"]) or row["arm"].row.exploded)]
     far = beyond([abs(row["mean"]) for row in calm])
@@ -115,7 +119,7 @@ def draw_forest(axes, labels, rows):
                 size=7.5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
             )  # fmt: skip
             continue
-        row, colour = rows[label], rows[label]["arm"].colour
+        row, colour = rows[label], one_colour or rows[label]["arm"].colour
         face = colour if row["verdict"] in RESOLVED else "white"
         point = {"marker": "o", "markersize": 4, "markerfacecolor": face}
         axes.errorbar(row["mean"], place, xerr=row["half_width"], color=colour, **point)

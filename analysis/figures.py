@@ -25,15 +25,17 @@ GROUPS = ("all", "embeddings", "attention", "mlp", "norms")  # of weights
 
 @styled
 def losses(found, name="val_loss", label=VAL, parts=None):
-    """Loss by iteration, a panel a setting; parts: a panel for each of these lists of arms in its place."""
-    groups = groups_of(found) if parts is None else [named(found, names) for names in parts]
+    """Loss by iteration, a panel a setting; parts: {title: arms of a panel} in its place."""
+    groups = groups_of(found) if parts is None else [named(found, names) for names in parts.values()]
     direct = len(groups) == 1 or parts is not None
     figure, axes = panels(len(groups), 2.9 if len(groups) == 1 else 2.4, sharey=parts is not None)
-    limits = []
-    for ax, group in zip(axes, groups):
+    limits, titles = [], [title(group, groups) for group in groups]
+    if parts is not None:
+        titles = [f"{words} (n{of.partition('(n')[2]}" for words, of in zip(parts, titles)]
+    for ax, group, words in zip(axes, groups, titles):
         draw_curves(ax, group, "eval", name, direct=direct)
         limits += ax.get_ylim()
-        ax.set_title(title(group, groups))
+        ax.set_title(words)
     if parts is not None:
         axes[0].set_ylim(min(limits), max(limits))
     return labelled(figure, axes, label, () if direct else axes)

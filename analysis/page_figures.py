@@ -6,12 +6,12 @@ from analysis import effects, figures, look
 
 TABLE1 = ("table1_shakespeare", "table1_enwik8", "table1_text8")
 CELLS = ("sigma0.1_gamma0.99", "sigma0.01_gamma0.95")
-LIMITED = (
-    ("none", "noise_0.1_0.99", "noise_0.01_0.95", "delay"),
-    ("none", "weight_decay", "dropout", "augmentation", "three"),
-)
+LIMITED = {
+    "noise": ("none", "noise_0.1_0.99", "noise_0.01_0.95", "delay"),
+    "ordinary regularizers": ("none", "weight_decay", "dropout", "augmentation", "three"),
+}
 NAMED = {  # points of `share`: label, and its offset in points
-    ("table1_shakespeare", CELLS[0]): (look.cell_label(0.1, 0.99), (12, 5)),
+    ("table1_shakespeare", CELLS[0]): (look.cell_label(0.1, 0.99), (-7, -10)),
     ("optimizers", "adamw_beta2_0.95+noise"): (r"$\beta_2$=0.95", (-7, -3)),
     ("optimizers", "adamw_beta2_0.999+noise"): (r"$\beta_2$=0.999", (6, 5)),
     ("schedules", "inverse_eta1"): (r"inverse, $\eta$=1", (6, 5)),
