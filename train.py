@@ -47,6 +47,7 @@ def main(argv):
 
 
 def train_to_end(run, folder):
+    """Train, then evaluate the whole splits; returns the exit status."""
     try:
         with Signals(silent=not run.ranks.is_main) as signals:
             lifecycle.warm_up(run, accumulate)
@@ -64,8 +65,9 @@ def train_to_end(run, folder):
 def train(run, folder, signals):
     """From the step that the run has reached to max_iters: checkpoint, evaluate, step, log.
 
-    The ranks agree before each step whether a signal asks one of them to stop. A checkpoint at step s holds the
-    state before the evaluation at s, which a resume repeats.
+    The ranks agree before each step whether a signal asks one of them to stop. The checkpoint is written before
+    the evaluation of the same step, and a resumed run repeats that evaluation. The paper's "val" is the lowest
+    of the evaluations.
     """
     config, began_at = run.config, run.step
     run.meter.start(run.step)
@@ -86,38 +88,35 @@ def train(run, folder, signals):
                     raise lifecycle.Stopped(stop)
                 return
             lifecycle.update_plateau(run)
-            train_step(run)
+            train_step(run)  # counts itself in run.step
             if (run.step - 1) % config.log_interval == 0 or run.step == config.max_iters:
-                progress.logged(lifecycle.log(run, folder, learning_rate(run.step - 1, config)))
+                progress.logged(lifecycle.log(run, folder))
             lifecycle.log_diagnosis(run, folder)
             progress.stepped()
 
 
 def train_step(run):
-    """One iteration, in the paper's order: accumulate, average, unscale, clip, add noise, update.
+    """One iteration, in the paper's order: accumulate, average, unscale, clip, add noise, update by AdamW.
 
     Every rank adds the same noise to the same gradient, so that all keep the same weights. Averaged while it is
-    still scaled, a gradient that is infinite on one rank is so on all, and all skip the update. `control` is
-    None in the paper's method; the mechanism study's controls put the noise elsewhere (training/controls.py).
+    still scaled, a gradient that is infinite on one rank is so on all, and all skip the update. `control` does
+    nothing but add the noise; the mechanism study's controls put it elsewhere (training/controls.py).
     """
     config, step, control = run.config, run.step, run.control
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate(step, config)
-    if control:
-        control.before_backward(run)
+    control.before_backward(run)
     loss = accumulate(run)
     run.ranks.average_([loss, *(parameter.grad for parameter in run.model.parameters())])
     run.scaler.unscale_(run.optimizer)  # even without clipping, or the scaler would divide the noise too
-    if control:
-        control.before_clip(run)
+    control.before_clip(run)
     grad_norm = clip(run.model, config.grad_clip)
-    noise_norm = control.add_noise(run, grad_norm) if control else run.noise.add_(step)
+    noise_norm = control.add_noise(run, grad_norm)  # run.noise.add_(step): g_t += sigma_0 gamma^t xi_t
     run.scaler.step(run.optimizer)
     run.scaler.update()
-    if control:
-        control.after_update(run)
+    control.after_update(run)
     run.optimizer.zero_grad(set_to_none=True)
-    run.history[step, :3] = torch.stack((loss, grad_norm, noise_norm))
+    run.history[step] = torch.stack((loss, grad_norm, noise_norm))
     run.step += 1
 
 
@@ -125,26 +124,27 @@ def accumulate(run):
     """The mean loss of this iteration's micro-steps over this rank's rows, a 0-dim tensor; its gradient is
     added to the parameters'.
 
-    Dropout is a function of the step and the rank; rank 0 draws what a run in one process does.
+    Dropout is a function of the step and the rank. Rank 0 leaves its number out of the seed, so that its
+    dropout is that of a run in one process.
     """
     config, loss = run.config, 0.0
-    rows, other_rank = run.ranks.shard(config.batch_size), [run.ranks.rank] if run.ranks.rank else []
+    rows, rank = run.ranks.shard(config.batch_size), [run.ranks.rank] if run.ranks.rank else []
     for micro_step in range(config.gradient_accumulation_steps):
-        x, y = (part[rows] for part in run.batch(micro_step))  # each (B, T)
+        x, y = run.batch(micro_step)  # each (batch_size, T)
         if config.dropout:
-            torch.manual_seed(stream_seed(config.seed, "dropout", run.step, micro_step, *other_rank))
+            torch.manual_seed(stream_seed(config.seed, "dropout", run.step, micro_step, *rank))
         with run.machine.autocast():
-            part = run.model(x, y)[1] / config.gradient_accumulation_steps
-        run.scaler.scale(part).backward()
-        loss += part.detach()
+            micro_loss = run.model(x[rows], y[rows])[1] / config.gradient_accumulation_steps
+        run.scaler.scale(micro_loss).backward()
+        loss += micro_loss.detach()
     return loss
 
 
-def clip(model, largest):
+def clip(model, max_norm):
     """Clip the gradients to a global norm, 0 for not at all; returns the norm they had, a 0-dim tensor."""
     norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in model.parameters()])
-    if largest:
-        torch.nn.utils.clip_grads_with_norm_(model.parameters(), largest, norm)
+    if max_norm:
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, norm)
     return norm
 
 

@@ -1,15 +1,13 @@
 """train.py's own step and checkpoint: all that the bench knows of the inside of training."""
 
-import math
-
 import torch
 
 from bench.turns import clock
 from model import GPT
 from noise import stream_seed
-from train import accumulate, learning_rate, train_step
+from train import accumulate, train_step
 from training import lifecycle
-from training.run import Run, model_config
+from training.run import Run, model_config, new_history
 
 LENGTH = 100_000  # iterations, more than are measured of any run
 
@@ -28,8 +26,7 @@ class OurLoop:
     def __init__(self, config, corpus, machine, folder=None):
         self.config, self.corpus, self.machine, self.folder = config, corpus, machine, folder
         self.run = Run(config, corpus, machine)
-        self.run.history = torch.full((LENGTH, 4), math.nan, device=machine.device)
-        self.run.history[:, 3] = 1.0
+        self.run.history = new_history(LENGTH, machine.device)
         self.model = self.run.model
         if machine.compile:
             # Many loops share a block's code: no rate of dropout may become symbolic, none run eagerly unsaid.
@@ -42,7 +39,7 @@ class OurLoop:
         run = self.run
         train_step(run)
         if self.folder and (run.step - 1) % self.config.log_interval == 0:
-            lifecycle.log(run, self.folder, learning_rate(run.step - 1, self.config))
+            lifecycle.log(run, self.folder)
         return run.history[run.step - 1, 0]
 
     def compile_seconds(self):

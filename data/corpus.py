@@ -27,11 +27,14 @@ def corpus_folder(dataset):
             f"dataset={dataset!r} is neither a folder under data/ ({', '.join(known)}) nor the path of a"
             f" prepared corpus{did_you_mean(dataset, known)}"
         )
-    with lock(folder / "lock", wait=True):  # several runs may be started at once
+    held = lock(folder / "lock", wait=True)  # several runs may be started at once
+    try:
         if not (folder / "meta.json").is_file():
             script = folder / "prepare.py"
             print(f"preparing {dataset}, as python {shown(script)} does", flush=True)
             runpy.run_path(str(script))["main"]([])
+    finally:
+        held.release()
     return folder
 
 

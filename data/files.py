@@ -61,7 +61,9 @@ def shown(path):
 def lock(path, wait=False):
     """A lock on a file that one process at a time can hold, to be released; the system releases it when the
     process ends. wait: until it is free. Otherwise None where another process holds it."""
+    held = filelock.FileLock(path)
     try:
-        return filelock.FileLock(path).acquire(timeout=-1 if wait else 0).lock
+        held.acquire(timeout=-1 if wait else 0)
     except filelock.Timeout:
         return None
+    return held

@@ -16,7 +16,7 @@ LAWS = "tests/test_laws.py"
 MUTATIONS = [  # law, what it does, file, old, new, test
     (
         *(1, "dropout draws from wherever the global generator is", "train.py"),
-        'torch.manual_seed(stream_seed(config.seed, "dropout", run.step, micro_step, *other_rank))',
+        'torch.manual_seed(stream_seed(config.seed, "dropout", run.step, micro_step, *rank))',
         "pass",
         f"{LAWS}::test_law_1_the_same_command_gives_the_same_bits",
     ),
@@ -31,6 +31,18 @@ MUTATIONS = [  # law, what it does, file, old, new, test
         '"model": self.model.weights(),',
         '"model": self.model.bfloat16().float().weights(),',
         f"{LAWS}::test_law_2_looking_changes_no_weight",
+    ),
+    (
+        *(2, "an evaluation leaves dropout off", "training/evaluate.py"),
+        "    model.train(mode)\n",
+        "",
+        f"{LAWS}::test_law_2_looking_changes_no_weight",
+    ),
+    (
+        *(2, "the plateau rule is steered by every evaluation", "training/lifecycle.py"),
+        "run.step % run.config.plateau_interval == 0",
+        "run.step % run.config.eval_interval == 0",
+        f"{LAWS}::test_law_2_looking_more_often_does_not_steer_the_plateau_rule",
     ),
     (
         *(3, "the noise draws from the global generator", "noise.py"),
@@ -70,8 +82,8 @@ MUTATIONS = [  # law, what it does, file, old, new, test
     ),
     (
         *(3, "each rank adds noise of its own", "train.py"),
-        "else run.noise.add_(step)\n",
-        "else run.noise.add_(step + run.ranks.rank)\n",
+        "    noise_norm = control.add_noise(run, grad_norm)",
+        "    run.noise.seed = config.seed + run.ranks.rank\n    noise_norm = control.add_noise(run, grad_norm)",
         "tests/test_distributed.py::test_ranks_share_noise_and_weights_but_no_dropout_and_skip_the_same_steps",
     ),
     (
@@ -79,6 +91,12 @@ MUTATIONS = [  # law, what it does, file, old, new, test
         'self.optimizer.load_state_dict(state["optimizer"])',
         "pass",
         f"{LAWS}::test_law_4_stopped_after_any_step",
+    ),
+    (
+        *(4, "a resume forgets what the control keeps", "training/run.py"),
+        "        self.control.restore(state)\n",
+        "",
+        "tests/test_controls.py::test_a_run_with_each_control_differs_and_resumes",
     ),
     (
         *(4, "a resume forgets the loss scale", "training/run.py"),
@@ -148,12 +166,11 @@ def main():
             source = (copy / file).read_text()
             assert source.count(old) == 1, f"{file} has {source.count(old)} times: {old}"
             (copy / file).write_text(source.replace(old, new))
-            killed = before and not passes(copy, test)
+            after = passes(copy, test)
+        killed = before and not after
         survivors += not killed
-        print(
-            f"law {law}: {what} ({file}): {test.split('::')[1]} {'fails' if killed else 'DOES NOT FAIL'}",
-            flush=True,
-        )
+        said = "fails" if killed else "DOES NOT FAIL" if before else "FAILS WITHOUT IT"
+        print(f"law {law}: {what} ({file}): {test.split('::')[1]} {said}", flush=True)
     return 1 if survivors else 0
 
 

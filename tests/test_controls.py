@@ -101,14 +101,20 @@ def test_a_reset_optimizer_is_a_new_one():
 # In a run.
 
 
-@pytest.mark.parametrize("target", [target for target in TARGETS if target != "gradient"])
-def test_a_run_with_each_target_differs_and_resumes(run, stop_at, target):
-    options = {"noise_target": target, "noise_sigma": 0.1}
-    whole = run("whole", **options)
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"noise_target": target} for target in TARGETS if target != "gradient"),
+        *({"noise_before_clip": True}, {"noise_anticorrelated": True}, {"reset_below_sigma": 0.05}),
+    ],
+    ids=str,
+)
+def test_a_run_with_each_control_differs_and_resumes(run, stop_at, options):
+    whole = run("whole", noise_sigma=0.1, **options)
     assert not same_weights(whole, run("gradient", noise_sigma=0.1))
     assert not same_weights(whole, run("none", noise_sigma=0.0))
-    stop_at(7, "part", **options)
-    assert same_weights(run("part", **options), whole)
+    stop_at(7, "part", noise_sigma=0.1, **options)
+    assert same_weights(run("part", noise_sigma=0.1, **options), whole)
 
 
 def spoil(monkeypatch, at):

@@ -71,11 +71,11 @@ def test_common_symbols_and_positions_are_carried_over_and_new_ones_are_fresh(
     old = dict(zip(theirs, best(source)["wte.weight"]))
     for symbol, row, unchanged in zip(ours, new.model.wte.weight, fresh.model.wte.weight):
         assert torch.equal(row, old.get(symbol, unchanged)), symbol
-    assert new.start["symbols"] == {"carried": len(ours) - 3, "fresh": 3, "left": 2}
+    assert new.source_record["symbols"] == {"carried": len(ours) - 3, "fresh": 3, "left": 2}
     both = min(16, block_size)
     assert torch.equal(new.model.wpe.weight[:both], best(source)["wpe.weight"][:both])
     assert torch.equal(new.model.wpe.weight[both:], fresh.model.wpe.weight[both:])
-    assert new.start["positions"] == {"carried": both, "fresh": block_size - both}
+    assert new.source_record["positions"] == {"carried": both, "fresh": block_size - both}
 
 
 def test_what_it_started_from_is_printed_and_recorded_and_part_of_what_it_is(source, run, command, capsys):

@@ -10,7 +10,7 @@
     reset_below_sigma              AdamW's moments are forgotten when sigma falls below it: before_backward
     diagnose_interval              what an update consists of is measured (diagnosis.py): all of them
 
-A run of the paper's method has none of them, and its `control` is None. xi: of sd sigma_t, scaled as noise.py
+A run of the paper's method has none of them; its control is PaperMethod. xi: of sd sigma_t, scaled as noise.py
 has it. A step that the gradient scaler skips changes no moment and no weight.
 """
 
@@ -20,18 +20,43 @@ from training.diagnosis import Diagnosis
 
 
 def make_control(run):
-    """The Control of a run, or None where its config is the paper's method."""
+    """The Control of a run, or PaperMethod where its config has none of the options above."""
     config = run.config
     wanted = config.noise_before_clip or config.reset_below_sigma or config.diagnose_interval
-    return Control(run) if wanted or config.noise_target != "gradient" else None
+    return Control(run) if wanted or config.noise_target != "gradient" else PaperMethod()
 
 
-class Control:
-    """The hooks that train.py's train_step calls, in this order."""
+class PaperMethod:
+    """The hooks that train.py's train_step calls, in this order: noise in the gradients, and nothing else."""
 
+    def before_backward(self, run):
+        pass
+
+    def before_clip(self, run):
+        pass
+
+    def add_noise(self, run, grad_norm):
+        """Between clipping and the update; returns the L2 norm of the noise, a 0-dim tensor."""
+        return run.noise.add_(run.step)
+
+    def after_update(self, run):
+        pass
+
+    def take_measured(self):
+        """What the last step measured, {name: 0-dim tensor} or None; given once."""
+        return None
+
+    def state(self):
+        return {}
+
+    def restore(self, state):
+        pass
+
+
+class Control(PaperMethod):
     def __init__(self, run):
         config = run.config
-        self.target = TARGETS[config.noise_target](run)
+        self.target = TARGETS[config.noise_target if config.noisy else "gradient"](run)
         self.diagnosis = Diagnosis(run.optimizer) if config.diagnose_interval else None
         self.measured = None  # by the last step that was to be measured
 
@@ -48,7 +73,6 @@ class Control:
             self.noise_norm = run.noise.add_(run.step)
 
     def add_noise(self, run, grad_norm):
-        """Between clipping and the update; returns the L2 norm of the noise, a 0-dim tensor."""
         if self.diagnosis:
             self.diagnosis.observe(grad_norm.isfinite())
         if not run.config.noise_before_clip:
@@ -59,16 +83,17 @@ class Control:
     def after_update(self, run):
         self.target.after_update(run)
         if self.diagnosis and self.diagnosis.batch_norm is not None:
-            self.measured = self.diagnosis.measure_update(run, self.grad_norm, self.noise_norm)
+            self.measured = self.diagnosis.measure_update(
+                run, self.grad_norm, self.noise_norm, self.target.lr_factor
+            )
 
     def take_measured(self):
-        """What the last step measured, {name: 0-dim tensor} or None; given once."""
         measured, self.measured = self.measured, None
         return measured
 
     def state(self):
         return {
-            "warmup": self.target.state(),
+            "warmup": self.target.state(),  # as checkpoints have always called it
             "diagnosis": self.diagnosis.state() if self.diagnosis else None,
         }
 
@@ -79,7 +104,9 @@ class Control:
 
 
 class GradientTarget:
-    """The paper's place; the base of the others."""
+    """The paper's place; the base of the others, which may have hooks and a state of their own."""
+
+    lr_factor = 1.0  # of the learning rate, at the last step
 
     def __init__(self, run):
         pass
@@ -160,7 +187,7 @@ class LearningRateTarget(GradientTarget):
             group["lr"] = rate * factor
         decaying = [parameter for parameter in run.model.parameters() if parameter.dim() >= 2]
         torch._foreach_mul_(decaying, torch.where(applies, 1 - rate * config.weight_decay, 1.0))
-        run.history[run.step, 3] = factor
+        self.lr_factor = factor
         return torch.zeros_like(grad_norm)
 
     def factor(self, mean_square, sigma, beta2, applies):

@@ -44,8 +44,8 @@ class Diagnosis:
     def measure(self, factor=1.0, into_weights=0.0):
         """What the last update consisted of, as 0-dim tensors by name.
 
-        factor: of the learning rate, at this step. into_weights: the norm of noise that was added to the
-        weights beside the update, in learning rates.
+        factor: what the learning rate was multiplied by in this step. into_weights: the norm of the noise that
+        was added to the weights beside the update, divided by the learning rate.
 
         signal_rms, noise_rms: of the update's two parts in learning rates: m^ / (sqrt v^ + eps) with the clean
             first moment, and with what the noise added to it, both under the actual second moment.
@@ -89,7 +89,7 @@ class Diagnosis:
         scale = run.scaler.scale(torch.ones_like(norm))
         self.batch_norm = norm / scale / math.sqrt(config.gradient_accumulation_steps)
 
-    def measure_update(self, run, grad_norm, noise_norm):
+    def measure_update(self, run, grad_norm, noise_norm, lr_factor):
         """`measure` for the step just done, with the batch's own noise as it was clipped, and the ratio to
         it."""
         config = run.config
@@ -97,7 +97,7 @@ class Diagnosis:
         own_noise = self.batch_norm * clipped / grad_norm
         self.batch_norm = None
         into_weights = noise_norm if config.noise_target == "weights" else 0.0
-        measured = self.measure(run.history[run.step, 3], into_weights)
+        measured = self.measure(lr_factor, into_weights)
         return measured | {"own_noise_norm": own_noise, "noise_ratio": noise_norm / own_noise}
 
     def reset(self):

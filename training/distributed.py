@@ -22,7 +22,8 @@ GRACE = 2  # seconds, in which torchrun finds the process that ended first, and 
 
 
 class Ending(Exception):
-    """An early end of a run, raised on every rank alike; rebuilt there from its arguments."""
+    """Raised on rank 0 to end a run early; it is sent to the other ranks and raised there too, so that __init__
+    must take exactly its args."""
 
 
 class PeerLost(Exception):

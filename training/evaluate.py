@@ -69,6 +69,10 @@ def model_in(checkpoint, meta, path):
         model = GPT.from_weights(checkpoint["model"])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
         raise UserError(f"{path} holds no model of this code: restore it") from None
+    if model.config.activation != "gelu_tanh":
+        raise UserError(
+            f"{path} has the activation {model.config.activation!r}, and models here have gelu_tanh"
+        )
     if model.config.vocab_size != len(meta["vocabulary"]):
         raise UserError(f"{path} does not match the vocabulary in its run.json: restore it")
     if not all(parameter.isfinite().all() for parameter in model.parameters()):

@@ -96,7 +96,7 @@ def begin(run, folder):
         "seeds": {"seed": run.config.seed, "data_seed": run.config.data_seed},
         "parameters": run.model.parameter_count(),
         "corpus": run.corpus.meta,
-        "init_from": run.start,
+        "init_from": run.source_record,
         "resumed": [],
     }
     if run.pretrained:
@@ -117,11 +117,16 @@ def resume(run, folder):
                 raise
             raise UserError(f"{folder.path / 'last.pt'} is no checkpoint of this run: restore it") from None
     elif run.config.init_from:
-        check_same(run.start, about.get("init_from"), folder.path)
+        check_same(run.source_record, about.get("init_from"), folder.path)
     if run.config.init_from and not run.pretrained:
         run.pretrained = load_pretrained(folder, run.machine.device)
     folder.cut_log(run.step)
-    if best := folder.load("best.pt"):
+    best = folder.load("best.pt")
+    if best and best["iter"] > run.step:
+        raise UserError(
+            f"{folder.path} has lost its last.pt: restore it, or begin afresh with --overwrite=True"
+        )
+    if best:
         run.best = {"val_loss": best["val_loss"], "iter": best["iter"]}
     elif any(event["kind"] == "eval" for event in read_log(folder.path)[0]):
         raise UserError(
@@ -147,12 +152,13 @@ def announce(run, folder):
         f" {run.machine}; iterations {run.step:,} to {config.max_iters:,} of {config.tokens_per_iter:,} tokens",
         flush=True,
     )
-    if run.start:
-        print(describe(run.start), flush=True)
+    if run.source_record:
+        print(describe(run.source_record), flush=True)
 
 
 def warm_up(run, accumulate):
-    """Two forward and backward passes that change nothing: they compile, and show how long the run will take.
+    """Run two forward and backward passes and throw the gradients away: the first compiles, the second times a
+    step.
 
     accumulate: train.py's. Where compilation fails, which shows at the first call, the run goes on without it.
     """
@@ -187,6 +193,7 @@ def save_checkpoint(run, folder):
         run.saved = run.step
 
 
+# Not within work that rank 0 already does alone: it would wait for the others for ever.
 checkpoint = on_rank0(save_checkpoint)
 
 
@@ -214,8 +221,8 @@ def evaluate(run, folder):
 
 
 def save_best(run, folder, val_loss):
-    """Save these weights as the best, and before them a checkpoint: a resume may not reach a best from beyond
-    last.pt again, where sums are not repeatable."""
+    """Save these weights as the best, and before them a checkpoint. On a GPU a resumed run may take a slightly
+    different path, and would never reach a best from beyond its last checkpoint again."""
     if run.step and run.saved != run.step:
         save_checkpoint(run, folder)
     with run.meter.paused():
@@ -243,18 +250,18 @@ def update_plateau(run):
 
 
 @on_rank0
-def log(run, folder, learning_rate):
+def log(run, folder):
     """Log the iteration just done; its loss is the mean over the last log_interval iterations."""
     config, iteration = run.config, run.step - 1
     run.check_finite()
     rows = run.history[max(0, run.step - config.log_interval) : run.step].cpu()
-    _, grad_norm, noise_norm, factor = rows[-1].tolist()
+    _, grad_norm, noise_norm = rows[-1].tolist()
     event = {
         "kind": "train",
         "iter": iteration,
         "tokens": run.step * config.tokens_per_iter,
         "loss": rows[:, 0].mean().item(),
-        "lr": learning_rate * factor,
+        "lr": float(run.optimizer.param_groups[0]["lr"]),
         "sigma": run.noise.sigma(iteration),
         "grad_norm": grad_norm,
         "clipped_norm": min(grad_norm, config.grad_clip or math.inf) if math.isfinite(grad_norm) else None,
@@ -268,7 +275,7 @@ def log(run, folder, learning_rate):
 
 def log_diagnosis(run, folder):
     """Log what the iteration just done was measured to consist of, if it was."""
-    if run.control and (measured := run.control.take_measured()):
+    if measured := run.control.take_measured():
         event = {"kind": "diagnosis", "iter": run.step - 1}
         run.ranks.on_rank0(
             lambda: folder.append(event | {name: float(value) for name, value in measured.items()})

@@ -16,7 +16,7 @@ import torch
 from config import ROOT, UserError, cores
 from training.operators import has_instructions
 
-EFFECTS = {  # of what a resume may find changed
+EFFECTS = {  # of a field in which the machine of a resumed run differs
     "processes": "the same batches and noise, other dropout masks, other rounding",
     "device": "other noise and dropout from here on",
     "compile": "other rounding, and on CUDA other dropout masks",

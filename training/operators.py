@@ -1,6 +1,7 @@
 """The operators of model.py, made fast on a CPU. On any other device each is PyTorch's own.
 
-The figures are from docs/speed.md: one step or one call with the choice against the same without it.
+The figures say how many times as fast a training step, an evaluation or a sample is with the choice as without
+it; docs/speed.md has them all.
 """
 
 import math
@@ -13,8 +14,7 @@ def linear(x, layer):
     """layer(x) for an nn.Linear.
 
     Without gradients, on a CPU in float32, oneDNN computes it: PyTorch prefers MKL, which leaves AVX-512 unused
-    on AMD's processors (an evaluation takes 1 / 1.1 of the time). For a few rows its calls cost more than they
-    save.
+    on AMD's processors (an evaluation: 1.1 times as fast). For a few rows its calls cost more than they save.
     """
     if onednn_is_faster(x):
         return torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, "none", [], "")
@@ -39,7 +39,7 @@ def attention(q, k, v, p, fused=True):
     q: (B, H, T, d), the last T of S tokens. k, v: (B, H, S, d). Returns (B, H, T, d). fused=False always takes
     the plain path, which has second derivatives.
 
-    On a CPU the fused kernel has no dropout, and in 16 bits a step takes 1.3 to 1.4 times as long with it.
+    On a CPU the fused kernel has no dropout; in 16 bits a step is 1.3 to 1.4 times as fast without it.
     """
     T, S = q.shape[2], k.shape[2]
     fused = fused and (q.device.type != "cpu" or (q.dtype.itemsize > 2 and not p))
@@ -50,7 +50,7 @@ def attention(q, k, v, p, fused=True):
 
 
 def plain_attention(q, k, v, p):
-    """`attention` in two matrix products, the scale and the mask within the first (a step: 1.06)."""
+    """`attention` in two matrix products, scale and mask within the first (a step: 1.06 times as fast)."""
     (B, H, T, d), S = q.shape, k.shape[2]
     q, k, v = (part.reshape(B * H, -1, d) for part in (q, k, v))
     future = torch.full((T, S), -math.inf, dtype=q.dtype, device=q.device).triu(1 + S - T)
@@ -62,7 +62,7 @@ def dropout(x, p):
     """Each element 0 with probability p, else x / (1 - p); drawn from the global generator.
 
     PyTorch draws a mask on the CPU one element after the other. Here four elements share a 64-bit draw (a step:
-    1.28), and p is rounded to a multiple of 2^-16.
+    1.28 times as fast), and p is rounded to a multiple of 2^-16.
     """
     if not p or x.device.type != "cpu":
         return F.dropout(x, p)
@@ -77,8 +77,8 @@ def matmul(operation, *operands, **options):
     """operation(*operands), a matrix product such as F.linear or torch.bmm, in the precision of autocast.
 
     A CPU without 16-bit instructions multiplies 16 bits by a loop over elements. There the operands are rounded
-    to 16 bits, multiplied and summed in float32, and the sum is rounded: what the instructions do, but for the
-    order of summation; so also backward (a step: 14.6).
+    to 16 bits, multiplied and summed in float32, and the sum is rounded. This gives what 16-bit instructions
+    give, up to the order of summation, in the backward pass too (a step: 14.6 times as fast).
     """
     dtype = torch.get_autocast_dtype("cpu")
     if operands[0].device.type != "cpu" or not torch.is_autocast_enabled("cpu") or has_instructions(dtype):

@@ -25,12 +25,12 @@ class Diverged(Ending):
 class Run:
     """One run in memory.
 
-    start: run.json's record of the weights that init_from gave; None where they are fresh.
-    pretrained: those weights, before NoisyTune, by name; None where there are none.
-    control: None in the paper's method (controls.py). step: updates done; saved: those in last.pt.
+    source_record: run.json's record of the weights that init_from gave; None where they are fresh.
+    pretrained: those weights, before NoisyTune, by name, as start.pt has them; None where there are none.
+    step: updates done; saved: those in last.pt; checked: those whose loss is known to be finite.
     best: the lowest val loss so far, and its iteration; best.pt is the same on disk.
-    history: (max_iters, 4) on the device, a row an iteration: mini-batch loss, gradient norm before clipping,
-        noise norm, factor of the learning rate; nothing is fetched from the device between log lines.
+    history: (max_iters, 3) on the device, a row an iteration: mini-batch loss, gradient norm before clipping,
+        noise norm; nothing is fetched from the device between log lines.
     """
 
     def __init__(self, config, corpus, machine, source=None, ranks=None):
@@ -38,7 +38,7 @@ class Run:
         self.config, self.corpus, self.machine = config, corpus, machine
         self.ranks = ranks or SingleProcess()
         self.model = GPT.create(model_config(config, corpus), stream_seed(config.seed, "init"), machine.device)
-        self.start = carry_over(source, self.model, corpus.meta) if source else None
+        self.source_record = carry_over(source, self.model, corpus.meta) if source else None
         self.pretrained = copied(self.model) if source else None
         if source and config.noisytune_lambda:
             how = {"distribution": config.noisytune_distribution, "std": config.noisytune_std}
@@ -50,8 +50,7 @@ class Run:
         self.step, self.checked, self.saved = 0, 0, None
         self.best = {"val_loss": math.inf, "iter": None}
         self.meter = Meter(config.tokens_per_iter)
-        self.history = torch.full((config.max_iters, 4), math.nan, device=machine.device)
-        self.history[:, 3] = 1.0
+        self.history = new_history(config.max_iters, machine.device)
 
     def batch(self, micro_step):
         """Inputs and targets of all ranks, each (batch_size, block_size); symbols replaced by option
@@ -74,7 +73,7 @@ class Run:
             "seconds": self.meter.seconds(),
             "history": self.history[: self.step],
             "plateau": vars(self.noise.sigma) if self.config.noise_schedule == "plateau" else None,
-            **(self.control.state() if self.control else {}),
+            **self.control.state(),
         }
 
     def restore(self, state):
@@ -83,11 +82,10 @@ class Run:
         self.scaler.load_state_dict(state["scaler"])
         self.step = self.checked = self.saved = state["step"]
         self.meter.seconds_before = state["seconds"]
-        self.history[: self.step] = state["history"] if "history" in state else state["trace"]  # its old name
+        self.history[: self.step] = state["history"] if "history" in state else state["trace"][:, :3]  # old
         if self.config.noise_schedule == "plateau":
             vars(self.noise.sigma).update(state["plateau"])
-        if self.control:
-            self.control.restore(state)
+        self.control.restore(state)
 
     def check_finite(self):
         """Raise Diverged at the first iteration since the last check whose loss is not finite.
@@ -115,6 +113,10 @@ class Run:
                 sums[group] += distance
                 counts[group] += parameter.numel()
         return {group: sums[group] / counts[group] for group in sums}
+
+
+def new_history(length, device):
+    return torch.full((length, 3), math.nan, device=device)
 
 
 def model_config(config, corpus):

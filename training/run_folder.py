@@ -81,8 +81,10 @@ class RunFolder:
         if there is None or about is None:
             held = ", ".join(left) or "config.json"
             raise UserError(f"{self.path} holds {held} without both config.json and run.json; {ADVICE}")
+        if not isinstance(about, dict) or not isinstance(about.get("corpus"), dict) or "machine" not in about:
+            raise UserError(f"{self.path / 'run.json'} is damaged: restore it; or {ADVICE}")
         self.check_config(config)
-        if about.get("corpus", {}).get("splits") != corpus_meta["splits"]:
+        if about["corpus"].get("splits") != corpus_meta["splits"]:
             raise UserError(f"{self.path} holds a run on other data of the same name; {ADVICE}")
         return True
 
