@@ -36,6 +36,11 @@ def write_corpus(folder, text, **options):
     return folder
 
 
+def pytest_configure():
+    """Under nohup SIGHUP is ignored, and what tests start would inherit that."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():
         for item in items:

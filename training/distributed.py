@@ -131,8 +131,9 @@ def joined():
         raise UserError("a run's processes are on one machine: start them with torchrun --nproc_per_node")
     rank = int(os.environ["RANK"])
     nccl = torch.cuda.is_available() and torch.distributed.is_nccl_available()
-    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=TIMEOUT)
     try:
+        with noticing_loss():  # rank 0 may have found a mistake before this rank has joined
+            torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=TIMEOUT)
         with contextlib.redirect_stdout(io.StringIO()) if rank else contextlib.nullcontext():
             ranks = ManyProcesses(rank, size)
             yield ranks
