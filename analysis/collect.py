@@ -36,7 +36,7 @@ def main(argv):
         record = read_json(study / "study.json")
         place = target / record["name"] / record["size"]
         ended, left = collect(study, place)
-        print(f"{place}: {ended} runs taken, {left} not finished yet")
+        print(f"{place}: runs taken: {ended}, not finished yet: {left}")
     return 0
 
 
