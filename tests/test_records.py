@@ -217,7 +217,7 @@ def collected(study):
 
 def test_records_are_read_as_their_run_folders_are(study, capsys):
     place = collected(study)
-    assert "7 runs taken, 1 not finished yet" in capsys.readouterr().out
+    assert "runs taken: 7, not finished yet: 1" in capsys.readouterr().out
     assert sorted(path.name for path in place.iterdir()) == [RUNS, "study.json"]
     live, kept = read([study]), read([place.parent.parent])
     for name in ("runs", "curves"):
