@@ -23,11 +23,16 @@ def make_control(run):
     """The Control of a run, or PaperMethod where its config has none of the options above."""
     config = run.config
     wanted = config.noise_before_clip or config.reset_below_sigma or config.diagnose_interval
-    return Control(run) if wanted or config.noise_target != "gradient" else PaperMethod()
+    return Control(run) if wanted or config.noise_target != "gradient" else PaperMethod(run)
 
 
 class PaperMethod:
     """The hooks that train.py's train_step calls, in this order: noise in the gradients, and nothing else."""
+
+    lr_factor = 1.0  # of the learning rate, at the last step
+
+    def __init__(self, run):
+        pass
 
     def before_backward(self, run):
         pass
@@ -93,38 +98,17 @@ class Control(PaperMethod):
 
     def state(self):
         return {
-            "warmup": self.target.state(),  # as checkpoints have always called it
+            **self.target.state(),
             "diagnosis": self.diagnosis.state() if self.diagnosis else None,
         }
 
     def restore(self, state):
-        self.target.restore(state["warmup"])
+        self.target.restore(state)
         if self.diagnosis:
             self.diagnosis.restore(state["diagnosis"])
 
 
-class GradientTarget:
-    """The paper's place; the base of the others, which may have hooks and a state of their own."""
-
-    lr_factor = 1.0  # of the learning rate, at the last step
-
-    def __init__(self, run):
-        pass
-
-    def add_noise(self, run, grad_norm):
-        return run.noise.add_(run.step)
-
-    def after_update(self, run):
-        pass
-
-    def state(self):
-        return None
-
-    def restore(self, state):
-        pass
-
-
-class MomentTarget(GradientTarget):
+class MomentTarget(PaperMethod):
     """Noise in one moment of AdamW, changed before the stock step so that the step makes of it what it would
     have been had it seen the noisy gradient. Correcting it afterwards would cancel in float32."""
 
@@ -137,7 +121,7 @@ class MomentTarget(GradientTarget):
         )
 
 
-class WeightTarget(GradientTarget):
+class WeightTarget(PaperMethod):
     """lr * sigma * xi on the weights: what SGD would make of the noise, with no moment to go through."""
 
     def __init__(self, run):
@@ -160,7 +144,7 @@ class WeightTarget(GradientTarget):
             torch._foreach_add_(run.noise.parameters, self.noise, alpha=rate * run.noise.sigma(run.step))
 
 
-class LearningRateTarget(GradientTarget):
+class LearningRateTarget(PaperMethod):
     """No noise: a learning rate warmed up as the noise would warm it up, one factor for all elements.
 
     Noise of sd sigma_t makes AdamW's second moment v + s of v, which shortens the step of a signal by
@@ -199,14 +183,14 @@ class LearningRateTarget(GradientTarget):
         return torch.sqrt(v / (v + s).clamp(min=1e-38))
 
     def state(self):
-        return self.ema
+        return {"warmup": self.ema}
 
     def restore(self, state):
-        self.ema.copy_(state)
+        self.ema.copy_(state["warmup"])
 
 
 TARGETS = {
-    "gradient": GradientTarget,
+    "gradient": PaperMethod,
     "first_moment": MomentTarget,
     "second_moment": MomentTarget,
     "second_moment_mean": MomentTarget,
