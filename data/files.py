@@ -4,11 +4,14 @@ import contextlib
 import hashlib
 import json
 import os
+import sys
 from pathlib import Path
 
 import filelock
 
 from config import ROOT, UserError
+
+LARGE = 500 * 10**6  # bytes of files that are read in one go
 
 
 @contextlib.contextmanager
@@ -51,6 +54,14 @@ def hash_of(path):
     """The SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def say_if_large(paths):
+    """The bytes of some files in all; says so first where it takes seconds to read them."""
+    size = sum(path.stat().st_size for path in paths)
+    if size > LARGE:
+        print(f"reading {shown(paths[0])}, {size / 1e9:.1f} GB", file=sys.stderr, flush=True)
+    return size
 
 
 def shown(path):

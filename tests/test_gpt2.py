@@ -50,7 +50,8 @@ def of_transformers(transformers, **options):
 def write_model(folder, vocab_size=29, block_size=24):
     """A model of ours in the format, with biases."""
     folder.mkdir()
-    gpt2.write(folder, scaled(GPT.create(GPTConfig(vocab_size, block_size, **SHAPE, bias=True), 3)))
+    model = scaled(GPT.create(GPTConfig(vocab_size, block_size, **SHAPE, bias=True), 3))
+    gpt2.write(folder, model.config, gpt2.weights_of(model))
     return folder
 
 
