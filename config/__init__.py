@@ -63,7 +63,7 @@ def can_be_path(text):
 def user_path(text):
     """The path that a user wrote, ~ expanded; UserError where it can be none."""
     if not can_be_path(str(text)):
-        raise UserError(f"{shown(str(text))} can be no path: it is {PATH}")
+        raise UserError(f"{shown(str(text))} can be no path: one is {PATH}")
     return Path(text).expanduser()
 
 
@@ -83,9 +83,7 @@ class Limits(NamedTuple):
     words: str
 
 
-PATH = (
-    "UTF-8 without line breaks and other control characters, and after a leading ~ a user whom this system has"
-)
+PATH = "UTF-8 without control characters, and where it begins with ~ of a user who exists"
 Name = Annotated[str, Limits(can_be_path, PATH)]
 Size = Annotated[int, Limits(lambda x: 1 <= x <= 1e12, "from 1 to 1e12")]
 Iterations = Annotated[int, Limits(lambda x: 1 <= x <= 1e8, "from 1 to 1e8")]  # their history is on the device
@@ -404,7 +402,7 @@ def check_value(name, value, where):
         near = did_you_mean(value, choices)
         raise UserError(f"{where}: {name}={shown(value)} is none of {', '.join(choices)}{near}")
     if limits and value is not None and not limits.hold(value):
-        raise UserError(f"{where}: {name}={shown(value)} is out of range: {name} is {limits.words}")
+        raise UserError(f"{where}: {name}={shown(value)} cannot be: it is {limits.words}")
     return value
 
 
