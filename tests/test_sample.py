@@ -124,8 +124,8 @@ def test_a_run_folder_is_enough_and_last_stands_in_for_best(run, tmp_path, capsy
         *("--prompt=", "--prompt=FILE:none.txt"),
     ],
 )
-def test_a_mistake_in_the_options_is_one_line_that_names_it(tmp_path, option):
-    meta = {"vocabulary": ["a"], "unit": "character", "name": "a"}
+def test_a_mistake_in_the_options_is_one_line_that_names_it(tmp_path, corpus, option):
+    meta = json.loads((corpus / "meta.json").read_text())
     (tmp_path / "run.json").write_text(json.dumps({"corpus": meta}))
     with pytest.raises(UserError, match=rf"^[^\n]*{option.split('=')[0].strip('-')}[^\n]*$"):
         sample.main([str(tmp_path), option])

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from config import UserError, identity, recorded
 from data.files import lock, read_json, replacing, write_json
+from data.meta import fault_in
 
 ADVICE = "choose another --out_dir, or begin afresh with --overwrite=True"
 OWN_FILES = (
@@ -162,16 +163,18 @@ def best_checkpoint(folder):
 
 def corpus_meta(folder):
     """The meta of the corpus of a run, from its run.json, or of an exported model, from its corpus.json;
-    UserError where there is neither."""
-    folder, meta = Path(folder), None
-    if folder.is_dir():
-        about = read_json(folder / "run.json")
-        meta = about.get("corpus") if isinstance(about, dict) else read_json(folder / "corpus.json")
-    if not isinstance(meta, dict) or not {"vocabulary", "unit", "name"} <= meta.keys():
+    UserError where there is neither, or it is damaged."""
+    found = [path for name in ("run.json", "corpus.json") if (path := Path(folder) / name).is_file()]
+    if not found:
         raise UserError(
             f"{folder} is no run folder: it has no run.json that describes a corpus, nor the corpus.json of an"
             " exported model"
         )
+    meta = read_json(found[0])
+    if found[0].name == "run.json":
+        meta = meta.get("corpus") if isinstance(meta, dict) else None
+    if wrong := fault_in(meta):
+        raise UserError(f"{found[0]} is damaged, in its corpus's {wrong}: restore it")
     return meta
 
 
