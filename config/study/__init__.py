@@ -147,7 +147,7 @@ def check_parts(names, file):
     if parts["purpose"] not in PURPOSES:
         raise UserError(f"{file}: purpose={parts['purpose']!r} is neither {' nor '.join(map(repr, PURPOSES))}")
     seeds = tuple(itertools.islice(parts["seeds"], MOST_RUNS + 1))  # of range(10**9) too
-    if not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
+    if not seeds or not all(type(seed) is int and OPTIONS["seed"].limits.hold(seed) for seed in seeds):
         raise UserError(f"{file}: seeds={shown(parts['seeds'])} are not numbers from 0 on")
     if len(seeds) > MOST_RUNS:
         raise UserError(f"{file}: seeds={shown(parts['seeds'])} are more than {MOST_RUNS:,}")
