@@ -1,4 +1,4 @@
-"""Shapes by arithmetic: as many parameters as the model has; what cannot be is refused before it is built."""
+"""Shapes by arithmetic, and what files say: what cannot be is refused before anything is built."""
 
 import dataclasses
 import re

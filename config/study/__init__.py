@@ -18,6 +18,7 @@ import ast
 import dataclasses
 import itertools
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,6 +120,8 @@ def read_study(file, overlays=(), options=(), seeds=None, arms=None):
     seeds, arms = seeds or study.seeds, chosen(parts, arms)
     if (count := len(seeds) * len(arms)) > MOST_RUNS:
         raise UserError(f"{study.name}: {count:,} runs are more than {MOST_RUNS:,}: choose fewer seeds")
+    if count > 1000:
+        print(f"planning {count:,} runs", file=sys.stderr, flush=True)
     asked = itertools.product(seeds, arms)
     runs = [plan(study, arm, seed, files, parts["common"], overrides) for seed, arm in asked]
     check_runs(study, runs)
