@@ -1,6 +1,7 @@
 """Shapes by arithmetic, and what files say: what cannot be is refused before anything is built."""
 
 import dataclasses
+import json
 import re
 
 import pytest
@@ -8,12 +9,14 @@ import torch
 from conftest import checkpoint
 from test_config import outcome
 
+import sample
 import train
 from config import UserError, load, settle
 from model import GPT, GPTConfig
-from training import shape
+from training import evaluate, export, shape, sharpness
 from training.evaluate import model_in
 from training.machine import Machine, memory_of
+from training.pretrained import read_source
 from training.run_folder import corpus_meta
 
 HUGE = 10**9
@@ -154,3 +157,74 @@ def test_weights_that_are_not_those_of_the_shape_are_one_line(good, how):
     model = {**best["model"], "state": change_one(best["model"]["state"], how)}
     with pytest.raises(UserError, match=r"^best\.pt[^\n]*$"):
         model_in({**best, "model": model}, corpus_meta(folder), "best.pt")
+
+
+OTHERS = ("[]", "null", "{}", "5", '"x"', "[" * 10**5)
+
+
+def spoilt(path):
+    """What may stand in a JSON file in place of its value: another one; the same without one of its entries, or
+    with another value for one; so also for the entries of the corpus in it."""
+    value = json.loads(path.read_text())
+    value.pop("crc32", None)
+    yield from OTHERS
+    for place in (value, value.get("corpus")):
+        for number, (name, before) in enumerate(list((place or {}).items())):
+            if number % 2:
+                del place[name]
+            else:
+                place[name] = [None, [], 5, "x", {}, 10**30, {"a": [None]}][number % 7]
+            yield json.dumps(value)
+            place[name] = before
+
+
+@pytest.fixture
+def commands(run, command, tmp_path, monkeypatch):
+    """(a run's folder, its export, {name: what reads such a folder})."""
+    folder, there = run(max_iters=5), tmp_path / "exported"
+    export.main([str(folder), str(there)])
+    meta = corpus_meta(folder)
+    for reader in (evaluate, sharpness):
+        monkeypatch.setattr(reader, "mean_loss", lambda *_: 0.0)  # which takes time
+    config = load(command("new"))
+    return folder, there, {
+        "sample": lambda place: sample.main([str(place), "--device=cpu", "--max_new_tokens=1", "--prompt=Ada"]),
+        "evaluate": lambda place: evaluate.main([str(place)]),
+        "export": lambda place: export.main([str(place), str(tmp_path / "again")]),
+        "sharpness": lambda place: sharpness.main([str(place)]),
+        "init_from": lambda place: read_source(dataclasses.replace(config, init_from=str(place)), meta),
+    }  # fmt: skip
+
+
+READ_BY = {
+    "run.json": ("sample", "evaluate", "export", "sharpness", "init_from"),
+    "config.json": ("evaluate", "export", "init_from"),
+    "result.json": ("sharpness",),
+    "log.jsonl": ("export",),
+}
+
+
+@pytest.mark.parametrize("name", READ_BY)
+def test_no_json_of_another_shape_is_a_traceback_in_what_reads_a_run(commands, name):
+    folder, _, reads = commands
+    path = folder / name
+    lines = (f"{text}\n" for text in (*OTHERS, '{"kind": [], "iter": 5}'))
+    before = path.read_text()
+    for text in list(lines if name == "log.jsonl" else spoilt(path)):
+        path.write_text(text)
+        for which in READ_BY[name]:
+            _, said = outcome(reads[which], folder)
+            assert said is None or said.isprintable()
+    path.write_text(before)
+    assert all(outcome(reads[which], folder)[1] is None for which in READ_BY[name])
+
+
+@pytest.mark.parametrize("name", ["config.json", "corpus.json"])
+def test_no_json_of_another_shape_is_a_traceback_in_what_reads_an_export(commands, name):
+    _, folder, reads = commands
+    path = folder / name
+    for text in list(spoilt(path)):
+        path.write_text(text)
+        for which in ("sample", "evaluate", "init_from"):
+            _, said = outcome(reads[which], folder)
+            assert said is None or said.isprintable()

@@ -17,14 +17,13 @@ from dataclasses import dataclass
 
 import torch
 
-from config import UserError, differences, recorded, source_wanted, user_path
+from config import Config, UserError, differences, source_wanted, user_path
 from data.corpus import symbol_indices
-from data.files import read_json
 from data.subword import is_gpt2s
 from model import GPT
 from training import gpt2
 from training.evaluate import exported_model, model_in
-from training.run_folder import corpus_meta, corpus_title, load_hashed
+from training.run_folder import corpus_meta, corpus_title, load_hashed, read_config
 
 SHAPE = ("n_layer", "n_head", "n_embd", "bias")
 
@@ -81,7 +80,7 @@ def best_of_run(config, folder):
         "iter": checkpoint.get("iter"),
         "val_loss": checkpoint.get("val_loss"),
         "corpus": corpus_title(meta),
-        "knobs": differences(recorded(read_json(folder / "config.json") or {})),
+        "knobs": differences(read_config(folder) or Config()),
     }
     return Source(model, meta, record)
 
