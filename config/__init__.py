@@ -210,18 +210,18 @@ def identity(config):
     return {name: value for name, value in (options | filled).items() if name not in NOT_IDENTITY}
 
 
-def recorded(options):
+def recorded(options, where="a config.json"):
     """The Config that a config.json tells of. Options that it does not know yet have their defaults, which
-    leave things as they were without the option. UserError for one that there is no more."""
-    if not isinstance(options, dict):
-        raise UserError(f"a config.json holds {options!r} where the options should be")
+    leave things as they were without the option. UserError for one that there is no more, or cannot be so."""
     options = today(options)
     if gone := options.keys() - OPTIONS.keys():
         raise UserError(
-            f"a config.json has the option {min(gone)!r}, which this version does not have:"
+            f"{where} has the option {min(gone)!r}, which this version does not have:"
             " read its run with the version that trained it"
         )
-    return Config(**options)
+    config = Config(**{name: check_type(name, value, where) for name, value in options.items()})
+    check_alone(config)
+    return config
 
 
 def today(options):

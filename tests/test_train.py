@@ -17,6 +17,7 @@ from torch import nn
 import train
 from config import ROOT, UserError, load
 from data.corpus import Corpus
+from data.files import read_json
 from model import GPT, Block
 from noise import stream_seed
 from training import lifecycle, machine
@@ -330,7 +331,7 @@ def test_a_run_of_an_older_version_resumes_to_the_same_bits(run, stop_at, tmp_pa
     """Whose options and checkpoint have their earlier names, and which lacks an option that came later."""
     whole = run("whole")
     stop_at(7, "part")
-    config = json.loads((tmp_path / "part" / "config.json").read_text())
+    config = read_json(tmp_path / "part" / "config.json")
     config["noise_draw"], config["noise_point"] = (config.pop(f"noise_{n}") for n in ("distribution", "target"))
     del config["noise_anticorrelated"]
     (tmp_path / "part" / "config.json").write_text(json.dumps(config))
@@ -342,7 +343,7 @@ def test_a_run_of_an_older_version_resumes_to_the_same_bits(run, stop_at, tmp_pa
 
 def test_a_run_of_a_later_version_is_refused(run, command):
     folder = run(max_iters=5)
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json")
     (folder / "config.json").write_text(json.dumps({**config, "option_to_come": 1}))
     with pytest.raises(UserError, match="option_to_come"):
         train.main(command(max_iters=5))
