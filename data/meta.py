@@ -64,7 +64,7 @@ def is_vocabulary(meta):
     return (
         isinstance(symbols, list)
         and is_count(meta["vocab_size"])
-        and meta["vocab_size"] == len(symbols) == len(set(symbols)) <= MOST_SYMBOLS
+        and meta["vocab_size"] == len(symbols) <= MOST_SYMBOLS
         and all(map(SYMBOLS[meta["unit"]], symbols))
     )
 
