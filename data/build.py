@@ -1,28 +1,25 @@
 """From a source text to a prepared corpus: encode, split, write. No torch.
 
 A prepared corpus is a folder with train.bin, val.bin (test.bin where it has three parts), each token a
-little-endian uint16, and meta.json, written last, which says what they are:
-
-    format       1
-    name, unit   the corpus, and what a token is: "character", "byte", or a subword, "token" (data/subword.py)
-    vocabulary   the symbols in code-point order; a token is an index into it
-    splits       {"train": {"tokens": n, "sha256": of train.bin}, ...}, in the text's order
-    source       {"from": path or URL, "sha256": of the source's bytes}
-    partial      only where the text is the first part of a corpus: {"tokens": n, "of": the whole's}
+little-endian uint16, and meta.json, written last, which says what they are (data/meta.py).
 """
 
 import argparse
+import codecs
+import contextlib
 import hashlib
 import io
 import itertools
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 
-from config import UserError
-from data.files import read_json, replacing, shown, write_json
+from config import UserError, run_script
+from data.files import lock, replacing, shown, write_json
+from data.meta import FORMAT, MOST_SYMBOLS, read_meta, vocabulary_sha256
 
-FORMAT = 1
 CHUNK = 1 << 22  # characters or bytes held at a time
 CODE_POINTS = 0x110000
 HALVES = {"train": 0.9, "val": 0.1}
@@ -38,16 +35,58 @@ def options(description, **extra):
     return parser
 
 
+def run(main, folder):
+    """Run the `main(argv)` of a prepare script as `config.run_script` does, with the folder's lock."""
+
+    def alone(argv):
+        with preparing(folder):
+            return main(argv)
+
+    run_script(alone)
+
+
+@contextlib.contextmanager
+def preparing(folder):
+    """Hold the lock of a corpus's folder, so that one process at a time prepares it; says that it waits.
+
+    What a killed one has left half written is removed.
+    """
+    held = lock(folder / "lock")
+    if held is None:
+        print(f"waiting for another process, which prepares {shown(folder)}", flush=True)
+        held = lock(folder / "lock", wait=True)
+    try:
+        for path in half_written(folder):
+            path.unlink()
+        yield
+    finally:
+        held.release()
+
+
+def half_written(folder):
+    """The temporary files of what is written into a corpus's folder."""
+    written = ["train.bin", "val.bin", "test.bin", "meta.json", "input.txt"]
+    written += [f"{folder.name}.{kind}" for kind in ("zip", "source")]
+    names = "|".join(map(re.escape, written))
+    return [path for path in folder.glob(".*.tmp") if re.fullmatch(rf"\.({names})\.\w+\.tmp", path.name)]
+
+
 def prepared(folder, sha256=None):
     """Whether a folder holds a prepared corpus; prints it, since a script then has nothing to do.
 
     sha256: of the text that it should hold; UserError where it holds another. None: any will do.
     """
-    if not (meta := read_json(Path(folder) / "meta.json")):
+    folder = Path(folder)
+    if not (meta := read_meta(folder)):
         return False
     if sha256 and meta["source"]["sha256"] != sha256:
-        raise UserError(f"{shown(Path(folder))} holds another text, {text_of(meta)}: --force replaces it")
-    print(f"{shown(Path(folder))} is prepared already; --force prepares it again")
+        raise UserError(f"{shown(folder)} holds another text, {text_of(meta)}: --force replaces it")
+    for name, part in meta["splits"].items():
+        path = folder / f"{name}.bin"
+        if not path.is_file() or path.stat().st_size != 2 * part["tokens"]:
+            print(f"{shown(folder)} has lost or changed {path.name}, and is prepared again")
+            return False
+    print(f"{shown(folder)} is prepared already; --force prepares it again")
     return True
 
 
@@ -70,10 +109,19 @@ def read_characters(streams):
                 while chunk := text.read(CHUNK):
                     yield code_points(chunk)
             except UnicodeDecodeError as error:
+                with open_stream() as raw:
+                    mend = conversion(name, raw.read(2))
                 raise UserError(
-                    f"{name} is not UTF-8 ({error.reason}): convert it, for instance by"
-                    f" iconv -f latin1 -t utf-8 {name} > text.txt"
+                    f"{name} is not UTF-8 ({error.reason}): convert it, for instance by {mend}"
                 ) from None
+
+
+def conversion(path, head):
+    """The command that makes a text UTF-8, in a file of another name. head: its first two bytes."""
+    marked = head in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    target = Path(path).with_suffix(".utf8.txt")
+    names = [shlex.quote(str(name)) for name in (path, target)]
+    return f"iconv -f {'utf-16' if marked else 'latin1'} -t utf-8 {' > '.join(names)}"
 
 
 def code_points(text):
@@ -95,7 +143,7 @@ def write_corpus(folder, chunks, source, unit="character", splits=None, whole=No
     """
     folder, splits = Path(folder), splits or HALVES
     symbols, length = count_symbols(chunks())
-    if not 0 < len(symbols) <= 1 << 16:
+    if not 0 < len(symbols) <= MOST_SYMBOLS:
         raise UserError(
             f"{source['from']}: {len(symbols):,} distinct symbols in {length:,}; a corpus has 1 to 65,536"
         )
@@ -131,7 +179,8 @@ def write_splits(folder, vocabulary, parts, source):
         name: {**counts, "sha256": write_tokens(folder / f"{name}.bin", tokens)}
         for name, counts, tokens in parts
     }
-    meta = {"format": FORMAT, "name": folder.name, **vocabulary, "splits": splits, **source}
+    digest = {"vocabulary_sha256": vocabulary_sha256(vocabulary)}
+    meta = {"format": FORMAT, "name": folder.name, **vocabulary, **digest, "splits": splits, **source}
     write_json(folder / "meta.json", meta)
     return meta
 

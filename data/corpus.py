@@ -3,6 +3,7 @@
 `encode`, `decode` and `symbol_indices` need only its meta.json, which a run folder has a copy of.
 """
 
+import hashlib
 import runpy
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import numpy as np
 import torch
 
 from config import ROOT, UserError, did_you_mean
-from data.build import FORMAT
-from data.files import hash_of, lock, read_json, shown
+from data.build import preparing
+from data.files import shown
+from data.meta import read_meta
 from data.subword import encoding
 
 
@@ -27,38 +29,42 @@ def corpus_folder(dataset):
             f"dataset={dataset!r} is neither a folder under data/ ({', '.join(known)}) nor the path of a"
             f" prepared corpus{did_you_mean(dataset, known)}"
         )
-    held = lock(folder / "lock", wait=True)  # several runs may be started at once
-    try:
+    with preparing(folder):  # several runs may be started at once
         if not (folder / "meta.json").is_file():
             script = folder / "prepare.py"
             print(f"preparing {dataset}, as python {shown(script)} does", flush=True)
             runpy.run_path(str(script))["main"]([])
-    finally:
-        held.release()
     return folder
 
 
 class Corpus:
     """The splits of a prepared corpus as uint16 tokens, mapped from their files or on a device.
 
-    meta: what prepare wrote (data/build.py says what). UserError where files do not match it.
+    meta: what prepare wrote (data/meta.py says what). UserError where files do not match it.
     """
 
     def __init__(self, dataset, device="cpu", train_tokens=None):
         self.folder = corpus_folder(dataset)
-        self.meta = read_json(self.folder / "meta.json")
-        if self.meta.get("format") != FORMAT:
-            raise self.damaged(f"is of format {self.meta.get('format')}, not {FORMAT}")
+        self.meta = read_meta(self.folder)
+        if self.meta is None:
+            raise self.damaged("has lost its meta.json")
         self.tokens = {name: self.load(name).to(device) for name in self.meta["splits"]}
         if train_tokens is not None:
             self.limit(train_tokens)
 
     def load(self, split):
         """A split as a mapped int16 tensor; torch does not index uint16 on every device."""
-        path, count = self.folder / f"{split}.bin", self.meta["splits"][split]["tokens"]
-        if not path.is_file() or hash_of(path) != self.meta["splits"][split]["sha256"]:
-            raise self.damaged(f"has lost or changed {split}.bin, of {count:,} tokens")
-        return torch.from_numpy(np.memmap(path, np.int16, mode="c"))
+        path, part = self.folder / f"{split}.bin", self.meta["splits"][split]
+        changed = self.damaged(f"has lost or changed {split}.bin, of {part['tokens']:,} tokens")
+        if not path.is_file():
+            raise changed
+        with open(path, "rb") as file:  # once: a script may replace the file
+            if hashlib.file_digest(file, "sha256").hexdigest() != part["sha256"]:
+                raise changed
+            tokens = np.memmap(file, "<u2", mode="c")
+        if len(tokens) != part["tokens"] or tokens.max() >= self.meta["vocab_size"]:
+            raise self.damaged(f"has a meta.json that is not of its {split}.bin")
+        return torch.from_numpy(tokens.view(np.int16))
 
     def limit(self, train_tokens):
         """Keep only the first tokens of the train split; UserError where it has fewer."""

@@ -13,8 +13,8 @@ from data.files import hash_of, replacing, shown
 
 PIECE = 1 << 16  # bytes taken from a connection at a time, at most
 MOST = 1 << 30  # bytes of a download whose size is not known beforehand
-TIMEOUT = 30  # seconds that a connection may bring nothing
-SLOWEST = 5_000  # bytes a second that it must bring over any such span
+TIMEOUT = 30  # seconds until the headers, redirects and all, and until each TIMEOUT * SLOWEST bytes of the body
+SLOWEST = 5_000  # bytes a second
 REDIRECTS = 10
 ATTEMPTS = 3
 PASSING = (408, 416, 425, 429)  # HTTP statuses under 500 that may pass
@@ -35,11 +35,15 @@ def fetch(urls, sha256, target, source=None, size=None, most=MOST):
         return target, target.name
     failures = []
     for url in [source] if source else urls:
+        print(f"downloading {url}", flush=True)
         try:
             download(url, sha256, target, size, most)
-            return target, url
         except DownloadError as error:
             failures.append(f"{url} ({error})")
+            continue
+        if not sha256:
+            print(f"{url}: no SHA-256 is known to check this file by; it has {hash_of(target)}")
+        return target, url
     raise UserError(
         f"{target.name} could not be downloaded from {'; '.join(failures)}. If you have the file, use"
         f" python {shown(target.parent / 'prepare.py')} --source=PATH; config/quickstart.py needs no download"
@@ -93,38 +97,54 @@ def receive(url, file, size, most):
     import requests
     import urllib3
 
-    def broken(reason):
-        return DownloadError(f"{reason} after {file.tell():,} bytes" if file.tell() else reason, retry=True)
+    from data.connection import Patience
 
-    try:
-        with ask(url, start=file.tell()) as response:
-            resumed = begin(response, file)
-            copy(response.raw, file, size, most, name=url.rsplit("/", 1)[-1])
-            return resumed
-    except requests.HTTPError as error:
-        status = error.response.status_code
-        if status == 416:  # no such range
-            empty(file)
-        raise DownloadError(f"HTTP {status}", retry=status >= 500 or status in PASSING) from None
-    except (requests.Timeout, urllib3.exceptions.TimeoutError):
-        raise broken(f"nothing came for {TIMEOUT:g} s") from None
-    except requests.ConnectionError as error:
-        raise broken(f"no connection, {type(error).__name__}") from None
-    except urllib3.exceptions.HTTPError:
-        raise broken("the connection broke") from None
-    except requests.RequestException as error:
-        raise DownloadError(type(error).__name__) from None
+    with Patience(TIMEOUT) as session:
+        try:
+            with ask(session, url, start=file.tell()) as response:
+                resumed = begin(response, file)
+                copy(response.raw, file, size, most, session, name=url.rsplit("/", 1)[-1])
+                return resumed
+        except requests.HTTPError as error:
+            status = error.response.status_code
+            if status == 416:  # no such range
+                empty(file)
+            raise DownloadError(f"HTTP {status}", retry=status >= 500 or status in PASSING) from None
+        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
+            raise failure(error, session.late, file.tell()) from None
 
 
-def ask(url, start):
+def failure(error, late, length):
+    """The DownloadError for an exception of requests, after so many bytes. late: whether time was up."""
+    import requests
+    import urllib3
+
+    if late or isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError)):
+        reason = f"slower than {SLOWEST:,} bytes a second over {TIMEOUT:g} s"
+    elif isinstance(error, requests.ConnectionError):
+        reason = f"no connection, {type(error).__name__}"
+    elif isinstance(error, ValueError):  # of requests, urllib3 or Python, as the address is
+        return DownloadError(f"a malformed address, {type(error).__name__}")
+    elif isinstance(error, requests.RequestException):
+        return DownloadError(type(error).__name__)
+    else:
+        reason = "the connection broke"
+    return DownloadError(f"{reason} after {length:,} bytes" if length else reason, retry=True)
+
+
+def ask(session, url, start):
     """The response to a request for the file from byte `start` on."""
     import requests
 
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
-    with requests.Session() as session:
-        session.max_redirects = REDIRECTS
-        hooks = {"response": drop_redirect_body}
+    session.max_redirects = REDIRECTS
+    hooks = {"response": drop_redirect_body}
+    try:
         return session.get(url, headers=headers, hooks=hooks, stream=True, timeout=TIMEOUT)
+    except requests.RequestException:
+        raise
+    except OSError as error:  # REQUESTS_CA_BUNDLE names no file
+        raise DownloadError(str(error)) from None
 
 
 def drop_redirect_body(response, **_):
@@ -147,19 +167,24 @@ def begin(response, file):
     return False
 
 
-def copy(body, file, size, most, name):
+def copy(body, file, size, most, session, name):
     """Append a body to the file, until it ends or the file is longer than it may be."""
     from tqdm import tqdm
 
-    mark, since = file.tell(), time.monotonic()
-    with tqdm(total=size, initial=mark, unit="B", unit_scale=True, desc=name, disable=None) as bar:
-        while file.tell() <= (size or most) and (piece := body.read1(PIECE, decode_content=False)):
+    session.renew()
+    start = mark = file.tell()
+    with tqdm(total=size, initial=start, unit="B", unit_scale=True, desc=name, disable=None) as bar:
+        while file.tell() <= (size or most):
+            piece = body.read1(PIECE, decode_content=False)
+            if session.late:  # its end is then no end
+                raise failure(None, True, file.tell())
+            if not piece:
+                break
             file.write(piece)
             bar.update(len(piece))
-            if (now := time.monotonic()) - since > TIMEOUT:
-                if file.tell() - mark < SLOWEST * (now - since):
-                    raise DownloadError(f"slower than {SLOWEST:,} bytes a second", retry=True)
-                mark, since = file.tell(), now
+            if file.tell() - mark >= SLOWEST * TIMEOUT:
+                mark = file.tell()
+                session.renew()
 
 
 def check(file, sha256, size, most, resumed):

@@ -1,6 +1,6 @@
 """Corpora of subwords: byte-level BPE as GPT-2 has it, by tiktoken. No torch.
 
-Their meta.json differs from that of characters (data/build.py) as follows:
+Their meta.json differs from that of characters (data/meta.py) as follows:
 
     unit         "token"
     vocabulary   the bytes of each token, decoded as latin-1: the ranks in their order, then the special ones
@@ -19,7 +19,8 @@ import numpy as np
 
 from config import UserError
 from data import build
-from data.files import read_json, shown
+from data.files import shown
+from data.meta import read_meta
 
 # GPT-2's (encoder.py of github.com/openai/gpt-2), the contractions in one group.
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -97,11 +98,11 @@ def is_gpt2s(meta):
 
 def prepared(folder, vocabulary=None):
     """Whether a folder holds a corpus prepared with this Vocabulary, None for any; as `build.prepared`."""
-    meta = read_json(Path(folder) / "meta.json")
-    if meta and vocabulary and meta["source"]["vocabulary"]["sha256"] != vocabulary.sha256:
-        there = meta["source"]["vocabulary"]["from"]
+    meta = read_meta(Path(folder))
+    there = meta and meta["source"].get("vocabulary", {"from": meta["unit"] + "s", "sha256": None})
+    if there and vocabulary and there["sha256"] != vocabulary.sha256:
         raise UserError(
-            f"{shown(Path(folder))} holds tokens of another vocabulary, {there}: --force replaces it"
+            f"{shown(Path(folder))} holds tokens of another vocabulary, {there['from']}: --force replaces it"
         )
     return build.prepared(folder)
 

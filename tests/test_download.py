@@ -7,6 +7,7 @@ import http.server
 import io
 import re
 import threading
+import time
 import zipfile
 
 import pytest
@@ -89,11 +90,19 @@ def stalled(handler, times):
     handler.server.stopped.wait(20)
 
 
-def trickling(handler, times):
-    handler.answer(b"", length=SIZE)
-    for byte in BODY:
-        handler.wfile.write(bytes([byte]))
-        handler.server.stopped.wait(0.02)
+def pouring(start, more, wait=0.02):
+    """A reply that begins with some bytes and goes on with others for 20 s, with waits between them."""
+
+    def pour(handler, times):
+        handler.wfile.write(start)
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            handler.wfile.write(more)
+            if wait:
+                handler.server.stopped.wait(wait)
+        handler.server.poured = True
+
+    return pour
 
 
 def endless(handler, times, status=200, **headers):
@@ -110,10 +119,23 @@ def rest(handler, times, body=BODY, shift=0):
     handler.answer(body[start:], 206, Content_Range=f"bytes {start}-{SIZE - 1}/{SIZE}")
 
 
+OK, CHUNKED = b"HTTP/1.1 200 OK\r\n", b"Transfer-Encoding: chunked\r\n\r\n"
+SLOW = {
+    "stalled": stalled,
+    "trickling": pouring(OK + b"Content-Length: %d\r\n\r\n" % SIZE, b"x"),
+    "trickling without a length": pouring(OK + b"\r\n", b"x"),
+    "trickling status": pouring(b"HTTP/1.1 200 ", b"O"),
+    "trickling header": pouring(OK + b"X: ", b"x"),
+    "trickling redirect": reply(b"", 302, Location="/trickling"),
+    "headers": pouring(OK, b"X: x\r\n", 0.1),
+    "continues": pouring(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 99, 0),
+    "trickling chunk's length": pouring(OK + CHUNKED, b"0"),
+    "small chunks": pouring(OK + CHUNKED, b"1\r\nx\r\n"),
+    "trailers": pouring(OK + CHUNKED + b"0\r\n", b"X: x\r\n" * 99, 0),
+}
 BAD = {  # name: (reply, its reason, how often it is asked)
     "missing": (reply(b"", 404), "HTTP 404", 1),
-    "stalled": (stalled, "nothing came for 0.5 s", 3),
-    "trickling": (trickling, "slower than", 3),
+    **{name: (answer, "slower than", 3) for name, answer in SLOW.items()},
     "truncated": (truncated, f"the connection broke after {HALF:,} bytes", 3),
     "understated": (reply(length=HALF), f"{HALF:,} bytes where the file has {SIZE:,}", 3),
     "overstated": (reply(BODY + b"!"), f"more than {SIZE:,} bytes", 1),
@@ -121,6 +143,11 @@ BAD = {  # name: (reply, its reason, how often it is asked)
     "circular": (reply(b"", 302, Location="/bad"), "TooManyRedirects", 11),
     "endless": (endless, f"more than {SIZE:,} bytes", 1),
     "endless redirect": (lambda *a: endless(*a, status=302, Location="/missing"), "HTTP 404", 1),
+    **{
+        f"redirect to {address}": (reply(b"", 302, Location=address), "a malformed address", 1)
+        for address in ("http://[::1", "http://[x]:99999999/", f"http://{'a' * 99}.b/")
+    },
+    "redirect to gopher": (reply(b"", 302, Location="gopher://a/"), "InvalidSchema", 1),
     "part unasked": (reply(BODY[:HALF], 206, Content_Range=f"bytes 0-{HALF - 1}/{SIZE}"), "another part", 3),
     "another file": (reply(BODY[::-1]), "SHA-256", 1),
     "half another": (in_turn(truncated, reply(BODY[::-1])), "SHA-256", 2),
@@ -130,9 +157,8 @@ BAD = {  # name: (reply, its reason, how often it is asked)
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_mirror_is_refused_with_its_reason_and_a_good_one_used(server, tmp_path, monkeypatch, name):
     answer, reason, times = BAD[name]
-    if name in ("stalled", "trickling"):
-        monkeypatch.setattr(download, "TIMEOUT", 0.5)
-    server.replies |= {"/bad": answer, "/missing": reply(b"", 404)}
+    monkeypatch.setattr(download, "TIMEOUT", 0.25 if name in SLOW else 30)
+    server.replies |= {"/bad": answer, "/missing": reply(b"", 404), "/trickling": SLOW["trickling header"]}
     with pytest.raises(UserError) as error:
         download.fetch([server.url + "/bad", NOBODY], SHA256, tmp_path / "input.txt", size=SIZE)
     said = str(error.value)
@@ -142,6 +168,7 @@ def test_a_bad_mirror_is_refused_with_its_reason_and_a_good_one_used(server, tmp
     assert not list(tmp_path.iterdir()), "nothing half-made is left"
     assert sum(path == "/bad" for path, _ in server.asked) == times
     assert not hasattr(server, "poured"), "an endless body is left before its end"
+    monkeypatch.setattr(download, "TIMEOUT", 30)
     server.replies["/bad"] = reply(b"", 404)
     urls = [server.url + "/bad", server.url + "/good"]
     path, origin = download.fetch(urls, SHA256, tmp_path / "input.txt", size=SIZE)
@@ -171,6 +198,14 @@ def test_a_broken_download_goes_on_from_where_it_broke(server, tmp_path, name):
     assert [file.name for file in tmp_path.iterdir()] == ["input.txt"]
 
 
+def test_certificates_that_are_not_there_are_the_mirrors_failure(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "none.pem"))
+    urls = ["https://127.0.0.1:9/", server.url + "/good"]
+    assert download.fetch(urls, SHA256, tmp_path / "input.txt")[1] == urls[1]
+    with pytest.raises(UserError, match=r"^[^\n]*none\.pem[^\n]*$"):
+        download.fetch(urls[:1], SHA256, tmp_path / "other.txt")
+
+
 def test_faults_are_tried_again_after_longer_waits(server, tmp_path, waits):
     server.replies = {"/gone": reply(b"", 404), "/broken": failing, "/late": in_turn(failing, failing, whole)}
     urls = [server.url + path for path in server.replies]
@@ -182,12 +217,20 @@ def test_faults_are_tried_again_after_longer_waits(server, tmp_path, waits):
     assert len(server.asked) == 7, "a file that is there already is not downloaded again"
 
 
-def test_a_source_may_be_a_url_and_is_checked_too(server, tmp_path):
-    server.replies |= {"/endless": endless, "/page": reply(PAGE), "/broken": in_turn(truncated, whole)}
+def test_a_source_may_be_a_url_and_is_checked_too(server, tmp_path, capsys):
+    part = f"bytes {HALF}-{SIZE - 1}/{SIZE}"
+    other_half = reply(BODY[HALF:].upper(), 206, ETag='"other"', Content_Range=part)
+    server.replies |= {
+        "/endless": endless,
+        "/page": reply(PAGE),
+        "/broken": in_turn(truncated, other_half, whole),
+    }
     path, _ = download.fetch([NOBODY], SHA256, tmp_path / "input.txt", server.url + "/good")
     assert path.read_bytes() == BODY
+    assert SHA256 not in capsys.readouterr().out
     text_char.main(["--source", server.url + "/broken"], tmp_path / "c")
-    assert server.asked[1:] == [("/broken", None)] * 2, "without a hash it begins anew"
+    assert re.search(f"/broken: no SHA-256 is known .*{SHA256}\n", capsys.readouterr().out)
+    assert server.asked[1:] == [("/broken", None)] * 3, "without a hash it begins anew, and mixes no versions"
     server.replies["/part"] = reply(text8.TEXT8.opening * 9)
     text8.main(["--partial", f"--source={server.url}/part"], tmp_path / "d")
     assert not (tmp_path / "d" / "text8.source").exists(), "what came is removed when it is prepared"

@@ -15,6 +15,7 @@ import sample
 import train
 from config import UserError, load
 from data.corpus import Corpus
+from data.meta import vocabulary_sha256
 from data.subword import GPT2_TOKENS
 from model import GPT, GPTConfig
 from training import evaluate, export, gpt2
@@ -226,8 +227,14 @@ TOKENS = "".join(chr(97 + (n * n + n // 7) % 29) for n in range(4000))
 def token_corpus(tmp_path):
     """A corpus whose unit is the token, of 29 of them."""
     folder = write_corpus(tmp_path / "tokens", TOKENS)
-    change_json(folder / "meta.json", unit="token", pattern=".", special=[])
+    change_unit(folder / "meta.json", unit="token", pattern=".", special=[])
     return folder
+
+
+def change_unit(path, **entries):
+    """Change what the tokens of a prepared corpus are."""
+    change_json(path, **entries)
+    change_json(path, vocabulary_sha256=vocabulary_sha256(json.loads(path.read_text())))
 
 
 def test_a_run_starts_from_it_by_index_stops_and_goes_on(token_corpus, run, command, tmp_path, monkeypatch):
@@ -263,7 +270,7 @@ def test_an_export_has_its_own_vocabulary_with_it(exported, command, tmp_path):
 def test_a_model_that_does_not_fit_is_one_line_before_any_work(token_corpus, command, tmp_path, how):
     folder = write_model(tmp_path / "model", vocab_size=30 if how == "another number" else 29)
     if how == "characters":
-        change_json(token_corpus / "meta.json", unit="character")
+        change_unit(token_corpus / "meta.json", unit="character")
     named = "--bias=True" if how == "bias" else "corpus.json"
     with pytest.raises(UserError, match=rf"^init_from[^\n]*{named}[^\n]*$"):
         train.main(command("new", init_from=folder, dataset=token_corpus, bias=how != "bias"))

@@ -307,7 +307,7 @@ MAY_IMPORT = {  # of ours, by room or module; the longest name that fits counts
     "bench": [*("config", "data", "model", "noise", "training", "train", "sweep", "analysis"), "bench"],
 }
 WITHOUT_TORCH = (
-    *("config", "data.files", "data.build", "data.download", "data.unzip", "data.subword"),
+    *("config", "data.files", "data.meta", "data.build", "data.download", "data.unzip", "data.subword"),
     *("training.run_folder", "training.status", "training.terminal", "sweep", "analysis", "plot"),
 )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from config import UserError, run_script  # noqa: E402
+from config import UserError  # noqa: E402
 from data import build  # noqa: E402
 
 
@@ -51,4 +51,4 @@ def reference():
 
 
 if __name__ == "__main__":
-    run_script(main)
+    build.run(main, HERE)

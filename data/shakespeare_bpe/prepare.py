@@ -9,7 +9,6 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from config import run_script  # noqa: E402
 from data import build, download, subword  # noqa: E402
 from data.shakespeare_char.prepare import SHA256, SIZE, URLS  # noqa: E402
 
@@ -33,4 +32,4 @@ def main(argv, folder=HERE):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    build.run(main, HERE)

@@ -6,7 +6,6 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from config import run_script  # noqa: E402
 from data import build, download  # noqa: E402
 
 SIZE = 1_115_394  # bytes
@@ -31,4 +30,4 @@ def main(argv, folder=HERE):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    build.run(main, HERE)

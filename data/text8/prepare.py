@@ -10,8 +10,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from config import run_script  # noqa: E402
-from data import unzip  # noqa: E402
+from data import build, unzip  # noqa: E402
 
 TEXT8 = unzip.ZippedText(
     name="text8",
@@ -36,4 +35,4 @@ def main(argv, folder=HERE):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    build.run(main, HERE)

@@ -10,7 +10,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from config import UserError, run_script  # noqa: E402
+from config import UserError  # noqa: E402
 from data import build, download  # noqa: E402
 
 COMMAND = "python data/text_char/prepare.py my.txt [more.txt ...]"
@@ -49,4 +49,4 @@ def sha256(texts):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    build.run(main, HERE)
