@@ -29,7 +29,7 @@ import itertools
 from pathlib import Path
 
 from analysis import effects, figures, look, page_figures, records, statistics, tables
-from config import UserError, run_script
+from config import UserError, run_script, user_path
 
 FIGURES = {
     "overview": figures.overview,
@@ -82,12 +82,12 @@ def arguments(argv):
         print(__doc__)
         raise SystemExit(0)
     out = [word.removeprefix("--out=") for word in argv if word.startswith("--out=")]
-    folders = [Path(word) for word in argv if not word.startswith("--")]
+    folders = [user_path(word) for word in argv if not word.startswith("--")]
     if strange := [word for word in argv if word.startswith("--") and not word.startswith("--out=")]:
         raise UserError(f"{strange[0]} is no option of plot.py; it has --out=DIR")
     if not folders:
         raise UserError("which runs? python plot.py out")
-    return folders, Path(out[-1]) if out else None
+    return folders, user_path(out[-1]) if out else None
 
 
 def drawings(found, folders, out):

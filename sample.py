@@ -11,11 +11,10 @@ rarely changes a draw.
 import argparse
 import math
 import sys
-from pathlib import Path
 
 import torch
 
-from config import UserError, did_you_mean, run_script, settle
+from config import UserError, did_you_mean, run_script, settle, user_path
 from data.corpus import decode, encode, symbol_indices
 from noise import stream_seed
 from training import gpt2
@@ -28,7 +27,7 @@ TOGETHER = 64  # samples a batch, at most
 
 def main(argv):
     options = read_options(argv)
-    folder = Path(options.run).expanduser()
+    folder = user_path(options.run)
     meta = corpus_meta(folder)
     prompt = None if options.prompt is None else encode(read_prompt(options.prompt), meta)
     device = Machine.choose(settle({"device": options.device})).device
@@ -74,7 +73,7 @@ def read_model(folder, meta, device):
 def read_prompt(text):
     """The text of --prompt=TEXT or --prompt=FILE:path."""
     if text.startswith("FILE:"):
-        path = Path(text.removeprefix("FILE:")).expanduser()
+        path = user_path(text.removeprefix("FILE:"))
         if not path.is_file():
             raise UserError(f"--prompt={text}: no such file")
         text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")

@@ -82,8 +82,8 @@ def read_command(argv):
         raise UserError(f"{error}; python sweep.py --help shows how it is used") from None
     if not arguments.files:
         raise UserError("which study? python sweep.py config/study/quickstart.py --jobs=2 --plot")
-    if arguments.jobs < 1 or arguments.time_budget <= 0:
-        raise UserError("--jobs and --time-budget are numbers above 0")
+    if not 1 <= arguments.jobs <= 1024 or not arguments.time_budget > 0:
+        raise UserError("--jobs is a number from 1 to 1024, --time-budget one above 0")
     file, *overlays = arguments.files
     seeds, arms = arguments.seeds and parse_seeds(arguments.seeds), arguments.arms and arguments.arms.split(",")
     return arguments, read_study(file, overlays, options, seeds, arms)

@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 
 from analysis.records import RUNS, read_folders, read_lines, read_study_json, run_path
-from config import UserError, identity, recorded, run_script, today
+from config import UserError, identity, recorded, run_script, today, user_path
 from data.files import read_json, replacing, write_json
 
 EVENTS = 100  # of a thinned log; every evaluation is kept, and at least a quarter as many log lines
@@ -27,8 +27,9 @@ def main(argv):
     if "--help" in argv or "-h" in argv:
         print(__doc__)
         return 0
-    target = Path(next((word.removeprefix("--to=") for word in argv if word.startswith("--to=")), "results"))
-    folders = [Path(word) for word in argv if not word.startswith("--to=")]
+    targets = [word.removeprefix("--to=") for word in argv if word.startswith("--to=")]
+    target = user_path((targets or ["results"])[0])
+    folders = [user_path(word) for word in argv if not word.startswith("--to=")]
     if strange := [word for word in map(str, folders) if word.startswith("-")]:
         raise UserError(f"{strange[0]} is no option of collect; it has --to=DIR")
     for study in find_studies(folders):

@@ -9,13 +9,12 @@ with status 1 where a page differs from its filled source.
 """
 
 import sys
-from pathlib import Path
 
 import jinja2
 
 from analysis import records
 from analysis.fields import Fields
-from config import ROOT, UserError, run_script
+from config import ROOT, UserError, run_script, user_path
 from data.files import replacing
 
 PAGES, RESULTS = ROOT / "analysis" / "pages", ROOT / "results"
@@ -29,7 +28,7 @@ def main(argv):
     folders = [word for word in argv if not word.startswith("-")]
     if len(folders) > 1 or set(argv) - {*folders, "--check"}:
         raise UserError("one folder of records, and --check, is all that this takes: python -m analysis.report")
-    results = Path(folders[0]) if folders else RESULTS
+    results = user_path(folders[0]) if folders else RESULTS
     filled = fill(records.read([results]), results)
     if "--check" in argv:
         return check(filled)

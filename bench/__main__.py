@@ -40,7 +40,7 @@ from bench.plain_loop import PlainLoop
 from bench.report import NAMES, print_tables
 from bench.subprocesses import LOOPS, runs_at_once, started
 from bench.turns import clock
-from config import UserError, load, run_script
+from config import UserError, load, run_script, user_path
 from data.files import write_json
 from training.evaluate import mean_loss
 from training.lifecycle import open_corpus
@@ -88,7 +88,7 @@ def main(argv):
 def read_options(argv):
     """(the bench's own options, the words that are config.load's)."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--out", type=Path, default=Path("out/bench"))
+    parser.add_argument("--out", type=user_path, default=Path("out/bench"))
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--losses", action="store_true")
     instead.add_argument("--profile", action="store_true")

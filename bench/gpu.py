@@ -21,7 +21,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from config import ROOT, UserError, load, run_script
+from config import ROOT, UserError, load, run_script, user_path
 from config.study import read_study
 from data.files import read_json, replacing, write_json
 from training.lifecycle import open_corpus
@@ -82,11 +82,11 @@ def main(argv):
 def read_options(argv):
     """(minutes, the folder, the config files and keys)."""
     matches = [re.fullmatch(r"--(minutes|out)=(.+)", word) for word in argv]
-    options = {"minutes": "8", "out": ROOT / "results" / "gpu"} | {m[1]: m[2] for m in matches if m}
+    options = {"minutes": "8", "out": str(ROOT / "results" / "gpu")} | {m[1]: m[2] for m in matches if m}
     if not re.fullmatch(r"\d*\.?\d+", options["minutes"]) or not float(options["minutes"]):
         raise UserError(f"--minutes={options['minutes']} is not a number above 0")
     words = [word for word, match in zip(argv, matches) if not match]
-    return float(options["minutes"]), Path(options["out"]), words
+    return float(options["minutes"]), user_path(options["out"]), words
 
 
 def best_jobs(jobs, seconds):

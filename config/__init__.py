@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import difflib
 import inspect
-import math
 import os
 import re
 import runpy
@@ -26,6 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 class UserError(Exception):
     """A mistake of the user's: one line that names the mistake and the mend; exit status 2."""
+
+    def __str__(self):  # what it quotes may have several
+        return " ".join(super().__str__().splitlines())
 
 
 def run_script(main):
@@ -48,6 +50,32 @@ def cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def can_be_path(text):
+    """Whether a text can be a path: of printable UTF-8, and the user of a leading ~ is known."""
+    try:
+        text.encode()  # what was no UTF-8 on the command line is none here
+        Path(text).expanduser()
+    except (RuntimeError, ValueError):
+        return False
+    return not re.search(r"[\x00-\x1f\x7f]", text)
+
+
+def user_path(text):
+    """The path that a user wrote, ~ expanded; UserError where it can be none."""
+    if not can_be_path(str(text)):
+        raise UserError(f"{shown(str(text))} can be no path: one is {PATH}")
+    return Path(text).expanduser()
+
+
+def shown(value, most=200):
+    """A value as a message quotes it: its repr, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # more digits than Python prints
+        return "a number of thousands of digits"
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 class Limits(NamedTuple):
     """Which values of an option make sense, and the same in words."""
 
@@ -55,16 +83,19 @@ class Limits(NamedTuple):
     words: str
 
 
+PATH = "UTF-8 without control characters, and where it begins with ~ of a user who exists"
+Name = Annotated[str, Limits(can_be_path, PATH)]
 Size = Annotated[int, Limits(lambda x: 1 <= x <= 1e12, "from 1 to 1e12")]
 Iterations = Annotated[int, Limits(lambda x: 1 <= x <= 1e8, "from 1 to 1e8")]  # their history is on the device
-Count = Annotated[int, Limits(lambda x: x >= 0, "0 or more")]
+Layers = Annotated[int, Limits(lambda x: 1 <= x <= 10_000, "from 1 to 10,000")]
+Count = Annotated[int, Limits(lambda x: 0 <= x < 1 << 63, "from 0 to 2**63 - 1")]
 Threads = Annotated[int, Limits(lambda x: 0 <= x <= 1024, "from 0 to 1024")]
-NotNegative = Annotated[float, Limits(lambda x: 0 <= x < math.inf, "0 or more")]
+NotNegative = Annotated[float, Limits(lambda x: 0 <= x <= 1e30, "from 0 to 1e30")]  # float32 has room
 Strength = Annotated[float, Limits(lambda x: 0 <= x <= 1e6, "from 0 to 1e6")]
 Fraction = Annotated[float, Limits(lambda x: 0 <= x < 1, "from 0 to under 1")]
 UpToOne = Annotated[float, Limits(lambda x: 0 <= x <= 1, "from 0 to 1")]
 Device = Annotated[
-    str, Limits(lambda x: re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", x), "auto, cpu, cuda, cuda:N or mps")
+    str, Limits(lambda x: re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?|mps", x), "auto, cpu, cuda, cuda:N or mps")
 ]
 Schedule = Literal["exponential", "linear", "cosine", "constant", "inverse", "plateau"]
 Scale = Literal["absolute", "global", "tensor"]
@@ -75,7 +106,7 @@ Params = Literal["all", "embeddings", "attention", "mlp", "first_block", "last_b
 @dataclass(frozen=True)
 class Config:
     # == corpus and batches ==
-    dataset: str = "pydoc_char"  # a folder under data/, or the path of a prepared corpus
+    dataset: Name = "pydoc_char"  # a folder under data/, or the path of a prepared corpus
     train_tokens: Size | None = None  # train on the first so many tokens of the train split; None: on all
     input_noise: Fraction = 0.0  # probability with which an input symbol is replaced by one of the train split
     batch_size: Size = 64  # sequences per micro-step, over all processes
@@ -83,12 +114,12 @@ class Config:
     gradient_accumulation_steps: Size = 1  # micro-steps per iteration
 
     # == model ==
-    n_layer: Size = 6  # transformer blocks
+    n_layer: Layers = 6  # transformer blocks
     n_head: Size = 6  # attention heads per block
     n_embd: Size = 384  # width, a multiple of n_head
     dropout: Fraction = 0.2  # probability, on embeddings, attention and both residual branches
     bias: bool = False  # biases in Linear and LayerNorm
-    init_from: str | None = None  # a run folder's best weights, or a GPT-2 folder; None: fresh ones
+    init_from: Name | None = None  # a run folder's best weights, or a GPT-2 folder; None: fresh ones
 
     # == AdamW and its learning rate ==
     max_iters: Iterations = 5000  # optimizer updates
@@ -143,7 +174,7 @@ class Config:
     threads: Threads = 0  # CPU threads of each process; 0: PyTorch's choice. Restored on resume
 
     # == run folder ==
-    out_dir: str | None = None  # the run folder; None: out/<config files>/seed<seed>
+    out_dir: Name | None = None  # the run folder; None: out/<config files>/seed<seed>
     overwrite: bool = False  # True: begin afresh where a run lies already
 
     @property
@@ -212,16 +243,17 @@ def identity(config):
 
 def recorded(options, where="a config.json"):
     """The Config that a config.json tells of. Options that it does not know yet have their defaults, which
-    leave things as they were without the option. UserError for one that there is no more, or cannot be so."""
+    leave things as they were without the option. UserError for one that there is no more, and for a value that
+    it cannot have; `where` names the file."""
+    if not isinstance(options, dict):
+        raise UserError(f"{where} holds {shown(options)} where the options should be")
     options = today(options)
     if gone := options.keys() - OPTIONS.keys():
         raise UserError(
             f"{where} has the option {min(gone)!r}, which this version does not have:"
             " read its run with the version that trained it"
         )
-    config = Config(**{name: check_type(name, value, where) for name, value in options.items()})
-    check_alone(config)
-    return config
+    return Config(**checked(options, where))
 
 
 def today(options):
@@ -250,7 +282,7 @@ def load(argv, say=print):
         print(help_text())
         sys.exit(0)
     typed = dict(read_option(word) for word in argv if word.startswith("-"))
-    files = [Path(word) for word in argv if not word.startswith("-")]
+    files = [user_path(word) for word in argv if not word.startswith("-")]
     options = {name: value for file in files for name, value in read_file(file).items()} | typed
     if typed.keys() & {"max_iters", "lr_decay_iters"} and "warmup_iters" not in typed:
         fit_warmup(options, say)
@@ -268,8 +300,7 @@ def fit_warmup(options, say):
 
 def settle(options, files=()):
     """A checked Config from a dict of options, the derived ones and out_dir filled in."""
-    config = Config(**options)
-    check_alone(config)
+    config = Config(**checked(options, "the options"))
     known = derived(vars(config))
     filled = {name: value for name, value in known.items() if getattr(config, name) is None}
     if config.out_dir is None:
@@ -293,11 +324,11 @@ def read_file(path):
 
 
 def checked(options, where):
-    """Options by the names that they have now, checked by name and type; a function is left as it is."""
+    """Options by the names that they have now, each checked alone; a function is left as it is."""
     options = today(options)
     known_options(options, where)
     return {
-        name: value if callable(value) else check_type(name, value, where) for name, value in options.items()
+        name: value if callable(value) else check_value(name, value, where) for name, value in options.items()
     }
 
 
@@ -330,7 +361,7 @@ def read_option(word):
     name, text = match.groups()
     name = ALIASES.get(name, name)
     known_options([name], "the command line")
-    return name, check_type(name, from_text(name, text), "the command line")
+    return name, check_value(name, from_text(name, text), "the command line")
 
 
 def from_text(name, text):
@@ -356,32 +387,28 @@ def known_options(names, where):
         )
 
 
-def check_type(name, value, where):
-    """The value, an int made a float where the option is a float; UserError where the type is wrong."""
-    kinds = OPTIONS[name].kinds
-    value = SAME.get((name, str(value).lower()), value)
+def check_value(name, value, where):
+    """The value of an option, taken alone, an int made a float where the option is a float; UserError where its
+    type is wrong or it makes no sense."""
+    kinds, choices, limits = OPTIONS[name]
+    if isinstance(value, str | bool):
+        value = SAME.get((name, str(value).lower()), value)
     if type(value) is int and float in kinds and abs(value) < 1e300:  # beyond it no float has room
-        return float(value)
-    if type(value) in kinds:
-        return value
-    wanted = " or ".join(kind.__name__.replace("NoneType", "None") for kind in kinds)
-    raise UserError(f"{where}: {name} must be {wanted}, not {value!r}")
+        value = float(value)
+    if type(value) not in kinds:
+        wanted = " or ".join(kind.__name__.replace("NoneType", "None") for kind in kinds)
+        raise UserError(f"{where}: {name} must be {wanted}, not {shown(value)}")
+    if choices and value not in choices:
+        near = did_you_mean(value, choices)
+        raise UserError(f"{where}: {name}={shown(value)} is none of {', '.join(choices)}{near}")
+    if limits and value is not None and not limits.hold(value):
+        raise UserError(f"{where}: {name}={shown(value)} cannot be: it is {limits.words}")
+    return value
 
 
 def did_you_mean(word, known):
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def check_alone(config):
-    """UserError unless every option, taken alone, makes sense."""
-    for name, option in OPTIONS.items():
-        value = getattr(config, name)
-        if option.choices and value not in option.choices:
-            near = did_you_mean(value, option.choices)
-            raise UserError(f"{name}={value!r} is none of {', '.join(option.choices)}{near}")
-        if option.limits and value is not None and not option.limits.hold(value):
-            raise UserError(f"{name}={value!r} is out of range: {name} is {option.limits.words}")
 
 
 def check_together(c):
@@ -422,7 +449,7 @@ def check_together(c):
 
 
 def place(path):
-    return Path(path).expanduser().resolve()
+    return user_path(path).resolve()
 
 
 def source_wanted(init_from):

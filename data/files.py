@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import sys
 import zlib
 from pathlib import Path
 from types import NoneType
@@ -14,6 +15,7 @@ import filelock
 from config import ROOT, UserError
 
 NUMBER = (int, float, NoneType)  # of a shape: JSON has no NaN and no infinity, they are null
+LARGE = 500 * 10**6  # bytes of files that are read in one go
 
 
 @contextlib.contextmanager
@@ -151,6 +153,14 @@ def hash_of(path):
     """The SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def say_if_large(paths):
+    """The bytes of some files in all; says so first where it takes seconds to read them."""
+    size = sum(path.stat().st_size for path in paths)
+    if size > LARGE:
+        print(f"reading {shown(paths[0])}, {size / 1e9:.1f} GB", file=sys.stderr, flush=True)
+    return size
 
 
 def shown(path):

@@ -1,11 +1,15 @@
 """Options: files, command line, checks, and one line for every mistake."""
 
 import dataclasses
+import json
+import math
+from pathlib import Path
 
 import pytest
 
 import noise
-from config import OPTIONS, ROOT, Config, UserError, help_text, identity, load, recorded, settle
+from config import OPTIONS, ROOT, Config, UserError, help_text, identity, load, recorded, settle, user_path
+from config.study import MOST_RUNS, parse_seeds, read_study
 
 
 def test_the_later_wins(tmp_path):
@@ -97,6 +101,91 @@ def test_a_mistake_is_one_line_that_names_it(tmp_path, given, words):
     assert "\n" not in str(error.value)
     for word in words:
         assert word in str(error.value)
+
+
+STRANGE = (
+    *(True, None, 0, -1, -0.0, 10**5000, -(10**5000), math.inf, math.nan, [], {}, [10**5000], b"x"),
+    *("", " ", "a\nb", "\0", "\x1b[2J", "\udcff", "~nosuchuser/x", "9" * 5000, "nan", "-inf", "1e400", "-0.0"),
+)
+
+
+def outcome(call, *arguments):
+    """(what a call returns, None), or (None, what it says in a UserError)."""
+    try:
+        return call(*arguments), None
+    except UserError as error:
+        return None, str(error)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_strange_value_is_one_line_or_one_that_can_be_recorded(name):
+    ways = [lambda value: settle({name: value}), lambda value: recorded({name: value})]
+    ways += [lambda value: load([f"--{name}={value}", "--max_iters=50", "--warmup_iters=10"], say=str)]
+    for value in STRANGE:
+        for read in ways[: 2 + isinstance(value, str)]:
+            config, said = outcome(read, value)
+            if said:
+                assert said.isprintable()
+                assert len(said) < 500
+                assert name in said
+                continue
+            written = json.dumps(dataclasses.asdict(config), ensure_ascii=False, allow_nan=False)
+            assert recorded(json.loads(written.encode())) == config
+            assert written.isprintable()
+
+
+BAD_PATHS = ("~nosuchuser/x", "a\0b", "a\nb", "\udcff")
+
+
+@pytest.mark.parametrize("path", BAD_PATHS)
+def test_what_can_be_no_path_is_one_line(path):
+    for read in (user_path, read_study, lambda word: load([word])):
+        with pytest.raises(UserError, match=r"^[^\n\0]*no path[^\n\0]*$"):
+            read(path)
+
+
+def test_a_path_is_what_was_written_and_a_tilde_the_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert user_path("~/out/é  x") == Path("/home/ada/out/é  x")
+    assert user_path(Path("a/~b")) == Path("a/~b")
+
+
+@pytest.mark.parametrize(
+    "seeds",
+    [
+        *(
+            "1-1000000000",
+            "1-99999999999999999999",
+            "9" * 5000,
+            "1-" + "9" * 5000,
+            "5-4",
+            "²",
+            "1-6000,10001-16000",
+        ),
+        *(range(10**9), range(10**30), [10**5000, -1], [10**5000] * 2, range(MOST_RUNS), [True], ["1"]),
+    ],
+    ids=lambda seeds: str(type(seeds)),
+)
+def test_seeds_without_end_are_one_line(tmp_path, seeds):
+    (tmp_path / "many.py").write_text(
+        'base, baseline, common = "config/quickstart.py", "a", dict(dtype="float32")\n'
+        'arms = {"a": {}, "b": dict(bias=True)}\nfrom test_config import _seeds as seeds\n'
+    )
+    globals()["_seeds"] = seeds
+    with pytest.raises(UserError, match=r"^[^\n]{1,500}$"):
+        parse_seeds(seeds) if isinstance(seeds, str) else read_study(tmp_path / "many.py")
+
+
+@pytest.mark.parametrize(
+    "line", ["base = [5]", "versus = {'a': ['b']}", "decisive = [[]]", "arms = {'a': {}, 5: {}}"]
+)
+def test_a_study_of_another_shape_is_one_line(tmp_path, line):
+    (tmp_path / "odd.py").write_text(
+        'base, baseline, common, seeds = "config/quickstart.py", "a", dict(dtype="float32"), [1]\n'
+        f'arms = {{"a": {{}}, "b": dict(bias=True)}}\n{line}\n'
+    )
+    with pytest.raises(UserError, match=r"^[^\n]*odd\.py[^\n]*$"):
+        read_study(tmp_path / "odd.py")
 
 
 def test_help_lists_every_option_with_its_default_comment_and_choices():

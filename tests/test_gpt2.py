@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import random
 import re
 import shutil
 
@@ -14,12 +15,14 @@ from test_init_from import crash_after, record_of
 import sample
 import train
 from config import UserError, load
+from data import files
 from data.corpus import Corpus
 from data.meta import vocabulary_sha256
 from data.subword import GPT2_TOKENS
 from model import GPT, GPTConfig
 from training import evaluate, export, gpt2
 from training.pretrained import read_source
+from training.run_folder import corpus_meta
 
 SHAPE = dict(n_layer=2, n_head=2, n_embd=16)
 CLOSE = 1e-4  # of logits, float32
@@ -51,7 +54,8 @@ def of_transformers(transformers, **options):
 def write_model(folder, vocab_size=29, block_size=24):
     """A model of ours in the format, with biases."""
     folder.mkdir()
-    gpt2.write(folder, scaled(GPT.create(GPTConfig(vocab_size, block_size, **SHAPE, bias=True), 3)))
+    model = scaled(GPT.create(GPTConfig(vocab_size, block_size, **SHAPE, bias=True), 3))
+    gpt2.write(folder, model.config, gpt2.weights_of(model))
     return folder
 
 
@@ -63,6 +67,12 @@ def change(folder, how):
 
 def change_json(path, **values):
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def recast(path, **values):
+    """Change what a corpus says of its vocabulary."""
+    meta = {**json.loads(path.read_text()), **values}
+    change_json(path, **values, vocabulary_sha256=vocabulary_sha256(meta))
 
 
 def agree(ours, theirs):
@@ -136,10 +146,15 @@ def test_the_model_card_says_what_it_is_and_its_lines_run(exported, transformers
     if unit == "byte":
         meta["vocabulary"] = list(map(ord, meta["vocabulary"]))
     if unit == "token":
-        meta["vocabulary"][7], meta["special"] = "<|endoftext|>", ["<|endoftext|>"]
+        meta |= {"special": ["<|endoftext|>"], "pattern": "."}
+        meta["vocabulary"][-1:] = meta["special"]
+    last = len(meta["vocabulary"]) - 1
+    del meta["vocabulary_sha256"]
     change_json(source / "run.json", corpus=meta)
     export.main([str(source), str(folder)])
-    assert json.loads((folder / "config.json").read_text())["eos_token_id"] == (7 if unit == "token" else None)
+    assert json.loads((folder / "config.json").read_text())["eos_token_id"] == (
+        last if unit == "token" else None
+    )
     card, best = (folder / "README.md").read_text(), checkpoint(source, "best.pt")
     facts = (f"after {best['iter']} iterations of 128 tokens", "`noise_sigma=0.01`", "| seed | 1 |")
     assert all(fact in card for fact in (*facts, str(folder)))
@@ -186,11 +201,15 @@ def instead(file, content="", of="model.safetensors"):
     return lambda folder: ((folder / of).unlink(), (folder / file).write_text(content))
 
 
+HUGE = 10**9
 BAD = [  # (what is done to a folder, what the line names)
     *((config(**{name: "other"}), f"{name}='other'") for name in gpt2.FIXED),
     *((config(**{k: v}), f"{k}={v!r}") for k, v in (("n_inner", 63), ("n_head", 3), ("n_layer", "2"))),
     (config(n_layer=3), "h.2.ln_1.weight"),
     (config(n_layer=1), "h.1.attn.c_attn.bias"),
+    *((config(**{name: HUGE}), "config.json") for name in ("n_layer", "vocab_size", "n_positions")),
+    (config(n_embd=HUGE), "parameters"),
+    (config(n_layer=True), "n_layer=True"),
     *(
         (tensor(f"transformer.{FC}", value), FC)
         for value in (
@@ -218,6 +237,36 @@ def test_what_is_damaged_or_what_our_gpt_cannot_be_is_one_line(tmp_path, harm, n
         gpt2.read(folder)
 
 
+def flipped(path, count):
+    """The bytes of a file with one bit of it flipped, `count` times over: the first ones, and at random."""
+    data, draw = path.read_bytes(), random.Random(1)
+    for number in range(count):
+        place, bit = (number if number < 16 else draw.randrange(len(data))), 1 << draw.randrange(8)
+        yield data[:place] + bytes([data[place] ^ bit]) + data[place + 1 :]
+
+
+def test_no_flipped_bit_in_what_was_downloaded_is_read(tmp_path):
+    folder = write_model(tmp_path / "model")
+    path = folder / gpt2.WEIGHTS
+    note = folder / ".cache" / "huggingface" / "download" / f"{path.name}.metadata"
+    note.parent.mkdir(parents=True)
+    note.write_text(f"{'0' * 40}\n{gpt2.read(folder)[1]['sha256']}\n1700000000.5\n")
+    gpt2.read(folder)
+    for data in flipped(path, 100):
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=r"^[^\n]*$"):
+            gpt2.read(folder)
+
+
+def test_a_large_file_is_announced(tmp_path, monkeypatch, capsys):
+    folder = write_model(tmp_path / "model")
+    for least, said in ((10**9, ""), (1000, "model.safetensors")):
+        monkeypatch.setattr(files, "LARGE", least)
+        gpt2.read(folder)
+        assert (error := capsys.readouterr().err).count("\n") == bool(said)
+        assert said in error
+
+
 # A run that starts from such a folder.
 
 TOKENS = "".join(chr(97 + (n * n + n // 7) % 29) for n in range(4000))
@@ -227,7 +276,7 @@ TOKENS = "".join(chr(97 + (n * n + n // 7) % 29) for n in range(4000))
 def token_corpus(tmp_path):
     """A corpus whose unit is the token, of 29 of them."""
     folder = write_corpus(tmp_path / "tokens", TOKENS)
-    change_unit(folder / "meta.json", unit="token", pattern=".", special=[])
+    recast(folder / "meta.json", unit="token", pattern=".", special=[])
     return folder
 
 
@@ -270,7 +319,7 @@ def test_an_export_has_its_own_vocabulary_with_it(exported, command, tmp_path):
 def test_a_model_that_does_not_fit_is_one_line_before_any_work(token_corpus, command, tmp_path, how):
     folder = write_model(tmp_path / "model", vocab_size=30 if how == "another number" else 29)
     if how == "characters":
-        change_unit(token_corpus / "meta.json", unit="character")
+        recast(token_corpus / "meta.json", unit="character")
     named = "--bias=True" if how == "bias" else "corpus.json"
     with pytest.raises(UserError, match=rf"^init_from[^\n]*{named}[^\n]*$"):
         train.main(command("new", init_from=folder, dataset=token_corpus, bias=how != "bias"))
@@ -311,6 +360,15 @@ def test_an_export_is_sampled_and_evaluated_as_its_run_is(exported, capsys, monk
         with pytest.raises(UserError, match=r"corpus\.json"):
             sample.main([str(folder), "--device=cpu"])
         (folder / "corpus.json").unlink(missing_ok=True)
+
+
+def test_no_flipped_bit_in_an_export_is_read(exported, tmp_path):
+    _, folder = exported()
+    meta = corpus_meta(folder)
+    for data in flipped(folder / gpt2.WEIGHTS, 100):
+        (folder / gpt2.WEIGHTS).write_bytes(data)
+        with pytest.raises(UserError, match=r"^[^\n]*$"):
+            evaluate.exported_model(folder, meta)
 
 
 def test_an_export_replaces_an_export_and_one_that_broke_off_is_no_model(exported, monkeypatch, capsys):

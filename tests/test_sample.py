@@ -4,16 +4,24 @@ import io
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import checkpoint, write_corpus
+from test_config import BAD_PATHS
 
+import plot
 import sample
+import sweep
+import train
+from analysis import collect, report
+from bench.__main__ import read_options as read_bench
 from config import UserError
 from data.build import write_corpus as write
 from model import GPT
+from training import evaluate, export, sharpness
 
 
 def texts_of(output):
@@ -124,11 +132,30 @@ def test_a_run_folder_is_enough_and_last_stands_in_for_best(run, tmp_path, capsy
         *("--prompt=", "--prompt=FILE:none.txt"),
     ],
 )
-def test_a_mistake_in_the_options_is_one_line_that_names_it(tmp_path, option):
-    meta = {"vocabulary": ["a"], "unit": "character", "name": "a"}
+def test_a_mistake_in_the_options_is_one_line_that_names_it(tmp_path, corpus, option):
+    meta = json.loads((corpus / "meta.json").read_text())
     (tmp_path / "run.json").write_text(json.dumps({"corpus": meta}))
     with pytest.raises(UserError, match=rf"^[^\n]*{option.split('=')[0].strip('-')}[^\n]*$"):
         sample.main([str(tmp_path), option])
+
+
+COMMANDS = (
+    *(train.main, sample.main, sweep.main, plot.main, evaluate.main, sharpness.main, collect.main, report.main),
+    *(lambda words: export.main([*words, "new"]), lambda words: export.main(["run", *words])),
+    *(lambda words: train.main([f"--out_dir={words[0]}"]), lambda words: read_bench([f"--out={words[0]}"])),
+    *(lambda words: collect.main([f"--to={words[0]}"]), lambda words: plot.main(["run", f"--out={words[0]}"])),
+    lambda words: sample.main(["run", f"--prompt=FILE:{words[0]}"]),
+)
+
+
+@pytest.mark.parametrize("path", BAD_PATHS)
+def test_a_path_that_can_be_none_is_one_line_in_every_command(run, monkeypatch, tmp_path, path):
+    run(max_iters=1, warmup_iters=0)
+    monkeypatch.chdir(tmp_path)
+    for main in COMMANDS:
+        with pytest.raises(UserError, match=r"^[^\n\0]*without control characters[^\n\0]*$"):
+            main([path])
+    assert [path.name for path in Path().iterdir()] == ["run"]
 
 
 def harm(folder, how):

@@ -8,17 +8,17 @@ RUN may also be an exported model, of a corpus under data/.
 
 import contextlib
 import math
-from pathlib import Path
 
 import torch
 
-from config import UserError, recorded, run_script
+from config import UserError, recorded, run_script, user_path
 from data.corpus import Corpus
 from data.files import read_json
 from model import GPT
 from training import gpt2
-from training.machine import best_device, enough_memory
+from training.machine import best_device, enough_memory, out_of_memory
 from training.run_folder import corpus_meta, corpus_title, load_checkpoint
+from training.shape import parameter_count, saved_shape
 
 
 @torch.no_grad()
@@ -65,24 +65,45 @@ def with_bits(nats, corpus_meta, split):
 def model_in(checkpoint, meta, path):
     """The model whose weights a checkpoint holds, on the CPU. meta: of its corpus; path: for the UserError
     where it holds none for that corpus."""
-    try:
-        model = GPT.from_weights(checkpoint["model"])
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
-        raise UserError(f"{path} holds no model of this code: restore it") from None
-    if model.config.activation != "gelu_tanh":
-        raise UserError(
-            f"{path} has the activation {model.config.activation!r}, and models here have gelu_tanh"
-        )
-    if model.config.vocab_size != len(meta["vocabulary"]):
+    weights = checkpoint.get("model") if isinstance(checkpoint, dict) else None
+    if not isinstance(weights, dict) or not all(
+        isinstance(weights.get(key), dict) for key in ("config", "state")
+    ):
+        raise UserError(f"{path} holds no model of this code: restore it")
+    shape = saved_shape(weights["config"], path)
+    if shape.vocab_size != len(meta["vocabulary"]):
         raise UserError(f"{path} does not match the vocabulary in its run.json: restore it")
+    check_weights(weights["state"], shape, path)
+    try:
+        model = GPT.from_weights(weights)
+    except RuntimeError as error:
+        if out_of_memory(error):
+            raise
+        raise UserError(f"{path} holds other tensors than its model has: restore it") from None
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise UserError(f"{path} holds weights that are not finite: restore it")
     return model
 
 
+def check_weights(state, shape, path):
+    """UserError, before a model is built for them, where weights cannot be those of a GPT of this shape."""
+    values = list(state.values())
+    if not all(isinstance(value, torch.Tensor) and value.dtype == torch.float32 for value in values):
+        raise UserError(f"{path} holds weights that are no float32: restore it")
+    there, wanted = sum(value.numel() for value in values), parameter_count(shape, shape.vocab_size)
+    if there != wanted or len(values) < shape.n_layer:
+        raise UserError(f"{path} holds {there:,} weights, where its shape makes it {wanted:,}: restore it")
+
+
 def exported_model(folder, meta):
-    """`gpt2.read(folder)`; UserError where that is no model for the corpus of its corpus.json, `meta`."""
+    """`gpt2.read(folder)`; UserError where that is no model for the corpus of its corpus.json, `meta`, or not
+    as it was exported."""
     model, weights = gpt2.read(folder)
+    if meta.get("weights_sha256", weights["sha256"]) != weights["sha256"]:
+        raise UserError(
+            f"{folder / weights['file']} is damaged, or not what was exported, by the SHA-256 in"
+            " corpus.json: restore it, or export it again"
+        )
     if model.config.vocab_size != len(meta["vocabulary"]):
         raise UserError(f"{folder} does not match the vocabulary in its corpus.json: restore it")
     return model, weights
@@ -94,7 +115,7 @@ def main(argv):
         return 0
     if len(argv) != 1:
         raise UserError("which run? python -m training.evaluate out/quickstart/seed1")
-    folder = Path(argv[0]).expanduser()
+    folder = user_path(argv[0])
     meta = corpus_meta(folder)
     device = best_device()
     with enough_memory(device, "let no other process use it"):

@@ -7,9 +7,9 @@ These are RUN's best weights, or its last if there are no best. FOLDER gets conf
 card. FOLDER must be new, empty, or an earlier export, which is replaced.
 """
 
-from pathlib import Path
+import hashlib
 
-from config import UserError, differences, identity, recorded, run_script
+from config import UserError, differences, identity, recorded, run_script, user_path
 from data.corpus import symbol_indices
 from data.files import read_json, replacing, write_json
 from training import gpt2
@@ -29,10 +29,11 @@ def main(argv):
     model = model_in(checkpoint, meta, path)
     card = model_card(run, folder, meta, path, checkpoint, model)
     (folder / gpt2.WEIGHTS).unlink(missing_ok=True)  # without them, what an interruption leaves is no model
-    write_json(folder / "corpus.json", meta)
+    weights = gpt2.weights_of(model)
+    write_json(folder / "corpus.json", {**meta, "weights_sha256": hashlib.sha256(weights).hexdigest()})
     with replacing(folder / "README.md", "w", encoding="utf-8", newline="\n") as file:
         file.write(card)
-    gpt2.write(folder, model, end_of_text(meta))
+    gpt2.write(folder, model.config, weights, end_of_text(meta))
     last = ", since there is no best.pt" if path.name == "last.pt" else ""
     print(f"{folder}: the weights of {path}{last}; python sample.py {folder} draws text from them")
     return 0
@@ -46,7 +47,7 @@ def read_arguments(argv):
         raise UserError(
             "which run, into which folder? python -m training.export out/quickstart/seed1 out/exported"
         )
-    run, folder = (Path(word).expanduser() for word in argv)
+    run, folder = map(user_path, argv)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: name a new folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "corpus.json").is_file():

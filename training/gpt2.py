@@ -22,8 +22,9 @@ import safetensors.torch
 import torch
 
 from config import UserError
-from data.files import read_json, replacing, write_json
+from data.files import read_json, replacing, say_if_large, write_json
 from model import GPT, GPTConfig
+from training.shape import check_size, parameter_count
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHAPE = {"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12}  # if not stated
@@ -55,6 +56,12 @@ def read(folder):
     """
     config = read_config(folder)
     files = weight_files(folder)
+    size, count = say_if_large(files), parameter_count(config, config.vocab_size)
+    if count > size:  # each has a byte at the least
+        raise UserError(
+            f"{folder}: its config.json makes it {count:,} parameters, and its weights, {files[0].name}"
+            f"{' and others' * (len(files) > 1)}, are {size:,} bytes: restore it"
+        )
     tensors, digest = read_tensors(files)
     state = to_state(tensors, config, folder)
     metadata = {"file": ", ".join(path.name for path in files), "sha256": digest}
@@ -69,8 +76,7 @@ def read_config(folder):
         raise UserError(f"{path} is missing, or describes no model: a GPT-2 folder needs it")
     shape = {name: values.get(name, default) for name, default in SHAPE.items()}
     for name, value in shape.items():
-        if type(value) is not int or value < 1:
-            raise UserError(f"{path}: {name}={value!r} is no positive number")
+        check_size(name, value, path)
     width = shape["n_embd"]
     for name, allowed in {**FIXED, "n_inner": (4 * width, None)}.items():
         if (value := values.get(name, allowed[0])) not in allowed:
@@ -114,6 +120,7 @@ def read_tensors(paths):
     for path in paths:
         data = path.read_bytes()  # once: an export may replace the file
         digest.update(data)
+        check_download(path, data)
         try:
             part = safetensors.torch.load(data)
         except Exception:  # of several types, as the damage has it
@@ -124,6 +131,15 @@ def read_tensors(paths):
                 raise UserError(f"{path} holds {name} a second time: restore it")
             tensors[name] = tensor
     return tensors, digest.hexdigest()
+
+
+def check_download(path, data):
+    """UserError where a file is not what `hf download --local-dir` fetched, by the note that it left beside it:
+    its second line is the ETag, of a large file the SHA-256."""
+    note = path.parent / ".cache" / "huggingface" / "download" / f"{path.name}.metadata"
+    match = re.match(rb"[^\n]*\n([0-9a-f]{64})\s", note.read_bytes() + b"\n") if note.is_file() else None
+    if match and match[1].decode() != hashlib.sha256(data).hexdigest():
+        raise UserError(f"{path} is damaged, or not what was downloaded, by the SHA-256 in {note}: restore it")
 
 
 def to_state(tensors, config, folder):
@@ -151,24 +167,29 @@ def to_state(tensors, config, folder):
     return state
 
 
-def write(folder, model, end_of_text=None):
-    """Write a GPT into a folder, the weights last; biases that it does not have are zeros there.
+def write(folder, config, weights, end_of_text=None):
+    """Write a GPT of this GPTConfig into a folder, its weights, as `weights_of` gives them, last.
 
     end_of_text: the token that stands for the end of a text, where there is one.
     """
-    shape = {"n_positions": model.config.block_size}
-    shape |= {name: getattr(model.config, name) for name in SHAPE if name not in shape}
-    rates = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), model.config.dropout)
+    shape = {"n_positions": config.block_size}
+    shape |= {name: getattr(config, name) for name in SHAPE if name not in shape}
+    rates = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), config.dropout)
     ends = dict.fromkeys(("bos_token_id", "eos_token_id"), end_of_text)
     fixed = {name: allowed[0] for name, allowed in FIXED.items()}
     write_json(Path(folder) / "config.json", {**fixed, **shape, "n_inner": None, **rates, **ends})
+    with replacing(Path(folder) / WEIGHTS) as file:
+        file.write(weights)
+
+
+def weights_of(model):
+    """The bytes of model.safetensors for a GPT; biases that it does not have are zeros there."""
     state, tensors = model.state_dict(), {}
     for name, like in parameters(replace(model.config, bias=True)).items():
         tensor = state[name] if name in state else torch.zeros(like.shape)
         tensor = tensor.T if is_transposed(name) else tensor
         tensors[f"transformer.{gpt2_name(name)}"] = tensor.contiguous()
-    with replacing(Path(folder) / WEIGHTS) as file:
-        file.write(safetensors.torch.save(tensors, {"format": "pt"}))
+    return safetensors.torch.save(tensors, {"format": "pt"})
 
 
 def parameters(config):

@@ -19,6 +19,7 @@ from training.machine import Machine, enough_memory, out_of_memory, versions
 from training.pretrained import check_same, describe, needs_source, read_source
 from training.run import Diverged, Run, compile_blocks
 from training.run_folder import corpus_title, read_log
+from training.shape import check_memory, slow_to_build
 
 DIVERGED = 3  # exit status
 USE_LESS_MEMORY = (
@@ -55,12 +56,15 @@ def choose(argv, ranks):
     config = load(argv)
     needs_source(config)  # a missing one is reported before a corpus is fetched
     ranks.shard(config.batch_size)
-    return config, Machine.choose(config, ranks.rank, ranks.size)
+    machine = Machine.choose(config, ranks.rank, ranks.size)
+    check_memory(config, machine)  # of the least vocabulary, before a corpus is fetched
+    return config, machine
 
 
 def open_corpus(config, machine):
     corpus = Corpus(config.dataset, machine.device, config.train_tokens)
     corpus.check_length(config.block_size)
+    check_memory(config, machine, corpus.meta["vocab_size"])
     return corpus
 
 
@@ -71,6 +75,8 @@ def begin_or_resume(folder, config, machine, corpus, source, ranks):
         return None
     if resuming:
         machine = machine.as_recorded(folder.read("run.json")["machine"])
+    if ranks.is_main and slow_to_build(config, corpus.meta["vocab_size"]):
+        print("building the model", flush=True)
     run = Run(config, corpus, machine, source, ranks)
     (resume if resuming else begin)(run, folder)
     if not ranks.is_main and (state := folder.load("last.pt")):

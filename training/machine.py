@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import math
 import os
 import platform
 import re
@@ -171,6 +172,16 @@ def out_of_memory(error):
     said = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
     known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
     return known or any(words in str(error) for words in said)
+
+
+def memory_of(device):
+    """Bytes of memory that a device has in all; infinity where the system does not tell."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_properties(device).total_memory
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        pages = os.sysconf("SC_PHYS_PAGES")
+        return os.sysconf("SC_PAGE_SIZE") * pages if pages > 0 else math.inf
+    return math.inf
 
 
 def best_device():

@@ -14,11 +14,10 @@ The optimizer and its schedules start anew. A run needs its source until its own
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from config import UserError, differences, recorded, source_wanted
+from config import UserError, differences, recorded, source_wanted, user_path
 from data.corpus import symbol_indices
 from data.files import read_json
 from data.subword import is_gpt2s
@@ -46,11 +45,11 @@ class Source:
 def needs_source(config):
     """Whether a run of this config needs the weights of init_from: not once its folder holds a checkpoint of
     its own or a result. UserError where they are needed and there is no such folder."""
-    own = Path(config.out_dir).expanduser()
+    own = user_path(config.out_dir)
     begun = not config.overwrite and any((own / name).exists() for name in ("last.pt", "result.json"))
     if config.init_from is None or begun:
         return False
-    if not Path(config.init_from).expanduser().is_dir():
+    if not user_path(config.init_from).is_dir():
         raise UserError(f"init_from={config.init_from!r} is no folder: {source_wanted(config.init_from)}")
     return True
 
@@ -62,7 +61,7 @@ def read_source(config, meta):
     """
     if not needs_source(config):
         return None
-    folder = Path(config.init_from).expanduser()
+    folder = user_path(config.init_from)
     source = exported(config, folder, meta) if gpt2.is_model(folder) else best_of_run(config, folder)
     check_shape(config, source.model.config)
     return source

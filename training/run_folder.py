@@ -36,6 +36,7 @@ from data.files import (
     temporaries,
     write_json,
 )
+from data.meta import fault_in, same_corpus
 
 ADVICE = "choose another --out_dir, or begin afresh with --overwrite=True"
 CHECKPOINTS = ("last.pt", "previous.pt")  # the newest first
@@ -45,13 +46,8 @@ OWN_FILES = (  # in the order in which they go: what an interruption leaves is n
 )
 
 MACHINE = {"device": str, "dtype": str, "threads": int, "name": (str, NoneType)}
-META = {
-    **{"name": str, "unit": str, "vocab_size": int, "vocabulary": list, "source": {"from": str, "sha256": str}},
-    "splits": {name: {"tokens": int, "sha256": str} for name in ("train", "val", "test?")},
-    "partial?": {"tokens": int, "of": int},
-}
 ABOUT = {
-    **{"machine": MACHINE, "corpus": META, "parameters": int, "versions": dict},
+    **{"machine": MACHINE, "corpus": dict, "parameters": int, "versions": dict},
     "resumed": [{"iter": int, "machine": MACHINE}],
     "init_from?": (dict, NoneType),
 }
@@ -136,7 +132,7 @@ class RunFolder:
             held = ", ".join(left) or "config.json"
             raise UserError(f"{self.path} holds {held} without both config.json and run.json; {ADVICE}")
         self.check_config(config)
-        if about["corpus"]["splits"] != corpus_meta["splits"]:
+        if not same_corpus(about["corpus"], corpus_meta):
             raise UserError(f"{self.path} holds a run on other data of the same name; {ADVICE}")
         return True
 
@@ -249,7 +245,11 @@ def read_config(folder):
 
 def read_about(folder):
     """What a run's run.json holds, or None where there is none; UserError where it is damaged."""
-    return read_json(Path(folder) / "run.json", ABOUT)
+    path = Path(folder) / "run.json"
+    about = read_json(path, ABOUT)
+    if about and (wrong := fault_in(about["corpus"])):
+        raise UserError(f"{path} is damaged, in its corpus's {wrong}: restore it")
+    return about
 
 
 def read_result(folder):
@@ -314,16 +314,18 @@ def best_checkpoint(folder):
 
 def corpus_meta(folder):
     """The meta of the corpus of a run, from its run.json, or of an exported model, from its corpus.json;
-    UserError where there is neither."""
-    folder, meta = Path(folder), None
-    if folder.is_dir():
-        about = read_json(folder / "run.json")
-        meta = about.get("corpus") if isinstance(about, dict) else read_json(folder / "corpus.json")
-    if not isinstance(meta, dict) or not {"vocabulary", "unit", "name"} <= meta.keys():
+    UserError where there is neither, or it is damaged."""
+    found = [path for name in ("run.json", "corpus.json") if (path := Path(folder) / name).is_file()]
+    if not found:
         raise UserError(
             f"{folder} is no run folder: it has no run.json that describes a corpus, nor the corpus.json of an"
             " exported model"
         )
+    if found[0].name == "run.json":
+        return read_about(folder)["corpus"]
+    meta = read_json(found[0])
+    if wrong := fault_in(meta):
+        raise UserError(f"{found[0]} is damaged, in its corpus's {wrong}: restore it")
     return meta
 
 

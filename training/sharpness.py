@@ -20,7 +20,7 @@ import statistics
 
 import torch
 
-from config import UserError, run_script
+from config import UserError, run_script, user_path
 from data.files import read_json, write_json
 from noise import stream_seed
 from training.evaluate import mean_loss, model_in, open_corpus
@@ -38,7 +38,7 @@ def main(argv):
         return 0
     if strange := [word for word in argv if word.startswith("-")]:
         raise UserError(f"{strange[0]} is no option of training.sharpness, which takes run folders alone")
-    runs = [run for run in find_runs(argv) if measurable(run)]
+    runs = [run for run in find_runs(map(user_path, argv)) if measurable(run)]
     if not runs:
         raise UserError("which finished runs? python -m training.sharpness out/quickstart/seed1")
     device = best_device()

@@ -5,9 +5,8 @@
 
 import os
 import time
-from pathlib import Path
 
-from config import UserError, source_wanted
+from config import UserError, source_wanted, user_path
 from data.files import lock, read_json
 from training.run_folder import RunFolder, parse_event
 
@@ -97,7 +96,7 @@ def check_runs(runs):
     start from is neither there nor among the runs."""
     planned = {run.folder.resolve() for run in runs}
     for source in {run.config.init_from for run in runs if not run.folder.exists()} - {None}:
-        place = Path(source).expanduser().resolve()
+        place = user_path(source).resolve()
         if not place.is_dir() and place not in planned:
             raise UserError(f"the runs start from {source}, which is not there yet: {source_wanted(source)}")
     for run in runs:

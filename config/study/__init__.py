@@ -18,6 +18,7 @@ import ast
 import dataclasses
 import itertools
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,8 @@ from config import (
     load,
     read_option,
     run_file,
+    shown,
+    user_path,
 )
 
 PARTS = {
@@ -42,6 +45,7 @@ PARTS = {
 }
 LEFT_OUT = {"common": {}, "versus": {}, "decisive": [], "purpose": "comparison", "together": None}
 PURPOSES = ("comparison", "tuning")
+MOST_RUNS = 10_000  # of a study; planning so many takes some ten seconds
 OURS = ("seed", "out_dir", "overwrite")  # what no study may set, since the plan does
 
 
@@ -95,12 +99,14 @@ def read_study(file, overlays=(), options=(), seeds=None, arms=None):
     seeds, arms: those to train, in place of all that the file plans; the baseline is among them anyway.
     UserError for any mistake in them, before any work.
     """
-    file = Path(file)
+    file = user_path(file)
     parts = check_parts(run_file(file, "study file"), file)
     overrides = dict(read_option(word) for word in options)
     if ours := [name for name in overrides if name in OURS]:
         raise UserError(f"--{ours[0]} is set by the study itself; its seeds are chosen by --seeds=1-4")
     base = [parts["base"]] if isinstance(parts["base"], str) else parts["base"]
+    if not all(isinstance(name, str) for name in base):
+        raise UserError(f"{file}: base={shown(base)} are not the names of config files")
     files = [*map(from_root, base), *map(str, overlays)]
     labels = [Path(overlay).stem for overlay in overlays]
     labels += [f"{name}={value}" for name, value in overrides.items() if name not in NOT_IDENTITY]
@@ -111,7 +117,12 @@ def read_study(file, overlays=(), options=(), seeds=None, arms=None):
         title=first_line(file),
         **{name: part for name, part in parts.items() if name not in ("base", "common")},
     )
-    asked = itertools.product(seeds or study.seeds, chosen(parts, arms))
+    seeds, arms = seeds or study.seeds, chosen(parts, arms)
+    if (count := len(seeds) * len(arms)) > MOST_RUNS:
+        raise UserError(f"{study.name}: {count:,} runs are more than {MOST_RUNS:,}: choose fewer seeds")
+    if count > 1000:
+        print(f"planning {count:,} runs", file=sys.stderr, flush=True)
+    asked = itertools.product(seeds, arms)
     runs = [plan(study, arm, seed, files, parts["common"], overrides) for seed, arm in asked]
     check_runs(study, runs)
     return dataclasses.replace(study, runs=tuple(runs))
@@ -132,22 +143,27 @@ def check_parts(names, file):
         if name not in parts:
             raise UserError(f"{file} assigns no {name}; a study has {', '.join(PARTS)}")
         if not isinstance(parts[name], kinds):
-            raise UserError(f"{file}: {name}={parts[name]!r} is of the wrong type (docs/studies.md)")
+            raise UserError(f"{file}: {name}={shown(parts[name])} is of the wrong type (docs/studies.md)")
     for arm in (parts["baseline"], *parts["versus"], *parts["versus"].values(), *parts["decisive"]):
-        if arm not in parts["arms"]:
-            raise UserError(f"{file}: {arm!r} is none of its arms{did_you_mean(str(arm), parts['arms'])}")
+        if arm not in list(parts["arms"]):
+            raise UserError(f"{file}: {shown(arm)} is none of its arms{did_you_mean(str(arm), parts['arms'])}")
     if parts["purpose"] not in PURPOSES:
         raise UserError(f"{file}: purpose={parts['purpose']!r} is neither {' nor '.join(map(repr, PURPOSES))}")
-    if not parts["seeds"] or not all(type(seed) is int and seed >= 0 for seed in parts["seeds"]):
-        raise UserError(f"{file}: seeds={parts['seeds']!r} are not numbers from 0 on")
-    parts["seeds"] = tuple(parts["seeds"])
+    seeds = tuple(itertools.islice(parts["seeds"], MOST_RUNS + 1))  # of range(10**9) too
+    if not seeds or not all(type(seed) is int and OPTIONS["seed"].limits.hold(seed) for seed in seeds):
+        raise UserError(f"{file}: seeds={shown(parts['seeds'])} are not numbers from 0 on")
+    if len(seeds) > MOST_RUNS:
+        raise UserError(f"{file}: seeds={shown(parts['seeds'])} are more than {MOST_RUNS:,}")
+    parts["seeds"] = seeds
     parts["common"] = check_options(parts["common"], f"{file}, common")
     parts["arms"] = {
         arm: check_options(options, f"{file}, arm {arm}") for arm, options in parts["arms"].items()
     }
     for arm in parts["arms"]:
-        if not re.fullmatch(r"[\w.,+-]+", arm) or re.fullmatch(r"seed\d+", arm):
-            raise UserError(f"{file}: an arm is a folder: letters, digits and _.,+- make its name, not {arm!r}")
+        if not isinstance(arm, str) or not re.fullmatch(r"[\w.,+-]+", arm) or re.fullmatch(r"seed\d+", arm):
+            raise UserError(
+                f"{file}: an arm is a folder: letters, digits and _.,+- make its name, not {shown(arm)}"
+            )
     return parts
 
 
@@ -163,7 +179,7 @@ def chosen(parts, arms):
 
 def check_options(options, where):
     if not isinstance(options, dict):
-        raise UserError(f"{where}: options are written dict(name=value, ...), not {options!r}")
+        raise UserError(f"{where}: options are written dict(name=value, ...), not {shown(options)}")
     options = checked(options, where)
     if ours := [name for name in options if name in OURS]:
         raise UserError(f"{where}: {ours[0]} is set by the study itself")
@@ -215,7 +231,7 @@ def from_root(path):
 
 def first_line(file):
     """The first line of a study file's docstring, its title."""
-    text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or file.stem
+    text = ast.get_docstring(ast.parse(file.read_bytes())) or file.stem
     return text.splitlines()[0].rstrip(".")
 
 
@@ -223,11 +239,13 @@ def parse_seeds(text):
     """The seeds in "1-8", "1,2,5" or "1-4,11"; UserError for anything else."""
     seeds = []
     for part in text.split(","):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        match = re.fullmatch(r"([0-9]{1,19})(?:-([0-9]{1,19}))?", part.strip())
         if not match:
-            raise UserError(f"--seeds={text} is not a list of seeds such as 1-8 or 1,2,5")
-        first = int(match[1])
-        seeds += range(first, int(match[2] or first) + 1)
+            raise UserError(f"--seeds={shown(text)[1:-1]} is not a list of seeds such as 1-8 or 1,2,5")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last - first + len(seeds) >= MOST_RUNS:
+            raise UserError(f"--seeds={text} are more than {MOST_RUNS:,}: choose fewer")
+        seeds += range(first, last + 1)
     if not seeds or len(set(seeds)) < len(seeds):
         raise UserError(f"--seeds={text} names no seed, or one of them twice")
     return seeds
