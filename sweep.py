@@ -34,7 +34,7 @@ from config import ROOT, UserError, cores, run_script
 from config.study import parse_seeds, read_study
 from data.files import write_json
 from training.status import Pace, check_runs, is_free, outcome, reached, result_of, state_of
-from training.terminal import Signals, StatusLine
+from training.terminal import SWEEP, Signals, StatusLine
 
 WORKER = [sys.executable, str(ROOT / "train.py")]
 FAILED, TIME_IS_UP = 1, 4  # exit status
@@ -213,8 +213,9 @@ class Sweep:
 
 
 def start(run, jobs, card=None):
-    """A process that trains one run; in a session of its own, so that a Ctrl-C is ours to pass on."""
-    environment = os.environ | ({"CUDA_VISIBLE_DEVICES": card} if card else {})
+    """A process that trains one run, as long as this one is there; in a session of its own, so that a Ctrl-C is
+    ours to pass on."""
+    environment = os.environ | {SWEEP: str(os.getpid())} | ({"CUDA_VISIBLE_DEVICES": card} if card else {})
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     words = [] if run.config.threads else [f"--threads={max(1, cores() // jobs)}"]
     with open(output_of(run), "a", encoding="utf-8") as output:

@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from config import UserError, load, run_script
 from training.run_folder import RunFolder
-from training.terminal import Signals
+from training.terminal import Signals, starter
 
 STEP, STOP = 0.01, 0.6  # seconds that a step takes, and the checkpoint at a stop
 
@@ -18,7 +18,7 @@ def main(argv):
     config = load(argv)
     if config.block_size > 1000:
         raise UserError("the val split is too short")
-    with RunFolder(config.out_dir) as folder, Signals() as signals:
+    with RunFolder(config.out_dir) as folder, Signals(parent=starter()) as signals:
         step = folder.read("last.json") or 0
         folder.cut_log(step)
         folder.write("run.json", {"parameters": 1, "corpus": {}})
