@@ -12,7 +12,7 @@ import pytest
 
 from config import ROOT
 from training import terminal
-from training.terminal import Meter, Progress, Signals
+from training.terminal import SWEEP, Meter, Progress, Signals, starter
 
 
 class Terminal(io.StringIO):
@@ -99,6 +99,24 @@ def test_the_first_signal_is_noted_and_the_second_acts(number, capfd):
         assert len(acted) == 2
     finally:
         signal.signal(number, before)
+
+
+def test_the_end_of_the_parent_is_a_sigterm_which_is_told_once(capfd):
+    with Signals(parent=os.getppid()) as signals:
+        assert not signals.caught
+    with Signals(parent=os.getppid() + 1) as signals:
+        assert (signals.caught, signals.caught) == (signal.SIGTERM, signal.SIGTERM)
+    assert capfd.readouterr().err.count("has ended") == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "parent"),
+    [({}, None), ({"WORLD_SIZE": "2"}, None), ({SWEEP: "7"}, 7), ({"TORCHELASTIC_RUN_ID": "x"}, os.getppid())],
+)
+def test_a_run_outlives_a_shell_but_no_sweep_and_no_torchrun(monkeypatch, environment, parent):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert starter() == parent
 
 
 LOOP = """
