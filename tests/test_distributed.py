@@ -187,7 +187,7 @@ def test_a_torchrun_that_has_ended_is_not_waited_for(monkeypatch):
 @pytest.mark.slow
 def test_stopped_and_killed_ranks_resume_to_the_same_bits(command, pair, start_python, tmp_path):
     """One rank asked to stop; torchrun asked to, and killed; each rank killed; then to the end, by torchrun."""
-    options = {"max_iters": 240, "eval_interval": 30, "checkpoint_interval": 10, "learning_rate": 3e-3}
+    options = {"max_iters": 600, "eval_interval": 30, "checkpoint_interval": 10, "learning_rate": 3e-3}
     whole = pair(["train.py", *command("whole", **options)])
     words, folder = ["train.py", *command("part", **options)], tmp_path / "part"
 
@@ -223,7 +223,7 @@ def test_stopped_and_killed_ranks_resume_to_the_same_bits(command, pair, start_p
         assert (statuses[victim], statuses[1 - victim]) == (-signal.SIGKILL, 1), said
         assert said[0].count("another process of this run has ended") == victim
         assert "Traceback" not in said[0] + said[1]
-        assert from_step < checkpoint(folder)["step"] < 240
+        assert from_step < checkpoint(folder)["step"] < 600
 
     assert whole.end()[0] == [0, 0]
     agent = start_python([*TORCHRUN, *words])
@@ -234,15 +234,28 @@ def test_stopped_and_killed_ranks_resume_to_the_same_bits(command, pair, start_p
     assert [entry["machine"]["processes"] for entry in resumed] == [2] * 5
 
 
+STOPPED_ON_RANK_1 = """
+import os
+import signal
+import train
+train_step = train.train_step
+
+def stopping(run):
+    train_step(run)
+    if run.step == 7 and run.ranks.rank == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+train.train_step = stopping
+train.run_script_at_once(train.main)
+"""
+
+
 def test_a_stopped_rank_stops_all_and_the_run_resumes_to_the_same_bits(command, pair, tmp_path):
-    options = {"max_iters": 60, "eval_interval": 30, "checkpoint_interval": 10}
-    words = ["train.py", *command("part", **options)]
-    whole, ranks = pair(["train.py", *command("whole", **options)]), pair(words)
-    wait_for(tmp_path / "part", 5)
-    ranks.processes[1].send_signal(signal.SIGTERM)
+    whole, ranks = pair(["train.py", *command("whole")]), pair(["-c", STOPPED_ON_RANK_1, *command("part")])
     statuses, _, said = ranks.end()
     assert statuses == [128 + signal.SIGTERM] * 2, said
-    assert pair(words).end()[0] == whole.end()[0] == [0, 0]
+    assert checkpoint(tmp_path / "part")["step"] == 7
+    assert pair(["train.py", *command("part")]).end()[0] == whole.end()[0] == [0, 0]
     assert same_weights(tmp_path / "part", tmp_path / "whole")
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import LIMIT, same_weights
+from conftest import LIMIT, own, same_weights
 
 import sweep
 from config import ROOT, UserError, load
@@ -101,7 +101,7 @@ def test_the_runs_in_the_order_of_their_seeds_and_the_record_of_the_whole_study(
     }
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "config" / "study").glob("[a-z]*.py")))
+@pytest.mark.parametrize("name", [path.stem for path in own("config/study/[a-z]*.py")])
 def test_the_studies_that_come_with_it_are_whole_at_both_sizes(name):
     for overlays in ([], [str(ROOT / "config" / "cpu.py")]):
         plan = read_study(ROOT / "config" / "study" / f"{name}.py", overlays)
@@ -290,7 +290,8 @@ def test_an_odd_line_in_a_log_stops_no_look_at_the_runs(study, text):
 # The sweeps themselves, in processes, whose runs only count (stub_worker.py) but for the last test's.
 
 DRIVER = """
-import os, sys, sweep
+import os, sys, sweep, training.status
+training.status.SETTLED = 0.4
 sweep.WORKER = [sys.executable, os.environ["WORKER"]]
 sweep.SECONDS_BETWEEN_LINES = sweep.SECONDS_BETWEEN_LOOKS = 0.2
 sweep.run_script(sweep.main)
@@ -332,23 +333,23 @@ def wait_for(condition, process=None):
 
 def test_killed_three_times_a_sweep_ends_as_if_it_had_not_been(study):
     """The first and the third time alone, and its trainings then stop by themselves; the second with them."""
-    file = study()
+    words = (study(), "--jobs=2", "--max_iters=200")
     count = lambda: sum(map(len, iterations().values()))  # noqa: E731
     for number in range(3):
-        before, process = count(), start_sweep(file, "--jobs=2")
+        before, process = count(), start_sweep(*words)
         wait_for(lambda: count() > before + 5, process)  # noqa: B023
         if number == 1:
             for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
                 os.kill(int(pid), signal.SIGKILL)
         process.kill()
         process.communicate()
-    assert "4 of 4 runs are done, 0 of them diverged" in swept(file, "--jobs=2")
+    assert "4 of 4 runs are done, 0 of them diverged" in swept(*words)
     outputs = "".join(path.read_text() for path in Path("out").rglob("seed*.txt"))
     assert "another process" not in outputs, "a run in training is left alone"
     assert iterations() == {
-        f"full/{arm}/seed{seed}": list(range(100)) for arm in ("baseline", "noise") for seed in (1, 2)
+        f"max_iters=200/{arm}/seed{seed}": list(range(200)) for arm in ("baseline", "noise") for seed in (1, 2)
     }
-    assert "0 of 4 runs are left" in swept(file)
+    assert "0 of 4 runs are left" in swept(*words)
 
 
 def test_one_runs_failure_is_told_at_the_end_and_stops_no_other_and_a_pipe_gets_plain_lines(study):
@@ -379,8 +380,11 @@ def test_a_signal_and_the_time_stop_each_run_at_a_checkpoint(study, number):
     first = {path.parent: read_json(path) for path in Path("out").rglob("last.json")}
     assert len(first) == 2
     if number in (signal.SIGINT, signal.SIGKILL):
-        swept("tiny.py", "--time-budget=2", *long, status=sweep.TIME_IS_UP)
-        assert all(read_json(folder / "last.json") > step > 0 for folder, step in first.items())
+        for seconds in (2, 20, LIMIT):  # a loaded machine may begin nothing in so short a time
+            swept("tiny.py", f"--time-budget={seconds}", *long, status=sweep.TIME_IS_UP)
+            if all(read_json(folder / "last.json") > step > 0 for folder, step in first.items()):
+                return
+        raise AssertionError("no run went on")
 
 
 def test_a_terminal_of_80_columns_shows_which_runs_train_how_far_and_how_long_still(study):
@@ -388,7 +392,7 @@ def test_a_terminal_of_80_columns_shows_which_runs_train_how_far_and_how_long_st
     tty.setraw(there)
     fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     file = study('"a_name_that_is_long_enough_to_leave_little_room": dict(beta2=0.9),')
-    words = ("--jobs=3", "--seeds=1", "--max_iters=400")
+    words = ("--jobs=3", "--seeds=1", "--max_iters=300")
     process = start_sweep(file, *words, stdout=there, stderr=there)
     os.close(there)
     shown = b""
@@ -398,7 +402,7 @@ def test_a_terminal_of_80_columns_shows_which_runs_train_how_far_and_how_long_st
     assert process.wait(LIMIT) == 0
     looks = [look.rstrip() for look in shown.decode().split("\r") if re.match(r"\d+ %", look)]
     assert max(map(len, looks)) < 80
-    line = r"\d+ %  0/3 runs  00:\d\d left  baseline/seed1 \d+ %  noise/seed1 \d+ %  \+1"
+    line = r"\d+ %  0/3 runs  \d\d:\d\d left  baseline/seed1 \d+ %  noise/seed1 \d+ %  \+1"
     assert any(re.fullmatch(line, look) for look in looks), looks
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import LIMIT
 
 from config import ROOT
 from training import terminal
@@ -141,7 +142,7 @@ def test_a_run_whose_terminal_hangs_up_stops_as_by_sigterm():
     os.read(here, 5)
     os.kill(process.pid, signal.SIGHUP)  # as the system does for the terminal that it controls
     os.close(here)
-    assert process.wait(60) == 10 + signal.SIGHUP
+    assert process.wait(LIMIT) == 10 + signal.SIGHUP
 
 
 def test_nohup_keeps_a_run_from_hearing_of_it():
