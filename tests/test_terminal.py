@@ -112,9 +112,10 @@ def test_the_end_of_the_parent_is_a_sigterm_which_is_told_once(capfd):
 
 @pytest.mark.parametrize(
     ("environment", "parent"),
-    [({}, None), ({"WORLD_SIZE": "2"}, None), ({SWEEP: "7"}, 7), ({"TORCHELASTIC_RUN_ID": "x"}, os.getppid())],
+    [({}, None), ({"WORLD_SIZE": "2"}, None), ({SWEEP: "7"}, 7), ({"TORCHELASTIC_RUN_ID": "x"}, 8)],
 )
 def test_a_run_outlives_a_shell_but_no_sweep_and_no_torchrun(monkeypatch, environment, parent):
+    monkeypatch.setattr(os, "getppid", lambda: 8)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert starter() == parent
