@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import sys
 import zlib
 from pathlib import Path
@@ -85,8 +86,8 @@ def remove(folder, names):
 
 def temporaries(folder, names):
     """The temporary files that killed processes have left of these files."""
-    found = (path for name in names for path in folder.glob(f".{name}.*.tmp"))
-    return [path for path in found if path.suffixes[-2][1:].isdigit()]
+    known = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.\d+\.tmp")
+    return [path for path in folder.glob(".*.tmp") if known.fullmatch(path.name)]
 
 
 def write_json(path, value):

@@ -8,11 +8,11 @@ from config import settle
 from data.files import read_json, write_json
 
 META = {
-    **{"name": "shakespeare_char", "unit": "character", "vocab_size": 2, "vocabulary": ["a", "b"]},
-    "splits": {"train": {"tokens": 9, "sha256": "abc"}, "val": {"tokens": 3, "sha256": "def"}},
+    **{"format": 1, "name": "shakespeare_char", "unit": "character", "vocab_size": 2, "vocabulary": ["a", "b"]},
+    "splits": {"train": {"tokens": 9, "sha256": "abc0" * 16}, "val": {"tokens": 3, "sha256": "def0" * 16}},
     "source": {"from": "a test", "sha256": "-"},
 }
-OTHER_DATA = {**META, "splits": {**META["splits"], "train": {"tokens": 9, "sha256": "def"}}}
+OTHER_DATA = {**META, "splits": {**META["splits"], "train": {"tokens": 9, "sha256": "def0" * 16}}}
 MACHINE = {"device": "cpu", "dtype": "float32", "threads": 1, "name": "made up"}
 
 

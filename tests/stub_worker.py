@@ -12,7 +12,7 @@ from made_up import MACHINE, META
 from config import UserError, load, run_script
 from data.files import read_json
 from training.run_folder import LOSSES, RunFolder
-from training.terminal import Signals
+from training.terminal import Signals, starter
 
 STEP, STOP = 0.01, 0.6  # seconds that a step takes, and the checkpoint at a stop
 
@@ -21,7 +21,7 @@ def main(argv):
     config = load(argv)
     if config.block_size > 1000:
         raise UserError("the val split is too short")
-    with RunFolder(config.out_dir) as folder, Signals() as signals:
+    with RunFolder(config.out_dir) as folder, Signals(parent=starter()) as signals:
         step = (read_json(folder.path / "last.json") or {"step": 0})["step"]
         folder.cut_log(step)
         about = {"machine": MACHINE, "versions": {}, "parameters": 1, "corpus": META, "resumed": []}

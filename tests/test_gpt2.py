@@ -280,12 +280,6 @@ def token_corpus(tmp_path):
     return folder
 
 
-def change_unit(path, **entries):
-    """Change what the tokens of a prepared corpus are."""
-    change_json(path, **entries)
-    change_json(path, vocabulary_sha256=vocabulary_sha256(json.loads(path.read_text())))
-
-
 def test_a_run_starts_from_it_by_index_stops_and_goes_on(token_corpus, run, command, tmp_path, monkeypatch):
     folder = write_model(tmp_path / "model")
     options = dict(init_from=folder, dataset=token_corpus, bias=True, max_iters=3, checkpoint_interval=1)

@@ -151,7 +151,7 @@ def refused(folder, words):
         ("'arm' and differ in noise_sigma: 0.0 and 0.2", {"noise_sigma": 0.2}),
         ("n_embd: 384 and 768", {"n_embd": 768}),
         ("eval_interval: 250 and 10", {"eval_interval": 10}),
-        ("data: 'abc' and 'def'", {"meta": OTHER_DATA}),
+        ("data: 'abc0", {"meta": OTHER_DATA}),
         ("seed 1 twice", {"seed": 1}),
     ],
 )

@@ -360,11 +360,11 @@ def test_two_processes_cannot_train_into_one_folder(command, tmp_path):
     with RunFolder(tmp_path / "run"), pytest.raises(UserError, match="another process"):
         train.main(command())
     holder = (
-        "import sys, time; from training.run_folder import RunFolder\n"
-        "with RunFolder(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+        "import sys; from training.run_folder import RunFolder\n"
+        "with RunFolder(sys.argv[1]): print('held', flush=True); sys.stdin.read()"
     )
     words = [sys.executable, "-c", holder, str(tmp_path / "run")]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, cwd=ROOT) as process:
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:
         process.stdout.readline()
         with pytest.raises(UserError, match="another process"):
             train.main(command())

@@ -11,13 +11,13 @@ import math
 
 import torch
 
-from config import UserError, recorded, run_script, user_path
+from config import UserError, run_script, user_path
 from data.corpus import Corpus
-from data.files import read_json
+from data.meta import same_corpus
 from model import GPT
 from training import gpt2
 from training.machine import best_device, enough_memory, out_of_memory
-from training.run_folder import corpus_meta, corpus_title, load_checkpoint
+from training.run_folder import corpus_meta, corpus_title, load_checkpoint, read_config
 from training.shape import parameter_count, saved_shape
 
 
@@ -133,7 +133,7 @@ def open_corpus(folder, meta, device):
     """The corpus of a run or an exported model; UserError where it is another than it was trained on."""
     dataset, train_tokens = dataset_of(folder, meta)
     corpus = Corpus(dataset, device, train_tokens)
-    if corpus.meta["splits"] != meta.get("splits"):
+    if not same_corpus(corpus.meta, meta):
         raise UserError(f"{corpus.folder} is not the corpus that {folder} was trained on")
     return corpus
 
@@ -142,10 +142,9 @@ def dataset_of(folder, meta):
     """(the dataset of a run, as it was given, or of an exported model, by its name; its train_tokens)."""
     if gpt2.is_model(folder):
         return meta["name"], None
-    options = read_json(folder / "config.json")
-    if options is None:
+    config = read_config(folder)
+    if config is None:
         raise UserError(f"{folder} is no run folder: it lacks config.json")
-    config = recorded(options)
     return config.dataset, config.train_tokens
 
 

@@ -9,12 +9,12 @@ card. FOLDER must be new, empty, or an earlier export, which is replaced.
 
 import hashlib
 
-from config import UserError, differences, identity, recorded, run_script, user_path
+from config import UserError, differences, identity, run_script, user_path
 from data.corpus import symbol_indices
-from data.files import read_json, replacing, write_json
+from data.files import replacing, write_json
 from training import gpt2
 from training.evaluate import model_in, with_bits
-from training.run_folder import best_checkpoint, corpus_meta, corpus_title, read_log
+from training.run_folder import best_checkpoint, corpus_meta, corpus_title, read_about, read_config, read_log
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -62,7 +62,7 @@ def end_of_text(meta):
 
 def model_card(run, folder, meta, path, checkpoint, model):
     """README.md of an export: what the model is, how it was trained, how good it is, how to load it."""
-    config, metadata = recorded(read_json(run / "config.json")), read_json(run / "run.json")
+    config, metadata = read_config(run), read_about(run)
     shape, best = model.config, path.name == "best.pt"
     iteration = checkpoint["iter" if best else "step"]
     changed = {name: value for name, value in differences(config).items() if name in identity(config)}

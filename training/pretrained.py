@@ -17,14 +17,13 @@ from dataclasses import dataclass
 
 import torch
 
-from config import UserError, differences, recorded, source_wanted, user_path
+from config import Config, UserError, differences, source_wanted, user_path
 from data.corpus import symbol_indices
-from data.files import read_json
 from data.subword import is_gpt2s
 from model import GPT
 from training import gpt2
 from training.evaluate import exported_model, model_in
-from training.run_folder import corpus_meta, corpus_title, load_hashed
+from training.run_folder import CHECKPOINTS, corpus_meta, corpus_title, load_hashed, read_config
 
 SHAPE = ("n_layer", "n_head", "n_embd", "bias")
 
@@ -46,7 +45,7 @@ def needs_source(config):
     """Whether a run of this config needs the weights of init_from: not once its folder holds a checkpoint of
     its own or a result. UserError where they are needed and there is no such folder."""
     own = user_path(config.out_dir)
-    begun = not config.overwrite and any((own / name).exists() for name in ("last.pt", "result.json"))
+    begun = not config.overwrite and any((own / name).exists() for name in (*CHECKPOINTS, "result.json"))
     if config.init_from is None or begun:
         return False
     if not user_path(config.init_from).is_dir():
@@ -81,7 +80,7 @@ def best_of_run(config, folder):
         "iter": checkpoint.get("iter"),
         "val_loss": checkpoint.get("val_loss"),
         "corpus": corpus_title(meta),
-        "knobs": differences(recorded(read_json(folder / "config.json") or {})),
+        "knobs": differences(read_config(folder) or Config()),
     }
     return Source(model, meta, record)
 

@@ -21,7 +21,7 @@ import zipfile
 from pathlib import Path
 from types import NoneType
 
-from config import UserError, identity, recorded
+from config import UserError, identity, recorded, user_path
 from data.files import (
     NUMBER,
     about,
@@ -73,7 +73,7 @@ class RunFolder:
     """
 
     def __init__(self, path, writes=True):
-        self.path, self.writes = Path(path).expanduser(), writes
+        self.path, self.writes = user_path(path), writes
         self._lock = self._log = None
 
     def __enter__(self):

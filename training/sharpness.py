@@ -21,11 +21,11 @@ import statistics
 import torch
 
 from config import UserError, run_script, user_path
-from data.files import read_json, write_json
+from data.files import write_json
 from noise import stream_seed
 from training.evaluate import mean_loss, model_in, open_corpus
 from training.machine import best_device, enough_memory
-from training.run_folder import corpus_meta, find_runs, load_checkpoint
+from training.run_folder import corpus_meta, find_runs, load_checkpoint, read_result
 
 RHOS = (0.02, 0.05, 0.1)  # relative to each weight
 DRAWS = 10
@@ -54,7 +54,7 @@ def main(argv):
 
 def measurable(run):
     """Whether a run was trained to its end and its weights are there; prints it where not."""
-    result = read_json(run / "result.json") or {"status": "not finished"}
+    result = read_result(run) or {"status": "not finished"}
     ended, kept = result["status"] == "finished", (run / "last.pt").is_file()
     if not (ended and kept):
         print(f"{run}: {'its weights are gone' if ended else result['status']}, left out")
