@@ -35,6 +35,23 @@ def share(rates, sigma, v, beta2):
     return float(np.dot(rates, signal(sigma, v, beta2)) / np.sum(rates))
 
 
+def displacement_sd(rates, sigma, v, betas):
+    """The sd of the random displacement of a weight that the noise adds up to through AdamW's first moment:
+
+        sum_t sigma_t^2 w_t^2,  w_t = sum_{u>=t} lr_u (1 - beta1) beta1^(u-t) / ((1 - beta1^(u+1)) sqrt(v^_u)),
+
+    squared, where w_t is how far one unit of xi_t moves a weight by the end of the run, and v^_u = v + s_u /
+    (1 - beta2^(u+1)) is the bias-corrected second moment. That is its mean: the chance in v is left out, and
+    so are epsilon and what weight decay takes back.
+    """
+    beta1, beta2 = betas
+    t = np.arange(1, len(sigma) + 1)
+    corrected = v + second_moment(sigma, beta2) / -np.expm1(t * math.log(beta2))
+    moves = rates * (1 - beta1) / ((1 - beta1**t) * np.sqrt(corrected))
+    in_all = lfilter([1], [1, -beta1], moves[::-1])[::-1]
+    return float(np.sqrt(np.sum(np.square(sigma * in_all))))
+
+
 def half_time(sigma, v, beta2):
     """The first t at which the signal is at least half of what it is without noise: s_t <= 3 v_t. None where
     that is not within the sequence."""

@@ -89,6 +89,8 @@ class Config:
     dropout: Fraction = 0.2  # probability, on embeddings, attention and both residual branches
     bias: bool = False  # biases in Linear and LayerNorm
     init_from: str | None = None  # a run folder's best weights, or a GPT-2 folder; None: fresh ones
+    init_scale: Strength = 1.0  # times the sd of fresh matrices and embeddings
+    init_noise: Strength = 0.0  # sd of Gaussian noise added once to all fresh weights
 
     # == AdamW and its learning rate ==
     max_iters: Iterations = 5000  # optimizer updates
@@ -415,6 +417,8 @@ def check_together(c):
         raise UserError(f"noise_eta={c.noise_eta} needs noise_schedule='inverse', not {c.noise_schedule!r}")
     if c.noisytune_lambda and c.init_from is None:
         raise UserError("noisytune_lambda perturbs pretrained weights: name them by --init_from")
+    if c.init_from is not None and (c.init_scale, c.init_noise) != (1, 0):
+        raise UserError("init_scale and init_noise change fresh weights: leave them out, or init_from")
     if c.init_from is not None and not c.init_from.strip():
         raise UserError("init_from is empty: name a run folder, or leave it out for fresh weights")
     if c.init_from and place(c.init_from) == place(c.out_dir):

@@ -295,6 +295,23 @@ def test_the_moments_are_reset_once_when_sigma_falls_below_the_threshold(run, mo
     assert not same_weights(one, run("kept", **options))
 
 
+def test_fresh_weights_are_widened_and_displaced_by_seed(new_run):
+    """All by the noise, matrices alone by the factor; whatever the seed draws else stays."""
+
+    def start(**options):
+        return [p.detach().clone() for p in new_run(**options).model.parameters()]
+
+    plain = start()
+    wide, displaced = start(init_scale=3.0), start(init_noise=0.01)
+    assert all(torch.equal(w, 3 * p if p.dim() > 1 else p) for w, p in zip(wide, plain))
+    added = [d - p for d, p in zip(displaced, plain)]
+    assert all(part.std() == pytest.approx(0.01, rel=0.4) for part in added)
+    assert torch.cat([part.flatten() for part in added]).std() == pytest.approx(0.01, rel=0.02)
+    again, other = (start(init_noise=0.01, **options) for options in ({"noise_sigma": 0.0}, {"seed": 2}))
+    assert all(torch.equal(d, a) for d, a in zip(displaced, again))
+    assert not torch.allclose(other[0] - start(seed=2)[0], added[0], atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -305,6 +322,8 @@ def test_the_moments_are_reset_once_when_sigma_falls_below_the_threshold(run, mo
         ({"noise_target": "second_moment", "noise_before_clip": True}, "noise_before_clip"),
         ({"reset_below_sigma": 0.1, "noise_schedule": "plateau"}, "plateau"),
         ({"diagnose_interval": 5, "optimizer": "sgd"}, "diagnose_interval"),
+        ({"init_noise": 0.01, "init_from": "out/other"}, "init_noise"),
+        ({"init_scale": 2.0, "init_from": "out/other"}, "init_scale"),
     ],
 )
 def test_contradictions_are_refused(command, options, words):

@@ -50,6 +50,22 @@ def test_share_and_half_time_are_those_of_sums_by_hand(beta2):
     assert (first is None) == (beta2 == 0.999), "one is reached, the other is not"
 
 
+@pytest.mark.parametrize(("sigma0", "gamma", "warmup"), [(0.1, 0.98, 20), (0.01, 0.95, 1)])
+def test_the_displacement_is_that_of_simulated_weights(sigma0, gamma, warmup):
+    """Weights of one gradient each, under AdamW with the noise and with it in the second moment alone."""
+    betas, v, weights = (0.9, 0.97), 1e-6, 5000
+    config = settle({"max_iters": 300, "learning_rate": 0.01, "warmup_iters": warmup})
+    rates, sigma = theory.learning_rates(config), sigma0 * gamma ** np.arange(300)
+    draw, (noise, square, moved) = np.random.default_rng(1), np.zeros((3, weights))
+    for t, (rate, sd) in enumerate(zip(rates, sigma), start=1):
+        xi = sd * draw.standard_normal(weights)
+        noise = betas[0] * noise + (1 - betas[0]) * xi
+        square = betas[1] * square + (1 - betas[1]) * (v**0.5 + xi) ** 2
+        moved += rate * noise / (1 - betas[0] ** t) / np.sqrt(square / (1 - betas[1] ** t))
+    assert theory.displacement_sd(rates, sigma, v, betas) == pytest.approx(moved.std(), rel=0.06)
+    assert theory.displacement_sd(rates, 0 * sigma, v, betas) == 0
+
+
 def test_without_noise_all_of_the_rate_is_left():
     assert theory.share(np.ones(9), np.zeros(9), 1e-4, 0.99) == 1
     assert theory.half_time(np.zeros(9), 1e-4, 0.99) == 0

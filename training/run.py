@@ -38,6 +38,7 @@ class Run:
         self.config, self.corpus, self.machine = config, corpus, machine
         self.ranks = ranks or SingleProcess()
         self.model = GPT.create(model_config(config, corpus), stream_seed(config.seed, "init"), machine.device)
+        widen_(self.model, config)
         self.source_record = carry_over(source, self.model, corpus.meta) if source else None
         self.pretrained = copied(self.model) if source else None
         if source and config.noisytune_lambda:
@@ -122,6 +123,19 @@ def new_history(length, device):
 def model_config(config, corpus):
     names = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "bias")
     return GPTConfig(corpus.meta["vocab_size"], **{name: getattr(config, name) for name in names})
+
+
+@torch.no_grad()
+def widen_(model, config):
+    """Options init_scale and init_noise: fresh matrices times a factor, and Gaussian noise on all weights,
+    those of norms too. It is drawn on the CPU, for the same bits on every device."""
+    generator = torch.Generator().manual_seed(stream_seed(config.seed, "init_noise"))
+    for parameter in model.parameters():
+        if parameter.dim() >= 2:
+            parameter.mul_(config.init_scale)
+        if config.init_noise:
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(noise.to(parameter.device), alpha=config.init_noise)
 
 
 def copied(model):
