@@ -68,7 +68,10 @@ Device = Annotated[
 ]
 Schedule = Literal["exponential", "linear", "cosine", "constant", "inverse", "plateau"]
 Scale = Literal["absolute", "global", "tensor"]
-Target = Literal["gradient", "first_moment", "second_moment", "second_moment_mean", "weights", "learning_rate"]
+Target = Literal[
+    *("gradient", "first_moment", "second_moment", "second_moment_mean", "weights", "learning_rate"),
+    *("clean_direction", "noisy_direction"),
+]
 Params = Literal["all", "embeddings", "attention", "mlp", "first_block", "last_block"]
 
 
@@ -401,12 +404,15 @@ def check_together(c):
         raise UserError(f"noise_target={target!r} does not combine with noise_before_clip: leave that out")
     if (target not in ("gradient", "weights") or c.reset_below_sigma) and c.optimizer != "adamw":
         raise UserError(f"noise_target={target!r} and reset_below_sigma need the moments of optimizer='adamw'")
-    if "moment" in target and 0 in (c.beta1, c.beta2):
+    if ("moment" in target or "direction" in target) and 0 in (c.beta1, c.beta2):
         raise UserError(f"noise_target={target!r} needs beta1 and beta2 above 0, not {c.beta1} and {c.beta2}")
-    if target in ("weights", "learning_rate") and (c.noise_scale, c.noise_params) != ("absolute", "all"):
+    whole = target in ("weights", "learning_rate") or "direction" in target
+    if whole and (c.noise_scale, c.noise_params) != ("absolute", "all"):
         raise UserError(f"noise_target={target!r} needs noise_scale='absolute' and noise_params='all'")
     if c.diagnose_interval and (c.optimizer == "sgd" or c.noise_before_clip or c.batch_size < 2):
         raise UserError("diagnose_interval needs adamw or adam, noise after clipping, and a batch_size above 1")
+    if c.reset_below_sigma and "direction" in target:
+        raise UserError(f"noise_target={target!r} keeps moments of its own: leave reset_below_sigma out")
     if c.reset_below_sigma and c.noise_schedule == "plateau":
         raise UserError(
             "reset_below_sigma needs a sigma that follows from the step: no noise_schedule='plateau'"

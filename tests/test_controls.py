@@ -166,16 +166,27 @@ class WrittenOut:
         for place, new in enumerate((float(norm) ** 2 / count, sigma**2)):
             self.v_s[place] = config.beta2 * self.v_s[place] + (1 - config.beta2) * new
         target = config.noise_target
-        factor = math.sqrt(self.v_s[0] / sum(self.v_s)) if target == "learning_rate" else 1.0
-        for i, (g, xi, sd) in enumerate(zip(gradients, run.noise.unit(step), sds[config.noise_scale])):
-            noisy, decay = g + sd * xi.double(), rate * config.weight_decay * (g.dim() > 1)
-            in_first = noisy if target in ("gradient", "first_moment") else g
+        moved = [xi.double() for xi in run.noise.unit(step)]
+        for i, (g, xi, sd) in enumerate(zip(gradients, moved, sds[config.noise_scale])):
+            noisy, in_first = g + sd * xi, target in ("gradient", "first_moment")
             squared = {"gradient": noisy**2, "second_moment": noisy**2, "second_moment_mean": g**2 + sd**2}
-            self.m[i] = config.beta1 * self.m[i] + (1 - config.beta1) * in_first
+            self.m[i] = config.beta1 * self.m[i] + (1 - config.beta1) * (noisy if in_first else g)
             self.v[i] = config.beta2 * self.v[i] + (1 - config.beta2) * squared.get(target, g**2)
-            m, v = (x / (1 - b**self.done) for x, b in ((self.m[i], config.beta1), (self.v[i], config.beta2)))
-            w = self.weights[i] * (1 - decay) - rate * factor * m / (v.sqrt() + EPS)
-            self.weights[i] = w + rate * sigma * xi.double() if target == "weights" else w
+        clean, inflated = (self.updates(s, config) for s in (0.0, self.v_s[1]))
+        ratio = (
+            torch.cat([u.flatten() for u in inflated]).norm() / torch.cat([u.flatten() for u in clean]).norm()
+        )
+        factors = {"clean_direction": ratio, "noisy_direction": 1 / ratio}
+        factors["learning_rate"] = math.sqrt(self.v_s[0] / sum(self.v_s))
+        for i, u in enumerate(inflated if target == "noisy_direction" else clean):
+            decay = rate * config.weight_decay * (u.dim() > 1)
+            w = self.weights[i] * (1 - decay) - rate * factors.get(target, 1.0) * u
+            self.weights[i] = w + rate * sigma * moved[i] if target == "weights" else w
+
+    def updates(self, s, config):
+        """m / (sqrt(v + s) + eps), bias-corrected."""
+        m, v = ([x / (1 - b**self.done) for x in xs] for xs, b in zip((self.m, self.v), BETAS))
+        return [a / ((b + s / (1 - config.beta2**self.done)).sqrt() + EPS) for a, b in zip(m, v)]
 
     def errors(self):
         """The differences of the run's own weights, over the way that each has gone and the learning rates."""
@@ -321,6 +332,8 @@ def test_fresh_weights_are_widened_and_displaced_by_seed(new_run):
         ({"noise_target": "weights", "noise_scale": "tensor"}, "noise_scale"),
         ({"noise_target": "second_moment", "noise_before_clip": True}, "noise_before_clip"),
         ({"reset_below_sigma": 0.1, "noise_schedule": "plateau"}, "plateau"),
+        ({"reset_below_sigma": 0.1, "noise_target": "clean_direction"}, "reset_below_sigma"),
+        ({"noise_target": "noisy_direction", "noise_scale": "global"}, "noise_scale"),
         ({"diagnose_interval": 5, "optimizer": "sgd"}, "diagnose_interval"),
         ({"init_noise": 0.01, "init_from": "out/other"}, "init_noise"),
         ({"init_scale": 2.0, "init_from": "out/other"}, "init_scale"),
