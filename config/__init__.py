@@ -103,8 +103,8 @@ class Config:
     min_lr: NotNegative | None = None  # learning rate at the end of the cosine; None: learning_rate / 10
     weight_decay: NotNegative = 0.1  # decoupled, on matrices and embeddings only
     beta1: Fraction = 0.9  # decay of the first moment; SGD's momentum
-    beta2: Fraction = 0.99  # decay of the second moment
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"  # weight decay is decoupled in adamw alone
+    beta2: Fraction = 0.99  # decay of the second moment; of Lion's momentum
+    optimizer: Literal["adamw", "adam", "sgd", "lion"] = "adamw"  # weight decay is decoupled in adamw and lion
     grad_clip: NotNegative = 1.0  # largest global gradient norm; 0: no clipping
 
     # == gradient noise (noise.py) ==
@@ -409,7 +409,7 @@ def check_together(c):
     whole = target in ("weights", "learning_rate") or "direction" in target
     if whole and (c.noise_scale, c.noise_params) != ("absolute", "all"):
         raise UserError(f"noise_target={target!r} needs noise_scale='absolute' and noise_params='all'")
-    if c.diagnose_interval and (c.optimizer == "sgd" or c.noise_before_clip or c.batch_size < 2):
+    if c.diagnose_interval and (c.optimizer in ("sgd", "lion") or c.noise_before_clip or c.batch_size < 2):
         raise UserError("diagnose_interval needs adamw or adam, noise after clipping, and a batch_size above 1")
     if c.reset_below_sigma and "direction" in target:
         raise UserError(f"noise_target={target!r} keeps moments of its own: leave reset_below_sigma out")

@@ -13,6 +13,7 @@ from noise import GradientNoise, schedule
 from training import controls
 from training.controls import TARGETS, add_to_moments_, create_moments, reset_moments
 from training.diagnosis import Diagnosis, batch_noise_norm
+from training.lion import Lion
 from training.run_folder import read_log
 
 BETAS, EPS, RATE = (0.9, 0.99), 1e-8, 1e-2
@@ -287,7 +288,23 @@ def test_noise_goes_only_to_the_parameters_asked_for(new_run, params, some):
     assert len(chosen) < len(list(a_run.model.named_parameters()))
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_lion_is_its_formula():
+    """Where the two terms of the sign cancel, float32 and float64 may part; these do not."""
+    model = parameters()
+    start = [p.detach().double() for p in model]
+    weights, momenta = list(start), [torch.zeros_like(w) for w in start]
+    optimizer = Lion([{"params": model[:2], "weight_decay": 0.5}, {"params": model[2:]}], RATE, (0.8, 0.97))
+    for step in range(20):
+        give_gradients(model, step)
+        optimizer.step()
+        for i, (g, decay) in enumerate(zip(gradients_of(step), (0.5, 0.5, 0.0))):
+            update = (0.8 * momenta[i] + 0.2 * g.double()).sign()
+            weights[i] = weights[i] * (1 - RATE * decay) - RATE * update
+            momenta[i] = 0.97 * momenta[i] + 0.03 * g.double()
+    assert all(torch.allclose(p.double(), w, rtol=0, atol=1e-6) for p, w in zip(model, weights))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "lion"])
 def test_other_optimizers_train_and_resume(run, stop_at, optimizer):
     options = {"optimizer": optimizer, "learning_rate": 0.1 if optimizer == "sgd" else 0.01}
     whole = run("whole", **options)
@@ -334,7 +351,7 @@ def test_fresh_weights_are_widened_and_displaced_by_seed(new_run):
         ({"reset_below_sigma": 0.1, "noise_schedule": "plateau"}, "plateau"),
         ({"reset_below_sigma": 0.1, "noise_target": "clean_direction"}, "reset_below_sigma"),
         ({"noise_target": "noisy_direction", "noise_scale": "global"}, "noise_scale"),
-        ({"diagnose_interval": 5, "optimizer": "sgd"}, "diagnose_interval"),
+        *(({"diagnose_interval": 5, "optimizer": name}, "diagnose_interval") for name in ("sgd", "lion")),
         ({"init_noise": 0.01, "init_from": "out/other"}, "init_noise"),
         ({"init_scale": 2.0, "init_from": "out/other"}, "init_scale"),
     ],

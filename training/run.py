@@ -10,6 +10,7 @@ from noise import GradientNoise, noisytune_, schedule, stream_seed
 from training import operators as ops
 from training.controls import make_control
 from training.distributed import Ending, SingleProcess
+from training.lion import Lion
 from training.pretrained import carry_over
 from training.terminal import Meter
 
@@ -143,7 +144,8 @@ def copied(model):
 
 
 def make_optimizer(config, model, scaled=False):
-    """The stock optimizer. Weight decay is decoupled in AdamW alone; momentum is beta1 in SGD.
+    """The optimizer, PyTorch's own but for Lion. Weight decay is decoupled in AdamW and Lion; SGD's momentum is
+    beta1.
 
     scaled: whether a gradient scaler is used. PyTorch's fused SGD leaves its momentum uninitialized where the
     scaler skips its first step.
@@ -151,6 +153,8 @@ def make_optimizer(config, model, scaled=False):
     groups = model.parameter_groups(config.weight_decay)
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.beta1, fused=not scaled)
+    if config.optimizer == "lion":
+        return Lion(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
 
