@@ -12,7 +12,7 @@
     --list               print a complete command line for every missing run
 
 Runs lie in out/<study>/<overlays>/<arm>/seed<n>. Finished ones are left alone, interrupted ones continue. A run
-that fails does not stop the others; its output is beside its folder. Several sweeps may work on one study.
+that fails, or is left out since its folder is damaged, stops no other. Several sweeps may work on one study.
 
 Exit status: 0 all runs are done, 1 a run failed, 2 a mistake in the command, 4 time is up and runs are
 missing, 128 + n stopped by signal n.
@@ -33,8 +33,8 @@ from tqdm import tqdm
 from config import ROOT, UserError, cores, run_script
 from config.study import parse_seeds, read_study
 from data.files import write_json
-from training.status import Pace, check_runs, is_free, outcome, reached, result_of, state_of
-from training.terminal import Signals, StatusLine
+from training.status import Pace, check_runs, damage, damaged, is_free, outcome, reached, result_of, state_of
+from training.terminal import SWEEP, Signals, StatusLine
 
 WORKER = [sys.executable, str(ROOT / "train.py")]
 FAILED, TIME_IS_UP = 1, 4  # exit status
@@ -98,6 +98,8 @@ def describe(study, jobs):
         states = [state_of(run) for run in study.runs if run.arm == arm]
         counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
         print(f"  {arm:<{width}}  {counts}")
+    for run, error in damaged(study.runs):
+        print(f"  {run} is left out: {error}")
     left, seconds = sum(result_of(run) is None for run in study.runs), Pace(study.runs, jobs).seconds_left()
     known = "" if seconds is None or not left else f"; about {clock(seconds)} left, {jobs} at a time"
     print(f"{left} of {len(study.runs)} runs are left, in {study.folder}{known}", flush=True)
@@ -109,10 +111,10 @@ class Sweep:
     def __init__(self, study, jobs, budget):
         self.study, self.jobs = study, jobs
         self.deadline = time.monotonic() + budget
-        self.waiting = list(study.runs)
+        self.failed = damaged(study.runs)  # (run, what was said last), of those that failed on the way too
+        self.waiting = [run for run in study.runs if not damage(run)]
         self.running = {}  # run's folder -> (run, process)
         self.told = set()  # the folders of the runs that were asked to stop
-        self.failed = []  # (run, the last line of its output)
         self.signal = None
         self.pace = Pace(study.runs, jobs)
         self.line, self.shown = StatusLine(), time.monotonic()
@@ -172,7 +174,7 @@ class Sweep:
             elif not is_free(run):  # another sweep was first
                 self.waiting += [] if self.stopping else [run]
             elif not (self.stopping and process.returncode in STOPPED):
-                self.failed.append((run, last_line(output_of(run))))
+                self.failed.append((run, f"{last_line(output_of(run))} ({output_of(run)})"))
                 self.line.print_above(f"{run}: failed with exit status {process.returncode}")
 
     def show(self):
@@ -204,17 +206,16 @@ class Sweep:
         diverged = sum(bool(result) and result["status"] == "diverged" for result in results)
         print(f"{len(results) - left} of {len(results)} runs are done, {diverged} of them diverged", flush=True)
         for run, error in self.failed:
-            print(f"{run} failed: {error} ({output_of(run)})", file=sys.stderr)
+            print(f"{run} failed: {error}", file=sys.stderr)
         if self.signal:
             return 128 + self.signal
-        if self.failed:
-            return FAILED
-        return TIME_IS_UP if left else 0
+        return FAILED if self.failed else TIME_IS_UP if left else 0
 
 
 def start(run, jobs, card=None):
-    """A process that trains one run; in a session of its own, so that a Ctrl-C is ours to pass on."""
-    environment = os.environ | ({"CUDA_VISIBLE_DEVICES": card} if card else {})
+    """A process that trains one run, as long as this one is there; in a session of its own, so that a Ctrl-C is
+    ours to pass on."""
+    environment = os.environ | {SWEEP: str(os.getpid())} | ({"CUDA_VISIBLE_DEVICES": card} if card else {})
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     words = [] if run.config.threads else [f"--threads={max(1, cores() // jobs)}"]
     with open(output_of(run), "a", encoding="utf-8") as output:

@@ -49,7 +49,7 @@ def main(argv):
 def train_to_end(run, folder):
     """Train, then evaluate the whole splits; returns the exit status."""
     try:
-        with Signals(silent=not run.ranks.is_main) as signals:
+        with Signals(silent=not run.ranks.is_main, parent=run.ranks.parent) as signals:
             lifecycle.warm_up(run, accumulate)
             train(run, folder, signals)
         lifecycle.finish(run, folder)

@@ -14,10 +14,9 @@ import hashlib
 import json
 from pathlib import Path
 
-from analysis.records import RUNS, read_lines, read_run, run_path
+from analysis.records import RUNS, read_folders, read_lines, read_study_json, run_path
 from config import UserError, identity, recorded, run_script, today, user_path
 from data.files import read_json, replacing, write_json
-from training.run_folder import find_runs
 
 EVENTS = 100  # of a thinned log; every evaluation is kept, and at least a quarter as many log lines
 # Of a log line; the rest follows from them.
@@ -34,9 +33,9 @@ def main(argv):
     if strange := [word for word in map(str, folders) if word.startswith("-")]:
         raise UserError(f"{strange[0]} is no option of collect; it has --to=DIR")
     for study in find_studies(folders):
-        record = read_json(study / "study.json")
+        record = read_study_json(study)
         place = target / record["name"] / record["size"]
-        ended, left = collect(study, place)
+        ended, left = collect(study, record, place)
         print(f"{place}: runs taken: {ended}, not finished yet: {left}")
     return 0
 
@@ -51,16 +50,16 @@ def find_studies(folders):
     return found
 
 
-def collect(study, place):
+def collect(study, record, place):
     """Add the ended runs of one study to the records in `place`; returns how many have ended, how many not."""
-    runs = find_runs([study])
-    ended = [run for run in runs if (run / "result.json").is_file()]
+    entries = list(read_folders([study]))
+    ended = [entry for entry in entries if entry["result"]]
     if ended:
         corpora, lines = {}, {}
-        for line in (compact(read_run(run), corpora) for run in ended):
+        for line in (compact(entry, corpora) for entry in ended):
             lines[line["arm"], line["seed"]] = line
-        merge(place, read_json(study / "study.json"), corpora, lines)
-    return len(ended), len(runs) - len(ended)
+        merge(place, record, corpora, lines)
+    return len(ended), len(entries) - len(ended)
 
 
 def compact(entry, corpora):

@@ -293,7 +293,7 @@ def is_absolute(config, reference):
     plain &= not (config.noise_before_clip or config.noise_anticorrelated or config.reset_below_sigma)
     changed = records.changed_options(config, reference)
     alone = all(name.startswith(("noise_", "plateau_")) for name in changed)
-    return config.noisy and plain and alone and config.optimizer != "sgd" and not reference.noisy
+    return config.noisy and plain and alone and config.optimizer in ("adamw", "adam") and not reference.noisy
 
 
 def share_of(run, events):

@@ -305,11 +305,10 @@ class Fields:
     def full_size(self, what, norm, config="config/shakespeare_noise.py"):
         """Of the paper's model and a gradient of this norm: half_time, part (of the run) or share (S)."""
         run = load([str(ROOT / config)])
-        width = run.n_embd
-        parameters = (12 * width + 2) * width * run.n_layer + (VOCABULARY + run.block_size + 1) * width
-        sigma, v = run.noise_sigma * run.noise_gamma ** np.arange(run.max_iters), norm**2 / parameters
+        v = norm**2 / theory.parameters(run, VOCABULARY)
         if what == "share":
-            return f"{theory.share(theory.learning_rates(run), sigma, v, run.beta2):.2f}"
+            return f"{theory.share_of(run, v):.2f}"
+        sigma = run.noise_sigma * run.noise_gamma ** np.arange(run.max_iters)
         half = theory.half_time(sigma, v, run.beta2)
         return printed(half) if what == "half_time" else percent(half / run.max_iters)
 

@@ -24,7 +24,7 @@ Columns of `runs`, missing values NaN:
     exploded                   finished with a higher train loss than it began with
     reached                    the last iteration that is logged
     device_kind (cpu, cuda; cpu+cuda where it was resumed elsewhere), machine (its name), through_float32
-    began, revision, torch, init_sha256, truncated (a line of its log is cut short and left out)
+    began, revision, torch, init_sha256, truncated (its log has lost a line)
 Columns of `curves`: study, size, setting, arm, seed, folder, kind (eval, train, diagnosis, distance), iter, and
 the logged values under their names.
 
@@ -37,6 +37,7 @@ import dataclasses
 import gzip
 import json
 import re
+import sys
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -46,7 +47,7 @@ import pandas as pd
 
 from config import UserError, identity, recorded
 from data.files import read_json
-from training.run_folder import corpus_title, find_runs, read_log
+from training.run_folder import corpus_title, find_runs, read_about, read_log, read_result
 
 RUNS = "runs.jsonl.gz"
 ARM = ["study", "size", "setting", "arm"]  # what tells an arm from all others
@@ -110,20 +111,27 @@ def read(folders):
 
 
 def read_folders(folders):
-    """The entries of all run folders at or below `folders`."""
+    """The entries of all run folders at or below `folders`; a damaged one is said and left out."""
     for path in find_runs(folders):
-        entry = read_run(path)
+        try:
+            entry = read_run(path)
+        except (UserError, OSError) as error:
+            print(f"left out: {error}", file=sys.stderr)
+            continue
         at = next((folder for folder in path.parents if (folder / "study.json").is_file()), None)
         yield {**entry, "folder": path, "at": at}
 
 
 def read_run(path):
     """A run folder as an entry; its arm is the folder's name, or the folder above's where it is seed<n>."""
-    files = {name: read_json(path / f"{name}.json") for name in ("config", "run", "result", "sharpness")}
+    config, about = read_json(path / "config.json", dict), read_about(path)
+    sharpness = read_json(path / "sharpness.json", {"rises": dict})
     events, truncated = read_log(path)
+    truncated |= any("lost" in part for part in about["resumed"])
     is_seed = re.fullmatch(r"seed\d+", path.name)
     arm = (path.resolve().parent if is_seed else path.resolve()).name
-    seed = recorded(files["config"]).seed
+    seed = recorded(config, path / "config.json").seed
+    files = {"config": config, "run": about, "result": read_result(path), "sharpness": sharpness}
     return {"arm": arm, "seed": seed, **files, "log": events, "truncated": truncated}
 
 
@@ -156,7 +164,7 @@ def read_studies(folders):
     studies = {}
     for folder in sorted(folders):
         study = {"versus": {}, "seeds": [], "purpose": "comparison", "together": None}
-        study |= {**read_json(folder / "study.json"), "folder": folder}
+        study |= {**read_study_json(folder), "folder": folder}
         key = study["name"], study["size"]
         if key in studies:
             raise UserError(
@@ -164,6 +172,21 @@ def read_studies(folders):
             )
         studies[key] = study
     return studies
+
+
+STUDY = {
+    **{"name": str, "size": str, "baseline": str, "arms": [str]},
+    **{"seeds?": [int], "versus?": dict, "decisive?": [str], "purpose?": str, "corpora?": dict},
+}
+
+
+def read_study_json(folder):
+    """What a study.json holds, None where there is none; UserError where it is damaged, or its name is none."""
+    study = read_json(folder / "study.json", STUDY)
+    for name in (study["name"], study["size"]) if study else ():
+        if Path(name).name != name or name in ("", ".."):
+            raise UserError(f"{folder / 'study.json'} names itself {name!r}, which is no name of a folder")
+    return study
 
 
 # From entries to rows.
@@ -194,7 +217,7 @@ def row_of(entry, studies):
         "partial": "partial" in corpus,
         "parameters": about["parameters"],
         "noisy": config.noisy or config.noisytune_lambda > 0,
-        "exploded": result.get("final_train_loss", -np.inf) > began.get("train_loss", np.inf),
+        "exploded": exploded(result, began),
         "reached": max((event["iter"] for event in entry["log"]), default=0),
         "device_kind": device,
         "machine": machine.get("name"),
@@ -205,6 +228,12 @@ def row_of(entry, studies):
         "init_sha256": (about.get("init_from") or {}).get("sha256"),
         "truncated": entry.get("truncated", False),
     }
+
+
+def exploded(result, began):
+    """Whether a run finished with a higher train loss than it began with. None, in JSON, is not finite."""
+    last, first = result.get("final_train_loss", -np.inf), began.get("train_loss", np.inf)
+    return last is None or (first is not None and last > first)
 
 
 def device_kind(about, config):
@@ -381,7 +410,7 @@ def notes(records):
     """A line for every run that is not whole."""
     for run in records.runs.itertuples():
         if run.truncated:
-            yield f"{run.folder}: a line of its log is cut short and left out"
+            yield f"{run.folder}: its log has lost lines, by damage or an interruption"
         if run.status == "unfinished":
             yield f"{run.folder}: unfinished, drawn up to iteration {run.reached:,}"
         elif run.status != "finished":

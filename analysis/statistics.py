@@ -127,6 +127,14 @@ def difference(losses, reference):
     return row | dict(zip(("p_flip", "flip_floor"), sign_flip(a - b)))
 
 
+def equivalence_p(differences, bound):
+    """p of two one-sided t-tests that the mean difference lies within -bound and bound: the larger one's. It is
+    at most 5 % where the 90 % t interval lies within them."""
+    above = stats.ttest_1samp(differences, -bound, alternative="greater").pvalue
+    below = stats.ttest_1samp(differences, bound, alternative="less").pvalue
+    return float(max(above, below))
+
+
 def interval(values):
     """(mean, half of the 95 % t interval of the mean, ddof 1); the half is NaN for a single value."""
     values = pd.Series(values, dtype=float)

@@ -16,6 +16,7 @@ import math
 
 import numpy as np
 from scipy.signal import lfilter
+from scipy.special import erf
 
 
 def second_moment(sigma, beta2):
@@ -33,6 +34,50 @@ def share(rates, sigma, v, beta2):
     """S = sum_t lr_t sqrt(v_t / (v_t + s_t)) / sum_t lr_t, the share of the learning rate that the noise
     leaves: from 0 to 1, 1 without noise."""
     return float(np.dot(rates, signal(sigma, v, beta2)) / np.sum(rates))
+
+
+def share_of(config, v):
+    """S of a run under AdamW whose sigma decays exponentially."""
+    sigma = config.noise_sigma * config.noise_gamma ** np.arange(config.max_iters)
+    return share(learning_rates(config), sigma, v, config.beta2)
+
+
+def lion_share(config, v):
+    """The same under Lion, which steps by the sign of c_t, for gradients of +-sqrt v:
+
+    sum_t lr_t erf(E c_t / sqrt(2 Var c_t)) / sum_t lr_t,   erf being the mean of the sign
+    """
+    beta1, beta2, t = config.beta1, config.beta2, np.arange(config.max_iters)
+    sigma = config.noise_sigma * config.noise_gamma**t
+    before = lfilter([0, (1 - beta2) ** 2], [1, -(beta2**2)], np.square(sigma))  # the variance of m_(t-1)
+    variance = (1 - beta1) ** 2 * np.square(sigma) + beta1**2 * before
+    mean = math.sqrt(v) * (1 - beta1 * beta2**t)
+    return float(
+        np.dot(learning_rates(config), erf(mean / np.sqrt(2 * variance))) / np.sum(learning_rates(config))
+    )
+
+
+def parameters(config, symbols):
+    """How many a GPT without biases has."""
+    width = config.n_embd
+    return (12 * width + 2) * width * config.n_layer + (symbols + config.block_size + 1) * width
+
+
+def displacement_sd(rates, sigma, v, betas):
+    """The sd of the random displacement of a weight that the noise adds up to through AdamW's first moment:
+
+        sum_t sigma_t^2 w_t^2,  w_t = sum_{u>=t} lr_u (1 - beta1) beta1^(u-t) / ((1 - beta1^(u+1)) sqrt(v^_u)),
+
+    squared, where w_t is how far one unit of xi_t moves a weight by the end of the run, and v^_u = v + s_u /
+    (1 - beta2^(u+1)) is the bias-corrected second moment. That is its mean: the chance in v is left out, and
+    so are epsilon and what weight decay takes back.
+    """
+    beta1, beta2 = betas
+    t = np.arange(1, len(sigma) + 1)
+    corrected = v + second_moment(sigma, beta2) / -np.expm1(t * math.log(beta2))
+    moves = rates * (1 - beta1) / ((1 - beta1**t) * np.sqrt(corrected))
+    in_all = lfilter([1], [1, -beta1], moves[::-1])[::-1]
+    return float(np.sqrt(np.sum(np.square(sigma * in_all))))
 
 
 def half_time(sigma, v, beta2):

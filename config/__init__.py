@@ -99,7 +99,10 @@ Device = Annotated[
 ]
 Schedule = Literal["exponential", "linear", "cosine", "constant", "inverse", "plateau"]
 Scale = Literal["absolute", "global", "tensor"]
-Target = Literal["gradient", "first_moment", "second_moment", "second_moment_mean", "weights", "learning_rate"]
+Target = Literal[
+    *("gradient", "first_moment", "second_moment", "second_moment_mean", "weights", "learning_rate"),
+    *("clean_direction", "noisy_direction"),
+]
 Params = Literal["all", "embeddings", "attention", "mlp", "first_block", "last_block"]
 
 
@@ -120,6 +123,8 @@ class Config:
     dropout: Fraction = 0.2  # probability, on embeddings, attention and both residual branches
     bias: bool = False  # biases in Linear and LayerNorm
     init_from: Name | None = None  # a run folder's best weights, or a GPT-2 folder; None: fresh ones
+    init_scale: Strength = 1.0  # times the sd of fresh matrices and embeddings
+    init_noise: Strength = 0.0  # sd of Gaussian noise added once to all fresh weights
 
     # == AdamW and its learning rate ==
     max_iters: Iterations = 5000  # optimizer updates
@@ -129,8 +134,8 @@ class Config:
     min_lr: NotNegative | None = None  # learning rate at the end of the cosine; None: learning_rate / 10
     weight_decay: NotNegative = 0.1  # decoupled, on matrices and embeddings only
     beta1: Fraction = 0.9  # decay of the first moment; SGD's momentum
-    beta2: Fraction = 0.99  # decay of the second moment
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"  # weight decay is decoupled in adamw alone
+    beta2: Fraction = 0.99  # decay of the second moment; of Lion's momentum
+    optimizer: Literal["adamw", "adam", "sgd", "lion"] = "adamw"  # weight decay is decoupled in adamw and lion
     grad_clip: NotNegative = 1.0  # largest global gradient norm; 0: no clipping
 
     # == gradient noise (noise.py) ==
@@ -426,12 +431,15 @@ def check_together(c):
         raise UserError(f"noise_target={target!r} does not combine with noise_before_clip: leave that out")
     if (target not in ("gradient", "weights") or c.reset_below_sigma) and c.optimizer != "adamw":
         raise UserError(f"noise_target={target!r} and reset_below_sigma need the moments of optimizer='adamw'")
-    if "moment" in target and 0 in (c.beta1, c.beta2):
+    if ("moment" in target or "direction" in target) and 0 in (c.beta1, c.beta2):
         raise UserError(f"noise_target={target!r} needs beta1 and beta2 above 0, not {c.beta1} and {c.beta2}")
-    if target in ("weights", "learning_rate") and (c.noise_scale, c.noise_params) != ("absolute", "all"):
+    whole = target in ("weights", "learning_rate") or "direction" in target
+    if whole and (c.noise_scale, c.noise_params) != ("absolute", "all"):
         raise UserError(f"noise_target={target!r} needs noise_scale='absolute' and noise_params='all'")
-    if c.diagnose_interval and (c.optimizer == "sgd" or c.noise_before_clip or c.batch_size < 2):
+    if c.diagnose_interval and (c.optimizer in ("sgd", "lion") or c.noise_before_clip or c.batch_size < 2):
         raise UserError("diagnose_interval needs adamw or adam, noise after clipping, and a batch_size above 1")
+    if c.reset_below_sigma and "direction" in target:
+        raise UserError(f"noise_target={target!r} keeps moments of its own: leave reset_below_sigma out")
     if c.reset_below_sigma and c.noise_schedule == "plateau":
         raise UserError(
             "reset_below_sigma needs a sigma that follows from the step: no noise_schedule='plateau'"
@@ -442,6 +450,8 @@ def check_together(c):
         raise UserError(f"noise_eta={c.noise_eta} needs noise_schedule='inverse', not {c.noise_schedule!r}")
     if c.noisytune_lambda and c.init_from is None:
         raise UserError("noisytune_lambda perturbs pretrained weights: name them by --init_from")
+    if c.init_from is not None and (c.init_scale, c.init_noise) != (1, 0):
+        raise UserError("init_scale and init_noise change fresh weights: leave them out, or init_from")
     if c.init_from is not None and not c.init_from.strip():
         raise UserError("init_from is empty: name a run folder, or leave it out for fresh weights")
     if c.init_from and place(c.init_from) == place(c.out_dir):

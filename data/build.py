@@ -10,14 +10,13 @@ import contextlib
 import hashlib
 import io
 import itertools
-import re
 import shlex
 from pathlib import Path
 
 import numpy as np
 
 from config import UserError, run_script
-from data.files import lock, replacing, shown, write_json
+from data.files import lock, replacing, shown, temporaries, write_json
 from data.meta import FORMAT, MOST_SYMBOLS, read_meta, vocabulary_sha256
 
 CHUNK = 1 << 22  # characters or bytes held at a time
@@ -56,19 +55,12 @@ def preparing(folder):
         print(f"waiting for another process, which prepares {shown(folder)}", flush=True)
         held = lock(folder / "lock", wait=True)
     try:
-        for path in half_written(folder):
+        written = ["train.bin", "val.bin", "test.bin", "meta.json", "input.txt"]
+        for path in temporaries(folder, [*written, f"{folder.name}.zip", f"{folder.name}.source"]):
             path.unlink()
         yield
     finally:
         held.release()
-
-
-def half_written(folder):
-    """The temporary files of what is written into a corpus's folder."""
-    written = ["train.bin", "val.bin", "test.bin", "meta.json", "input.txt"]
-    written += [f"{folder.name}.{kind}" for kind in ("zip", "source")]
-    names = "|".join(map(re.escape, written))
-    return [path for path in folder.glob(".*.tmp") if re.fullmatch(rf"\.({names})\.\w+\.tmp", path.name)]
 
 
 def prepared(folder, sha256=None):

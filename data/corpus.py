@@ -5,12 +5,11 @@
 
 import hashlib
 import runpy
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from config import ROOT, UserError, did_you_mean
+from config import ROOT, UserError, did_you_mean, user_path
 from data.build import preparing
 from data.files import shown
 from data.meta import read_meta
@@ -20,7 +19,7 @@ from data.subword import encoding
 def corpus_folder(dataset):
     """The folder of a dataset: a path as it is, a name under data/; prepared now if it is not yet."""
     is_path = "/" in dataset or "\\" in dataset
-    folder = Path(dataset).expanduser() if is_path else ROOT / "data" / dataset
+    folder = user_path(dataset) if is_path else ROOT / "data" / dataset
     if (folder / "meta.json").is_file():
         return folder
     if not (folder / "prepare.py").is_file():

@@ -8,7 +8,7 @@ import hashlib
 import time
 from pathlib import Path
 
-from config import UserError
+from config import UserError, user_path
 from data.files import hash_of, replacing, shown
 
 PIECE = 1 << 16  # bytes taken from a connection at a time, at most
@@ -29,7 +29,7 @@ def fetch(urls, sha256, target, source=None, size=None, most=MOST):
     every mirror failed, with each one's reason.
     """
     if source and "://" not in source:
-        return check_hash(Path(source), sha256), Path(source).name
+        return check_hash(user_path(source), sha256), Path(source).name
     target = Path(target)
     if not source and target.is_file() and hash_of(target) == sha256:
         return target, target.name

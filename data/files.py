@@ -1,36 +1,93 @@
-"""Atomic files, hashes and locks: a reader sees the old file or the new one, never half of either."""
+"""Atomic files, JSON of a known shape, hashes, locks: a reader sees the old file or the new one, never half."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import re
 import sys
+import zlib
 from pathlib import Path
+from types import NoneType
 
 import filelock
 
 from config import ROOT, UserError
 
+NUMBER = (int, float, NoneType)  # of a shape: JSON has no NaN and no infinity, they are null
 LARGE = 500 * 10**6  # bytes of files that are read in one go
 
 
 @contextlib.contextmanager
-def replacing(path, mode="wb", **options):
+def replacing(path, mode="wb", keep=None, **options):
     """Open a temporary file beside `path`; on success it takes the path's place, on failure it goes.
 
-    The bytes are on the disk before the name changes, so that a power cut leaves a whole file too.
+    The bytes are on the disk before the name changes, and the name is before this ends, so that a power cut
+    leaves whole files, and of two that are written one after the other never the second alone. keep: the path
+    that the old file gets. An OSError names the path.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, mode, **options) as file:
+        make_folder(path.parent)
+        temporary.unlink(missing_ok=True)  # a link planted there would be written through
+        with open(temporary, mode.replace("w", "x"), **options) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if keep and path.exists():
+            os.replace(path, keep)
         os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise about(path, error) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def about(path, error):
+    """An OSError of the system's that names a file, this one where it named none."""
+    if error.errno and error.filename is None:
+        error.filename = str(path)
+    return error
+
+
+def make_folder(path):
+    """Make a folder and those above it, their names on the disk when this ends."""
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in new:
+        sync_folder(folder.parent)
+
+
+def sync_folder(path):
+    """Have the names in a folder on the disk, as fsync has a file's bytes."""
+    if os.name == "nt":
+        return
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of a file system that cannot
+            raise about(path, error) from None
+    finally:
+        os.close(folder)
+
+
+def remove(folder, names):
+    """Remove files of a folder, in this order even after a power cut."""
+    for name in names:
+        if (path := folder / name).exists() or path.is_symlink():
+            path.unlink()
+            sync_folder(folder)
+
+
+def temporaries(folder, names):
+    """The temporary files that killed processes have left of these files."""
+    known = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.\d+\.tmp")
+    return [path for path in folder.glob(".*.tmp") if known.fullmatch(path.name)]
 
 
 def write_json(path, value):
@@ -40,14 +97,57 @@ def write_json(path, value):
         file.write("\n")
 
 
-def read_json(path):
-    """The JSON value in a file, or None where there is no file; UserError where it is no JSON."""
+def read_json(path, shape=None):
+    """The JSON value in a file, or None where there is no file; UserError where it is no JSON, has been changed
+    since `sealed`, or has not the shape (see `misfit`)."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
+    if isinstance(value, dict) and "crc32" in value and value.pop("crc32") != crc32(value):
+        raise UserError(f"{path} is damaged: it is not as it was written, by its crc32; restore it")
+    if shape and (found := misfit(value, shape)):
+        raise UserError(f"{path} is damaged: {found}; restore it")
+    return value
+
+
+def sealed(value):
+    """A dict with the CRC-32 of what it holds, by which `read_json` knows a change."""
+    return {**value, "crc32": crc32(value)}
+
+
+def crc32(value):
+    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
+
+
+def misfit(value, shape, at="it"):
+    """In words, the first place where a JSON value has not a shape; None where it has.
+
+    A shape is a type or a tuple of types (none is bool), [shape of each item], or {key: shape of its value}; a
+    key that ends with "?" may be missing, and other keys may be there.
+    """
+    if isinstance(shape, dict) and isinstance(value, dict):
+        found = (misfit_of_key(value, key, part, at) for key, part in shape.items())
+    elif isinstance(shape, list) and isinstance(value, list):
+        found = (misfit(item, shape[0], f"an entry of {at}") for item in value)
+    else:
+        fits = not isinstance(shape, (dict, list)) and isinstance(value, shape) and not isinstance(value, bool)
+        found = [None if fits else f"{at} is {shown_value(value)}"]
+    return next(filter(None, found), None)
+
+
+def misfit_of_key(value, key, shape, at):
+    name = key.removesuffix("?")
+    if name in value:
+        return misfit(value[name], shape, name)
+    return f"{at} has no {name}" if name == key else None
+
+
+def shown_value(value):
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
 
 
 def hash_of(path):

@@ -1,13 +1,15 @@
 """meta.json, which says what a prepared corpus is. No torch.
 
-format       1
-name, unit   the corpus, and what a token is: "character", "byte", or a subword, "token" (data/subword.py)
-vocab_size   the number of symbols, at most 65,536
-vocabulary   the symbols in code-point order; a token is an index into it
-vocabulary_sha256   of unit and vocabulary, which give the tokens their meaning; older corpora have none
-splits       {"train": {"tokens": n, "sha256": of train.bin}, ...}, in the text's order
-source       {"from": path or URL, "sha256": of the source's bytes}
-partial      only where the text is the first part of a corpus: {"tokens": n, "of": the whole's}
+Its entries:
+
+    format       1
+    name, unit   the corpus, and what a token is: "character", "byte", or a subword, "token" (data/subword.py)
+    vocab_size   the number of symbols, at most 65,536
+    vocabulary   the symbols in code-point order; a token is an index into it
+    vocabulary_sha256   of the entries that give the tokens their MEANING; older corpora have none
+    splits       {"train": {"tokens": n, "sha256": of train.bin}, ...}, in the text's order
+    source       {"from": path or URL, "sha256": of the source's bytes}
+    partial      only where the text is the first part of a corpus: {"tokens": n, "of": the whole's}
 """
 
 import hashlib
@@ -19,6 +21,7 @@ from data.files import read_json, shown
 
 FORMAT = 1
 MOST_SYMBOLS = 1 << 16
+MEANING = ("unit", "vocabulary", "pattern", "special")  # the last two of subwords alone
 SYMBOLS = {  # unit: whether a value is one of its symbols
     "character": lambda symbol: isinstance(symbol, str) and len(symbol) == 1,
     "byte": lambda symbol: type(symbol) is int and 0 <= symbol < 256,
@@ -61,7 +64,7 @@ def is_vocabulary(meta):
     return (
         isinstance(symbols, list)
         and is_count(meta["vocab_size"])
-        and meta["vocab_size"] == len(symbols) == len(set(symbols)) <= MOST_SYMBOLS
+        and meta["vocab_size"] == len(symbols) <= MOST_SYMBOLS
         and all(map(SYMBOLS[meta["unit"]], symbols))
     )
 
@@ -86,7 +89,7 @@ def is_source(value):
 
 
 RULES = {  # entry: whether that of a meta is as it should be; each relies on those before it
-    "format": lambda meta: meta["format"] == FORMAT,
+    "format": lambda meta: is_count(meta["format"]) and meta["format"] == FORMAT,
     "name": lambda meta: isinstance(meta["name"], str),
     "unit": lambda meta: meta["unit"] in SYMBOLS,
     "vocabulary": is_vocabulary,
@@ -104,9 +107,9 @@ RULES = {  # entry: whether that of a meta is as it should be; each relies on th
 
 
 def vocabulary_sha256(meta):
-    return hashlib.sha256(json.dumps([meta["unit"], meta["vocabulary"]]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([meta.get(entry) for entry in MEANING]).encode()).hexdigest()
 
 
 def same_corpus(meta, other):
-    """Whether two metas are of the same tokens, which stand for the same symbols."""
-    return all(meta.get(entry) == other.get(entry) for entry in ("splits", "unit", "vocabulary"))
+    """Whether two metas are of the same tokens, which mean the same."""
+    return all(meta.get(entry) == other.get(entry) for entry in ("splits", *MEANING))

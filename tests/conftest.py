@@ -1,7 +1,9 @@
 """Small corpora and small runs that the tests share. Nothing here needs a network, or a GPU but for those
 tests that are marked `cuda`."""
 
+import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +20,7 @@ from training.lifecycle import open_corpus
 from training.machine import Machine
 from training.run import Run
 
-LIMIT = 120  # seconds, for processes of their own; far more than any of them takes
+LIMIT = 600  # seconds, for processes of their own; far more than any takes, on a loaded machine too
 TEXT = "".join(
     f"{name} saw {number} {thing} by the {place}.\n"
     for number in ("one", "two", "three", "seven")
@@ -26,6 +28,21 @@ TEXT = "".join(
     for thing in ("birds", "stones", "ships", "letters")
     for place in ("river", "old wall", "sea", "house")
 )
+
+
+def own(pattern):
+    """The repository's own files of a pattern, sorted; all that lie there where git knows none of them."""
+    found = sorted(ROOT.glob(pattern))
+    return [path for path in found if path.relative_to(ROOT).as_posix() in tracked()] or found
+
+
+@functools.cache
+def tracked():
+    """The paths that git has of the repository; none without git."""
+    if not shutil.which("git"):
+        return set()
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return set(listed.stdout.split("\n"))
 
 
 def write_corpus(folder, text, **options):
@@ -121,7 +138,7 @@ def start_python():
     for process in started:
         process.terminate()  # torchrun ends those that it has started
         try:
-            process.wait(5)
+            process.wait(LIMIT)
         except subprocess.TimeoutExpired:
             process.kill()
 

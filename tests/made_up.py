@@ -7,7 +7,13 @@ from analysis import tables
 from config import settle
 from data.files import read_json, write_json
 
-META = {"name": "shakespeare_char", "unit": "character", "splits": {"train": {"tokens": 9, "sha256": "abc"}}}
+META = {
+    **{"format": 1, "name": "shakespeare_char", "unit": "character", "vocab_size": 2, "vocabulary": ["a", "b"]},
+    "splits": {"train": {"tokens": 9, "sha256": "abc0" * 16}, "val": {"tokens": 3, "sha256": "def0" * 16}},
+    "source": {"from": "a test", "sha256": "-"},
+}
+OTHER_DATA = {**META, "splits": {**META["splits"], "train": {"tokens": 9, "sha256": "def0" * 16}}}
+MACHINE = {"device": "cpu", "dtype": "float32", "threads": 1, "name": "made up"}
 
 
 def val_loss(iteration, seed, sigma):
@@ -18,21 +24,23 @@ def fake_run(folder, seed=1, meta=META, until=1000, status="finished", **options
     """A run folder with made-up curves, as train.py would have left it."""
     config = settle({"max_iters": 1000, "seed": seed, "dataset": "shakespeare_char", **options})
     write_json(folder / "config.json", vars(config))
-    write_json(folder / "run.json", {"parameters": 804_096, "corpus": meta})
+    about = {"machine": MACHINE, "versions": {}, "parameters": 804_096, "corpus": meta, "resumed": []}
+    write_json(folder / "run.json", about)
     with open(folder / "log.jsonl", "w") as log:
         for at in range(0, until + 1, 250):
             val = val_loss(at, seed, config.noise_sigma)
             sigma = config.noise_sigma * 0.99**at
-            norms = {"sigma": sigma, "noise_norm": 900 * sigma, "grad_norm": 1.5}
+            norms = {"sigma": sigma, "noise_norm": 900 * sigma, "grad_norm": 1.5, "loss": val}
             losses = {"train_loss": val - 0.1, "val_loss": val, "tokens": 1000 * at, "seconds": at / 10}
             for event in ({"kind": "eval", "iter": at, **losses}, {"kind": "train", "iter": at, **norms}):
                 print(json.dumps(event), file=log)
     if until == 1000:
         last = val_loss(1000, seed, config.noise_sigma)
+        counts = {"best_iter": 1000, "iterations": 1000, "tokens": 1_000_000, "seconds": 100.0}
         losses = {"diverged_at": 999, "best_val_loss": 1.0}
         if status == "finished":
             losses = dict.fromkeys(tables.LOSSES, last)
-        write_json(folder / "result.json", {"status": status, "best_iter": 1000, **losses})
+        write_json(folder / "result.json", {"status": status, **counts, **losses})
     return folder
 
 

@@ -13,6 +13,7 @@ from noise import GradientNoise, schedule
 from training import controls
 from training.controls import TARGETS, add_to_moments_, create_moments, reset_moments
 from training.diagnosis import Diagnosis, batch_noise_norm
+from training.lion import Lion
 from training.run_folder import read_log
 
 BETAS, EPS, RATE = (0.9, 0.99), 1e-8, 1e-2
@@ -166,16 +167,27 @@ class WrittenOut:
         for place, new in enumerate((float(norm) ** 2 / count, sigma**2)):
             self.v_s[place] = config.beta2 * self.v_s[place] + (1 - config.beta2) * new
         target = config.noise_target
-        factor = math.sqrt(self.v_s[0] / sum(self.v_s)) if target == "learning_rate" else 1.0
-        for i, (g, xi, sd) in enumerate(zip(gradients, run.noise.unit(step), sds[config.noise_scale])):
-            noisy, decay = g + sd * xi.double(), rate * config.weight_decay * (g.dim() > 1)
-            in_first = noisy if target in ("gradient", "first_moment") else g
+        moved = [xi.double() for xi in run.noise.unit(step)]
+        for i, (g, xi, sd) in enumerate(zip(gradients, moved, sds[config.noise_scale])):
+            noisy, in_first = g + sd * xi, target in ("gradient", "first_moment")
             squared = {"gradient": noisy**2, "second_moment": noisy**2, "second_moment_mean": g**2 + sd**2}
-            self.m[i] = config.beta1 * self.m[i] + (1 - config.beta1) * in_first
+            self.m[i] = config.beta1 * self.m[i] + (1 - config.beta1) * (noisy if in_first else g)
             self.v[i] = config.beta2 * self.v[i] + (1 - config.beta2) * squared.get(target, g**2)
-            m, v = (x / (1 - b**self.done) for x, b in ((self.m[i], config.beta1), (self.v[i], config.beta2)))
-            w = self.weights[i] * (1 - decay) - rate * factor * m / (v.sqrt() + EPS)
-            self.weights[i] = w + rate * sigma * xi.double() if target == "weights" else w
+        clean, inflated = (self.updates(s, config) for s in (0.0, self.v_s[1]))
+        ratio = (
+            torch.cat([u.flatten() for u in inflated]).norm() / torch.cat([u.flatten() for u in clean]).norm()
+        )
+        factors = {"clean_direction": ratio, "noisy_direction": 1 / ratio}
+        factors["learning_rate"] = math.sqrt(self.v_s[0] / sum(self.v_s))
+        for i, u in enumerate(inflated if target == "noisy_direction" else clean):
+            decay = rate * config.weight_decay * (u.dim() > 1)
+            w = self.weights[i] * (1 - decay) - rate * factors.get(target, 1.0) * u
+            self.weights[i] = w + rate * sigma * moved[i] if target == "weights" else w
+
+    def updates(self, s, config):
+        """m / (sqrt(v + s) + eps), bias-corrected."""
+        m, v = ([x / (1 - b**self.done) for x in xs] for xs, b in zip((self.m, self.v), BETAS))
+        return [a / ((b + s / (1 - config.beta2**self.done)).sqrt() + EPS) for a, b in zip(m, v)]
 
     def errors(self):
         """The differences of the run's own weights, over the way that each has gone and the learning rates."""
@@ -276,7 +288,23 @@ def test_noise_goes_only_to_the_parameters_asked_for(new_run, params, some):
     assert len(chosen) < len(list(a_run.model.named_parameters()))
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_lion_is_its_formula():
+    """Where the two terms of the sign cancel, float32 and float64 may part; these do not."""
+    model = parameters()
+    start = [p.detach().double() for p in model]
+    weights, momenta = list(start), [torch.zeros_like(w) for w in start]
+    optimizer = Lion([{"params": model[:2], "weight_decay": 0.5}, {"params": model[2:]}], RATE, (0.8, 0.97))
+    for step in range(20):
+        give_gradients(model, step)
+        optimizer.step()
+        for i, (g, decay) in enumerate(zip(gradients_of(step), (0.5, 0.5, 0.0))):
+            update = (0.8 * momenta[i] + 0.2 * g.double()).sign()
+            weights[i] = weights[i] * (1 - RATE * decay) - RATE * update
+            momenta[i] = 0.97 * momenta[i] + 0.03 * g.double()
+    assert all(torch.allclose(p.double(), w, rtol=0, atol=1e-6) for p, w in zip(model, weights))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "lion"])
 def test_other_optimizers_train_and_resume(run, stop_at, optimizer):
     options = {"optimizer": optimizer, "learning_rate": 0.1 if optimizer == "sgd" else 0.01}
     whole = run("whole", **options)
@@ -295,6 +323,23 @@ def test_the_moments_are_reset_once_when_sigma_falls_below_the_threshold(run, mo
     assert not same_weights(one, run("kept", **options))
 
 
+def test_fresh_weights_are_widened_and_displaced_by_seed(new_run):
+    """All by the noise, matrices alone by the factor; whatever the seed draws else stays."""
+
+    def start(**options):
+        return [p.detach().clone() for p in new_run(**options).model.parameters()]
+
+    plain = start()
+    wide, displaced = start(init_scale=3.0), start(init_noise=0.01)
+    assert all(torch.equal(w, 3 * p if p.dim() > 1 else p) for w, p in zip(wide, plain))
+    added = [d - p for d, p in zip(displaced, plain)]
+    assert all(part.std() == pytest.approx(0.01, rel=0.4) for part in added)
+    assert torch.cat([part.flatten() for part in added]).std() == pytest.approx(0.01, rel=0.02)
+    again, other = (start(init_noise=0.01, **options) for options in ({"noise_sigma": 0.0}, {"seed": 2}))
+    assert all(torch.equal(d, a) for d, a in zip(displaced, again))
+    assert not torch.allclose(other[0] - start(seed=2)[0], added[0], atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -304,7 +349,11 @@ def test_the_moments_are_reset_once_when_sigma_falls_below_the_threshold(run, mo
         ({"noise_target": "weights", "noise_scale": "tensor"}, "noise_scale"),
         ({"noise_target": "second_moment", "noise_before_clip": True}, "noise_before_clip"),
         ({"reset_below_sigma": 0.1, "noise_schedule": "plateau"}, "plateau"),
-        ({"diagnose_interval": 5, "optimizer": "sgd"}, "diagnose_interval"),
+        ({"reset_below_sigma": 0.1, "noise_target": "clean_direction"}, "reset_below_sigma"),
+        ({"noise_target": "noisy_direction", "noise_scale": "global"}, "noise_scale"),
+        *(({"diagnose_interval": 5, "optimizer": name}, "diagnose_interval") for name in ("sgd", "lion")),
+        ({"init_noise": 0.01, "init_from": "out/other"}, "init_noise"),
+        ({"init_scale": 2.0, "init_from": "out/other"}, "init_scale"),
     ],
 )
 def test_contradictions_are_refused(command, options, words):

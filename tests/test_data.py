@@ -1,22 +1,29 @@
 """Preparing corpora, and what a prepared corpus gives to training."""
 
+import copy
 import dataclasses
 import hashlib
 import io
 import itertools
 import json
+import os
+import runpy
+import shlex
+import shutil
 import tracemalloc
 import zipfile
 
 import numpy as np
 import pytest
 import torch
-from conftest import TEXT, tokens_of, write_corpus
+from conftest import LIMIT, TEXT, tokens_of, write_corpus
 
-from config import UserError
+from config import ROOT, UserError
 from data import build
 from data.corpus import Corpus, batch_tokens, decode
 from data.enwik8 import prepare as enwik8
+from data.files import read_json
+from data.meta import fault_in, same_corpus, vocabulary_sha256
 from data.pydoc_char import prepare as pydoc_char
 from data.shakespeare_char import prepare as shakespeare_char
 from data.text8 import prepare as text8
@@ -58,6 +65,17 @@ def test_several_texts_of_any_system_are_one_corpus(tmp_path):
     assert decode(corpus.tokens["val"].tolist(), corpus.meta) == ("xyz" * 20)[-14:]
 
 
+@pytest.mark.parametrize("encoding", ["latin1", "utf-16"])
+def test_the_advice_for_other_encodings_can_be_followed(tmp_path, encoding):
+    path = tmp_path / "my own.txt"
+    path.write_bytes("café\n".encode(encoding) * 9)
+    with pytest.raises(UserError) as error:
+        text_char.main([str(path)], tmp_path)
+    *words, arrow, target = shlex.split(str(error.value).split("by ")[1])
+    assert (words, arrow) == (["iconv", "-f", encoding, "-t", "utf-8", str(path)], ">")
+    assert target != str(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"a", b"caf\xe9", None])
 def test_a_text_that_will_not_do_is_named(tmp_path, content):
     if content is not None:
@@ -80,6 +98,49 @@ def test_a_prepared_corpus_is_left_alone_without_force(tmp_path):
     with pytest.raises(UserError, match="--force"):
         prepare("xyz")
     assert prepare("xyz", "--force") == ["x", "y", "z"]
+    for damage in (lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[2:])):
+        damage(tmp_path / "val.bin")
+        prepare("xyz")
+        assert len(Corpus(str(tmp_path)).tokens["val"]) == 3
+    (tmp_path / "meta.json").write_text("[]")
+    with pytest.raises(UserError, match="--force"):
+        prepare("xyz")
+    assert prepare("xyz", "--force") == ["x", "y", "z"]
+
+
+def test_a_script_waits_for_another_and_finds_its_corpus(tmp_path, start_python):
+    folder, texts = tmp_path / "data" / "mine", {"a": TEXT, "b": TEXT[::-1]}
+    folder.mkdir(parents=True)
+    shutil.copy(ROOT / "data" / "text_char" / "prepare.py", folder)
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    script = str(folder / "prepare.py")
+    with build.preparing(folder):
+        same, other = (start_python([script, str(tmp_path / name)], PYTHONPATH=ROOT) for name in texts)
+        assert all("waiting" in process.stdout.readline() for process in (same, other))
+        assert not (folder / "meta.json").exists()
+        text_char.main([str(tmp_path / "a")], folder)
+    assert "prepared already" in same.communicate(timeout=LIMIT)[0]
+    assert "--force" in other.communicate(timeout=LIMIT)[1]
+    assert (same.returncode, other.returncode) == (0, 2)
+
+
+@pytest.mark.parametrize("script", [*(ROOT / "data").glob("*/prepare.py")], ids=lambda path: path.parent.name)
+def test_every_script_takes_the_lock_of_its_folder(monkeypatch, script):
+    calls = []
+    monkeypatch.setattr(build, "run", lambda *arguments: calls.append(arguments))
+    main = runpy.run_path(str(script), run_name="__main__")["main"]
+    assert calls == [(main, script.parent)]
+
+
+def test_what_a_killed_script_has_half_written_is_removed_and_nothing_else(tmp_path):
+    ours = [".train.bin.12.tmp", ".meta.json.7.tmp", ".input.txt.99.tmp", f".{tmp_path.name}.zip.1.tmp"]
+    theirs = [".notes.txt.1.tmp", "train.bin.1.tmp", ".my.train.bin.1.tmp", ".train.bin.tmp", "train.bin"]
+    for name in ours + theirs:
+        (tmp_path / name).write_text("")
+    with build.preparing(tmp_path):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {*theirs, "lock"}
 
 
 def test_the_embedded_corpus_needs_nothing(tmp_path):
@@ -92,9 +153,9 @@ def test_the_embedded_corpus_needs_nothing(tmp_path):
 
 def test_a_wrong_source_is_refused_before_anything_is_written(tmp_path):
     (tmp_path / "other.txt").write_text("to be or not to be")
-    for name in ("other.txt", "none.txt"):
-        with pytest.raises(UserError, match=f"--source=.*{name}"):
-            shakespeare_char.main(["--source", str(tmp_path / name)], tmp_path / "corpus")
+    for path in (tmp_path / "other.txt", tmp_path / "none.txt", "~nosuchuser/x.txt", "a\0b"):
+        with pytest.raises(UserError, match=f"--source={path}"):
+            shakespeare_char.main(["--source", str(path)], tmp_path / "corpus")
     for script, words, named in ((text_char, [], "text_char"), (text8, ["--partial"], "--source")):
         with pytest.raises(UserError, match=named):
             script.main(words, tmp_path / "corpus")
@@ -168,6 +229,7 @@ def test_the_whole_is_known_by_its_hash_and_not_called_partial(tmp_path, monkeyp
             (text8, PLAIN, []),
             (enwik8, b"", ["--partial"]),
             (enwik8, WIKI[1:], ["--partial"]),
+            (enwik8, WIKI.replace(b"\n", b"\r\n"), ["--partial"]),
         ),
         *((text8, text, ["--partial"]) for text in (PLAIN + b"\n", zipped("text9", PLAIN))),
     ],
@@ -193,6 +255,22 @@ def test_an_error_half_way_leaves_no_meta(tmp_path):
         build.write_corpus(tmp_path, chunks, {"from": "-", "sha256": "-"})
     assert not (tmp_path / "meta.json").exists()
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("at", range(3))
+def test_a_kill_between_two_files_leaves_no_corpus_of_two_texts(tmp_path, monkeypatch, at):
+    write_corpus(tmp_path, TEXT)
+    replace, count = os.replace, itertools.count()
+
+    def killed(*paths):
+        if next(count) == at:
+            raise KeyboardInterrupt
+        replace(*paths)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_corpus(tmp_path, TEXT[::-1])
+    assert not (tmp_path / "meta.json").exists()
 
 
 def test_splits_are_cut_as_nanogpts():
@@ -269,14 +347,28 @@ def test_a_corpus_that_does_not_fit_names_the_option(corpus, monkeypatch):
     assert Corpus(f"~/{corpus.name}").meta == Corpus(str(corpus)).meta
 
 
+def with_fewer_symbols(meta):
+    """As of a corpus that was prepared before there was a hash of the vocabulary."""
+    del meta["vocabulary_sha256"]
+    return meta | {"vocabulary": meta["vocabulary"][:-1], "vocab_size": meta["vocab_size"] - 1}
+
+
 @pytest.mark.parametrize(
     ("file", "damage", "named"),
     [
         ("val.bin", lambda val: val[:2], "--force"),
         ("val.bin", lambda val: val[::-1], "--force"),
         ("val.bin", None, "--force"),
-        ("meta.json", lambda meta: meta.replace(b'"format": ', b'"format": 9'), "--force"),
-        ("meta.json", lambda meta: meta[:9], "damaged"),
+        *(
+            ("meta.json", damage, r"meta\.json.*--force")
+            for damage in (
+                lambda meta: meta.replace(b'"format": ', b'"format": 9'),
+                lambda meta: meta[:9],
+                lambda meta: b"null",
+                lambda meta: meta.replace(b'"A"', b'"Z"'),
+                lambda meta: json.dumps(with_fewer_symbols(json.loads(meta))).encode(),
+            )
+        ),
     ],
 )
 def test_damaged_files_are_refused_with_the_mend(tmp_path, file, damage, named):
@@ -284,6 +376,65 @@ def test_damaged_files_are_refused_with_the_mend(tmp_path, file, damage, named):
     path.write_bytes(damage(path.read_bytes())) if damage else path.unlink()
     with pytest.raises(UserError, match=named):
         Corpus(str(path.parent))
+
+
+def metas(corpus):
+    """{unit: a whole meta}."""
+    meta = read_json(corpus / "meta.json") | {"partial": {"tokens": 9, "of": 99}}
+    size, special = meta["vocab_size"], {"pattern": ".", "special": ["<|endoftext|>"]}
+    vocabularies = {
+        "character": meta["vocabulary"],
+        "byte": list(range(size)),
+        "token": [*map(str, range(size - 1)), *special["special"]],
+    }
+    made = {unit: meta | {"unit": unit, "vocabulary": symbols} for unit, symbols in vocabularies.items()}
+    made["token"] |= special
+    return {unit: meta | {"vocabulary_sha256": vocabulary_sha256(meta)} for unit, meta in made.items()}
+
+
+def entries(value, place=()):
+    """The places of all entries of a meta, of the vocabulary the first and the last."""
+    keys = value if isinstance(value, dict) else (0, -1) if isinstance(value, list) else ()
+    for key in keys:
+        yield (*place, key)
+        yield from entries(value[key], (*place, key))
+
+
+NAMES = [("name",), ("source", "from"), ("source", "sha256")]  # any text will do
+OPTIONAL = [("partial",), ("vocabulary_sha256",)]
+LOST = object()
+
+
+@pytest.mark.parametrize("unit", ["character", "byte", "token"])
+def test_a_meta_with_any_entry_of_another_shape_is_refused(corpus, unit):
+    whole = metas(corpus)[unit]
+    assert fault_in(whole) is None
+    strange = [None, True, -1, 0.5, 10**20, "", "strange", [], [[]], {}, {"a": 1}, LOST]
+    assert all(fault_in(value) for value in strange)
+    accepted = set()
+    for place, value in itertools.product(entries(whole), strange):
+        meta = holder = copy.deepcopy(whole)
+        for key in place[:-1]:
+            holder = holder[key]
+        holder[place[-1]] = value
+        if value is LOST:
+            del holder[place[-1]]
+        if fault_in(meta) is None:
+            accepted.add((place, str(value)))
+    tokens = {(place, str(10**20)) for place in entries(whole) if place[-1] in ("tokens", "of")}
+    free = {(name, text) for name in NAMES for text in ("", "strange")}
+    assert accepted == tokens | free | {(name, str(LOST)) for name in OPTIONAL}
+
+
+def test_the_vocabulary_is_part_of_what_a_corpus_is(corpus, tmp_path):
+    meta, other = (
+        read_json(write_corpus(tmp_path / n, t) / "meta.json") for n, t in zip("ab", ("abba" * 9, "cddc" * 9))
+    )
+    assert meta["splits"] == other["splits"]
+    assert not same_corpus(meta, other)
+    assert not same_corpus(meta, meta | {"unit": "byte"})
+    assert not same_corpus(meta, read_json(corpus / "meta.json"))
+    assert same_corpus(meta, meta | {"name": "moved", "source": {"from": "-", "sha256": "-"}})
 
 
 def test_noised_inputs_are_replaced_at_the_rate_and_from_the_unigram_distribution(corpus):

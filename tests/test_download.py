@@ -218,13 +218,19 @@ def test_faults_are_tried_again_after_longer_waits(server, tmp_path, waits):
 
 
 def test_a_source_may_be_a_url_and_is_checked_too(server, tmp_path, capsys):
-    server.replies |= {"/endless": endless, "/page": reply(PAGE), "/broken": in_turn(truncated, whole)}
+    part = f"bytes {HALF}-{SIZE - 1}/{SIZE}"
+    other_half = reply(BODY[HALF:].upper(), 206, ETag='"other"', Content_Range=part)
+    server.replies |= {
+        "/endless": endless,
+        "/page": reply(PAGE),
+        "/broken": in_turn(truncated, other_half, whole),
+    }
     path, _ = download.fetch([NOBODY], SHA256, tmp_path / "input.txt", server.url + "/good")
     assert path.read_bytes() == BODY
     assert SHA256 not in capsys.readouterr().out
     text_char.main(["--source", server.url + "/broken"], tmp_path / "c")
     assert re.search(f"/broken: no SHA-256 is known .*{SHA256}\n", capsys.readouterr().out)
-    assert server.asked[1:] == [("/broken", None)] * 2, "without a hash it begins anew"
+    assert server.asked[1:] == [("/broken", None)] * 3, "without a hash it begins anew, and mixes no versions"
     server.replies["/part"] = reply(text8.TEXT8.opening * 9)
     text8.main(["--partial", f"--source={server.url}/part"], tmp_path / "d")
     assert not (tmp_path / "d" / "text8.source").exists(), "what came is removed when it is prepared"

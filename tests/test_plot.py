@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from made_up import META, diverge, edit, fake_run, make_study, val_loss
+from made_up import OTHER_DATA, diverge, edit, fake_run, make_study, val_loss
 from matplotlib.text import Text
 
 import plot
@@ -176,7 +176,7 @@ def test_arms_that_exploded_do_not_set_the_scale_and_are_said(tmp_path):
 
 
 def test_corpora_and_sizes_are_panels_and_many_arms_are_spread(tmp_path):
-    other = {**META, "name": "enwik8", "splits": {"train": {"tokens": 9, "sha256": "def"}}}
+    other = {**OTHER_DATA, "name": "enwik8"}
     other |= {"unit": "byte", "partial": {"tokens": 4_000_000, "of": 100_000_000}}
     fake_run(tmp_path / "part" / "baseline" / "seed1", meta=other, dataset="enwik8")
     arms = {f"n{n}": {"noise_sigma": 0.1 * n} for n in range(1, 9)}

@@ -31,6 +31,15 @@ def test_intervals_are_scipys():
     assert interval([3.0]) == (3.0, NAN), "one seed has no interval, and not a zero one"
 
 
+def test_two_one_sided_tests_are_the_90_percent_interval_within_the_bound():
+    differences = np.random.default_rng(1).normal(0.001, 0.004, 12)
+    low, high = stats.t.interval(0.9, 11, loc=differences.mean(), scale=stats.sem(differences))
+    edge = max(-low, high)
+    assert st.equivalence_p(differences, edge) == pytest.approx(0.05)
+    assert st.equivalence_p(-differences, edge) == pytest.approx(0.05), "neither side is favoured"
+    assert st.equivalence_p(differences, 1.1 * edge) < 0.05 < st.equivalence_p(differences, 0.9 * edge)
+
+
 def test_a_band_is_the_interval_at_each_iteration_over_the_seeds_that_have_it():
     curve = pd.DataFrame({1: [3.0, 2.0, np.nan], 2: [3.5, 2.1, 1.0], 3: [3.1, np.nan, np.nan]}, [0, 10, 20])
     found = st.band(curve)

@@ -9,10 +9,11 @@ import subprocess
 import sys
 
 import pytest
+from conftest import LIMIT
 
 from config import ROOT
 from training import terminal
-from training.terminal import Meter, Progress, Signals
+from training.terminal import SWEEP, Meter, Progress, Signals, starter
 
 
 class Terminal(io.StringIO):
@@ -101,6 +102,25 @@ def test_the_first_signal_is_noted_and_the_second_acts(number, capfd):
         signal.signal(number, before)
 
 
+def test_the_end_of_the_parent_is_a_sigterm_which_is_told_once(capfd):
+    with Signals(parent=os.getppid()) as signals:
+        assert not signals.caught
+    with Signals(parent=os.getppid() + 1) as signals:
+        assert (signals.caught, signals.caught) == (signal.SIGTERM, signal.SIGTERM)
+    assert capfd.readouterr().err.count("has ended") == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "parent"),
+    [({}, None), ({"WORLD_SIZE": "2"}, None), ({SWEEP: "7"}, 7), ({"TORCHELASTIC_RUN_ID": "x"}, 8)],
+)
+def test_a_run_outlives_a_shell_but_no_sweep_and_no_torchrun(monkeypatch, environment, parent):
+    monkeypatch.setattr(os, "getppid", lambda: 8)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert starter() == parent
+
+
 LOOP = """
 import sys, time
 from training.terminal import Progress, Signals
@@ -123,7 +143,7 @@ def test_a_run_whose_terminal_hangs_up_stops_as_by_sigterm():
     os.read(here, 5)
     os.kill(process.pid, signal.SIGHUP)  # as the system does for the terminal that it controls
     os.close(here)
-    assert process.wait(60) == 10 + signal.SIGHUP
+    assert process.wait(LIMIT) == 10 + signal.SIGHUP
 
 
 def test_nohup_keeps_a_run_from_hearing_of_it():

@@ -1,13 +1,15 @@
 """theory.py against sums by hand, and against the table of the paper's grid at its own size."""
 
 import math
+import re
 
 import numpy as np
 import pytest
 from made_up import make_study
 
-from analysis import effects, records, theory
-from config import settle
+from analysis import effects, predict, records, theory
+from config import ROOT, settle
+from config.study import read_study
 from train import learning_rate
 
 V = 3.1e-4**2  # a gradient of norm 1 over 10.7 M elements
@@ -48,6 +50,65 @@ def test_share_and_half_time_are_those_of_sums_by_hand(beta2):
     first = next((t for t, part in enumerate(signal) if part >= 0.5), None)
     assert theory.half_time(sigma, v, beta2) == first
     assert (first is None) == (beta2 == 0.999), "one is reached, the other is not"
+
+
+@pytest.mark.parametrize(("sigma0", "gamma", "warmup"), [(0.1, 0.98, 20), (0.01, 0.95, 1)])
+def test_the_displacement_is_that_of_simulated_weights(sigma0, gamma, warmup):
+    """Weights of one gradient each, under AdamW with the noise and with it in the second moment alone."""
+    betas, v, weights = (0.9, 0.97), 1e-6, 5000
+    config = settle({"max_iters": 300, "learning_rate": 0.01, "warmup_iters": warmup})
+    rates, sigma = theory.learning_rates(config), sigma0 * gamma ** np.arange(300)
+    draw, (noise, square, moved) = np.random.default_rng(1), np.zeros((3, weights))
+    for t, (rate, sd) in enumerate(zip(rates, sigma), start=1):
+        xi = sd * draw.standard_normal(weights)
+        noise = betas[0] * noise + (1 - betas[0]) * xi
+        square = betas[1] * square + (1 - betas[1]) * (v**0.5 + xi) ** 2
+        moved += rate * noise / (1 - betas[0] ** t) / np.sqrt(square / (1 - betas[1] ** t))
+    assert theory.displacement_sd(rates, sigma, v, betas) == pytest.approx(moved.std(), rel=0.06)
+    assert theory.displacement_sd(rates, 0 * sigma, v, betas) == 0
+
+
+def test_lions_share_is_that_of_simulated_signs():
+    config = settle(
+        {"optimizer": "lion", "max_iters": 300, "warmup_iters": 20, "noise_sigma": 0.1, "noise_gamma": 0.97}
+    )
+    beta1, beta2, v, draw = config.beta1, config.beta2, 1e-6, np.random.default_rng(1)
+    momentum, signs = np.zeros(40_000), np.zeros(300)
+    for t in range(300):
+        g = v**0.5 + 0.1 * 0.97**t * draw.standard_normal(40_000)
+        signs[t] = np.sign(beta1 * momentum + (1 - beta1) * g).mean()
+        momentum = beta2 * momentum + (1 - beta2) * g
+    rates = theory.learning_rates(config)
+    wanted = np.dot(rates, signs) / rates.sum()
+    assert theory.lion_share(config, v) == pytest.approx(wanted, abs=0.006)
+    assert 0.2 < wanted < 0.8
+
+
+def test_a_law_is_recovered_and_goes_on_smoothly_beyond_what_it_was_fitted_to():
+    shares = np.linspace(0.05, 0.99, 20)
+    harms = predict.powers(shares) @ [0.01, -0.1, 0.4]
+    law = predict.Law(shares, harms, drop=0.25)
+    assert law.missed == pytest.approx((0, 0), abs=1e-9)
+    assert law.harm(0.5) == pytest.approx(predict.powers(0.5) @ [0.01, -0.1, 0.4])
+    assert law.loss(5000) == pytest.approx(-0.25)
+    assert law.loss(2000) - law.loss(2002) == pytest.approx(law.loss(1998) - law.loss(2000), rel=0.01)
+    assert law.harm(0.5, 4000) == pytest.approx(-law.loss(4000)), "as long as a clean run of 2,000"
+    assert law.harm(1.0, 4000) == 0 < law.harm(0.9, 20_000) < law.harm(0.9, 4000) < law.harm(0.9)
+
+
+def test_the_predictions_on_the_page_are_those_of_the_records():
+    """Of the seeds that were there before: later records change nothing."""
+    page = (ROOT / "docs" / "hypotheses.md").read_text("utf-8")
+    rows = re.findall(r"(?m)^\| `(.*?)` \| ([\d.]+) \| ([+\d.-]+) \| ([+\d.-]+) \|$", page)
+    found = {arm: [float(number) for number in numbers] for arm, *numbers in rows}
+    law = predict.known_law(records.read([ROOT / "results"]))
+    arms = {}
+    for name in ("law", "s_index"):
+        study = read_study(ROOT / "config" / "study" / f"{name}.py", [str(ROOT / "config" / "cpu.py")])
+        arms |= predict.predicted(study, *law)
+    assert {*arms} == {*found}
+    for arm, wanted in arms.items():
+        assert found[arm] == pytest.approx(wanted, abs=6e-4), arm
 
 
 def test_without_noise_all_of_the_rate_is_left():

@@ -17,6 +17,7 @@ from torch import nn
 import train
 from config import ROOT, UserError, load
 from data.corpus import Corpus
+from data.files import read_json
 from model import GPT, Block
 from noise import stream_seed
 from training import lifecycle, machine
@@ -330,7 +331,7 @@ def test_a_run_of_an_older_version_resumes_to_the_same_bits(run, stop_at, tmp_pa
     """Whose options and checkpoint have their earlier names, and which lacks an option that came later."""
     whole = run("whole")
     stop_at(7, "part")
-    config = json.loads((tmp_path / "part" / "config.json").read_text())
+    config = read_json(tmp_path / "part" / "config.json")
     config["noise_draw"], config["noise_point"] = (config.pop(f"noise_{n}") for n in ("distribution", "target"))
     del config["noise_anticorrelated"]
     (tmp_path / "part" / "config.json").write_text(json.dumps(config))
@@ -342,7 +343,7 @@ def test_a_run_of_an_older_version_resumes_to_the_same_bits(run, stop_at, tmp_pa
 
 def test_a_run_of_a_later_version_is_refused(run, command):
     folder = run(max_iters=5)
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json")
     (folder / "config.json").write_text(json.dumps({**config, "option_to_come": 1}))
     with pytest.raises(UserError, match="option_to_come"):
         train.main(command(max_iters=5))
@@ -359,11 +360,11 @@ def test_two_processes_cannot_train_into_one_folder(command, tmp_path):
     with RunFolder(tmp_path / "run"), pytest.raises(UserError, match="another process"):
         train.main(command())
     holder = (
-        "import sys, time; from training.run_folder import RunFolder\n"
-        "with RunFolder(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+        "import sys; from training.run_folder import RunFolder\n"
+        "with RunFolder(sys.argv[1]): print('held', flush=True); sys.stdin.read()"
     )
     words = [sys.executable, "-c", holder, str(tmp_path / "run")]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, cwd=ROOT) as process:
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:
         process.stdout.readline()
         with pytest.raises(UserError, match="another process"):
             train.main(command())

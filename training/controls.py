@@ -7,6 +7,8 @@
     ...=second_moment_mean         v += (1 - beta2) / beta2 * sigma^2, the mean of that: add_noise
     noise_target=weights           w += lr * sigma * xi, beside the update: after_update
     noise_target=learning_rate     no noise; the learning rate warms up as noise would make it: add_noise
+    noise_target=clean_direction   no noise; the update as long as v + s would make it, s the mean of that
+    noise_target=noisy_direction   no noise; the update's direction as v + s would make it: both in add_noise
     reset_below_sigma              AdamW's moments are forgotten when sigma falls below it: before_backward
     diagnose_interval              what an update consists of is measured (diagnosis.py): all of them
 
@@ -16,7 +18,7 @@ has it. A step that the gradient scaler skips changes no moment and no weight.
 
 import torch
 
-from training.diagnosis import Diagnosis
+from training.diagnosis import CleanMoments, Diagnosis
 
 
 def make_control(run):
@@ -151,27 +153,21 @@ class LearningRateTarget(PaperMethod):
 
         factor = sqrt(v / (v + s)),  v <- beta2 v + (1 - beta2) mean(g^2),  s <- beta2 s + (1 - beta2) sigma_t^2
 
-    with the run's own clean g, after clipping; bias correction cancels. The weight decay is not scaled, and so
-    is applied here, not by the optimizer. ema: (v, s), saved with the run.
+    with the run's own clean g, after clipping; bias correction cancels. The weight decay is not scaled.
+    ema: (v, s), saved with the run.
     """
 
     def __init__(self, run):
         self.ema = torch.zeros(2, device=run.machine.device)
-        for group in run.optimizer.param_groups:
-            group["weight_decay"] = 0.0
+        leave_decay_out(run.optimizer)
 
     @torch.no_grad()
     def add_noise(self, run, grad_norm):
         config, applies = run.config, grad_norm.isfinite()
         clipped = grad_norm.clamp(max=config.grad_clip) if config.grad_clip else grad_norm
         mean_square = clipped.square() / run.model.parameter_count()
-        factor = self.factor(mean_square, run.noise.sigma(run.step), config.beta2, applies)
-        rate = run.optimizer.param_groups[0]["lr"]
-        for group in run.optimizer.param_groups:
-            group["lr"] = rate * factor
-        decaying = [parameter for parameter in run.model.parameters() if parameter.dim() >= 2]
-        torch._foreach_mul_(decaying, torch.where(applies, 1 - rate * config.weight_decay, 1.0))
-        self.lr_factor = factor
+        self.lr_factor = self.factor(mean_square, run.noise.sigma(run.step), config.beta2, applies)
+        scale_rate(run, self.lr_factor, applies)
         return torch.zeros_like(grad_norm)
 
     def factor(self, mean_square, sigma, beta2, applies):
@@ -189,6 +185,66 @@ class LearningRateTarget(PaperMethod):
         self.ema.copy_(state["warmup"])
 
 
+class DirectionTarget(PaperMethod):
+    """The mean of the noise in v shortens an update and turns it; here it does one of the two.
+
+    With m and v the clean moments of this step and s the running mean of sigma_t^2, all bias-corrected,
+
+        u = m / (sqrt(v) + eps),              u' = m / (sqrt(v + s) + eps),
+        clean_direction: u * |u'| / |u|,      noisy_direction: u' * |u| / |u'|
+
+    with norms over all parameters. The factor is on the learning rate; the weight decay is not scaled. AdamW's
+    own v is v in the one and v + s in the other. s: saved with the run, as are the clean moments.
+    """
+
+    def __init__(self, run):
+        create_moments(run.optimizer)
+        leave_decay_out(run.optimizer)
+        self.clean, self.s = CleanMoments(run.optimizer), torch.zeros((), device=run.machine.device)
+
+    @torch.no_grad()
+    def add_noise(self, run, grad_norm):
+        applies, beta2 = grad_norm.isfinite(), run.config.beta2
+        self.clean.observe(applies)
+        now = torch.full_like(self.s, run.noise.sigma(run.step) ** 2)
+        self.s.lerp_(now, torch.where(applies, 1 - beta2, 0.0))
+        done = run.optimizer.state[self.clean.parameters[0]]["step"] + 1
+        ratio = self.norm(self.s, 1 - beta2**done) / self.norm(0.0, 1 - beta2**done).clamp(min=1e-38)
+        noisy = run.config.noise_target == "noisy_direction"
+        self.lr_factor = 1 / ratio.clamp(min=1e-38) if noisy else ratio
+        scale_rate(run, self.lr_factor, applies)
+        if noisy:
+            return add_to_moments_(run.noise, run.step, run.optimizer, "second_moment_mean", applies)
+        return torch.zeros_like(grad_norm)
+
+    def norm(self, s, bias2):
+        """Of the update with v + s, over all parameters, but for the bias correction of m, which cancels."""
+        size = ((self.clean.second + s) / bias2).sqrt() + self.clean.eps
+        return (self.clean.first / size).norm()
+
+    def state(self):
+        return {"direction": {**self.clean.state(), "s": self.s}}
+
+    def restore(self, state):
+        self.clean.restore(state["direction"])
+        self.s.copy_(state["direction"]["s"])
+
+
+def leave_decay_out(optimizer):
+    """Leave weight decay to scale_rate."""
+    for group in optimizer.param_groups:
+        group["weight_decay"] = 0.0
+
+
+def scale_rate(run, factor, applies):
+    """Multiply the learning rate of this step by a factor, and decay the weights at the unscaled one."""
+    rate = run.optimizer.param_groups[0]["lr"]
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate * factor
+    decaying = [parameter for parameter in run.model.parameters() if parameter.dim() >= 2]
+    torch._foreach_mul_(decaying, torch.where(applies, 1 - rate * run.config.weight_decay, 1.0))
+
+
 TARGETS = {
     "gradient": PaperMethod,
     "first_moment": MomentTarget,
@@ -196,6 +252,8 @@ TARGETS = {
     "second_moment_mean": MomentTarget,
     "weights": WeightTarget,
     "learning_rate": LearningRateTarget,
+    "clean_direction": DirectionTarget,
+    "noisy_direction": DirectionTarget,
 }
 
 

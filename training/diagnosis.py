@@ -13,24 +13,18 @@ from noise import stream_seed
 from training.evaluate import eagerly
 
 
-class Diagnosis:
-    """Tracks the moments that the run's clean gradients alone would have given.
+class CleanMoments:
+    """The moments that the run's clean gradients alone would have given, without bias correction.
 
-    At a step to be measured: measure_batch before the backward pass, observe between clipping and noise (at
-    every step), measure_update after the optimizer's step.
+    first, second: of all parameters in one row, in the optimizer's order.
     """
 
     def __init__(self, optimizer):
         self.optimizer = optimizer
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.betas, self.eps = optimizer.param_groups[0]["betas"], optimizer.param_groups[0]["eps"]
-        self.batch_norm = None  # before clipping, at a step that is being measured
-        like, sizes = self.parameters[0], [p.numel() for p in self.parameters]
-        self.first, self.second = (like.new_zeros(sum(sizes)) for _ in range(2))
-        self.views = [
-            (first.view_as(p), second.view_as(p))
-            for p, first, second in zip(self.parameters, self.first.split(sizes), self.second.split(sizes))
-        ]
+        size = sum(p.numel() for p in self.parameters)
+        self.first, self.second = (self.parameters[0].new_zeros(size) for _ in range(2))
 
     @torch.no_grad()
     def observe(self, applies):
@@ -39,6 +33,32 @@ class Diagnosis:
         gradient = torch.where(applies, gradient, 0.0)
         for moment, value, beta in zip((self.first, self.second), (gradient, gradient.square()), self.betas):
             moment.lerp_(value, torch.where(applies, 1 - beta, 0.0))
+
+    def reset(self):
+        """Forget, as AdamW's moments are forgotten."""
+        self.first.zero_()
+        self.second.zero_()
+
+    def state(self):
+        return {"first": self.first, "second": self.second}
+
+    def restore(self, state):
+        self.first.copy_(state["first"])
+        self.second.copy_(state["second"])
+
+
+class Diagnosis(CleanMoments):
+    """At a step to be measured: measure_batch before the backward pass, observe between clipping and noise (at
+    every step), measure_update after the optimizer's step."""
+
+    def __init__(self, optimizer):
+        super().__init__(optimizer)
+        self.batch_norm = None  # before clipping, at a step that is being measured
+        sizes = [p.numel() for p in self.parameters]
+        self.views = [
+            (first.view_as(p), second.view_as(p))
+            for p, first, second in zip(self.parameters, self.first.split(sizes), self.second.split(sizes))
+        ]
 
     @torch.no_grad()
     def measure(self, factor=1.0, into_weights=0.0):
@@ -99,18 +119,6 @@ class Diagnosis:
         into_weights = noise_norm if config.noise_target == "weights" else 0.0
         measured = self.measure(lr_factor, into_weights)
         return measured | {"own_noise_norm": own_noise, "noise_ratio": noise_norm / own_noise}
-
-    def reset(self):
-        """Forget, as AdamW's moments are forgotten."""
-        self.first.zero_()
-        self.second.zero_()
-
-    def state(self):
-        return {"first": self.first, "second": self.second}
-
-    def restore(self, state):
-        self.first.copy_(state["first"])
-        self.second.copy_(state["second"])
 
 
 def batch_noise_norm(half_losses, parameters):

@@ -10,12 +10,14 @@ import datetime
 import functools
 import io
 import os
+import socket
 import sys
 import time
 
 import torch
 
 from config import UserError, run_script
+from training.terminal import starter
 
 TIMEOUT = datetime.timedelta(hours=1)  # for what rank 0 does alone: an evaluation, preparing a corpus
 GRACE = 2  # seconds, in which torchrun finds the process that ended first, and reports its status
@@ -31,9 +33,15 @@ class PeerLost(Exception):
 
 
 class SingleProcess:
-    """A run in this process alone."""
+    """A run in this process alone.
+
+    parent: the process whose end stops the run (training.terminal.starter); rank 0 looks for all ranks.
+    """
 
     rank, size = 0, 1
+
+    def __init__(self, parent=None):
+        self.parent = parent
 
     @property
     def is_main(self):
@@ -70,7 +78,8 @@ class SingleProcess:
 
 
 class ManyProcesses(SingleProcess):
-    def __init__(self, rank, size):
+    def __init__(self, rank, size, parent=None):
+        super().__init__(None if rank else parent)
         self.rank, self.size = rank, size
 
     def average_(self, tensors):
@@ -123,19 +132,20 @@ def joined():
     Where a rank ends too soon, the others end at their next agreement. Rank 0 says so; the lost one, or
     torchrun, has given the reason.
     """
-    size = int(os.environ.get("WORLD_SIZE", 1))
+    size, parent = int(os.environ.get("WORLD_SIZE", 1)), starter()
     if size == 1:
-        yield SingleProcess()
+        yield SingleProcess(parent)
         return
     if os.environ.get("LOCAL_WORLD_SIZE") != str(size):
         raise UserError("a run's processes are on one machine: start them with torchrun --nproc_per_node")
     rank = int(os.environ["RANK"])
     nccl = torch.cuda.is_available() and torch.distributed.is_nccl_available()
     try:
+        find_torchrun()
         with noticing_loss():  # rank 0 may have found a mistake before this rank has joined
             torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=TIMEOUT)
         with contextlib.redirect_stdout(io.StringIO()) if rank else contextlib.nullcontext():
-            ranks = ManyProcesses(rank, size)
+            ranks = ManyProcesses(rank, size, parent)
             yield ranks
         ranks.all_reduce_max(0)  # none leaves the group while another still uses it
         torch.distributed.destroy_process_group()
@@ -147,6 +157,16 @@ def joined():
         sys.stderr.flush()
         time.sleep(GRACE)
         os._exit(1)  # an orderly end would wait for the lost one, or abort
+
+
+def find_torchrun():
+    """PeerLost where the torchrun that started this process has ended already: joining would call it for a
+    whole TIMEOUT."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        try:
+            socket.create_connection((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))).close()
+        except OSError as error:
+            raise PeerLost(f"torchrun: {error}") from None
 
 
 def run_script_at_once(main):

@@ -13,6 +13,7 @@ import torch
 
 from config import UserError, run_script, user_path
 from data.corpus import Corpus
+from data.meta import same_corpus
 from model import GPT
 from training import gpt2
 from training.machine import best_device, enough_memory, out_of_memory
@@ -132,7 +133,7 @@ def open_corpus(folder, meta, device):
     """The corpus of a run or an exported model; UserError where it is another than it was trained on."""
     dataset, train_tokens = dataset_of(folder, meta)
     corpus = Corpus(dataset, device, train_tokens)
-    if corpus.meta["splits"] != meta.get("splits"):
+    if not same_corpus(corpus.meta, meta):
         raise UserError(f"{corpus.folder} is not the corpus that {folder} was trained on")
     return corpus
 

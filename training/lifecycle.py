@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from config import UserError, differences, load
 from data.corpus import Corpus
+from data.files import remove
 from model import GPT
 from training.distributed import Ending, on_rank0
 from training.evaluate import bits, mean_loss
@@ -94,7 +95,6 @@ def exit_status(folder):
 @on_rank0
 def begin(run, folder):
     """Make the folder say what the run is. config.json comes last: with it, the folder is a run."""
-    folder.cut_log(0)
     about = {
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": run.machine.record(),
@@ -105,9 +105,10 @@ def begin(run, folder):
         "init_from": run.source_record,
         "resumed": [],
     }
+    folder.write("run.json", about)
+    folder.cut_log(0)
     if run.pretrained:
         folder.save("start.pt", run.pretrained)
-    folder.write("run.json", about)
     folder.write("config.json", dataclasses.asdict(run.config))
 
 
@@ -115,7 +116,8 @@ def begin(run, folder):
 def resume(run, folder):
     """Bring the run to where its folder says it was, and the folder's log with it."""
     about = folder.read("run.json")
-    if state := folder.load("last.pt"):
+    state, why = folder.load_last()
+    if state:
         try:
             run.restore(state)
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -126,9 +128,9 @@ def resume(run, folder):
         check_same(run.source_record, about.get("init_from"), folder.path)
     if run.config.init_from and not run.pretrained:
         run.pretrained = load_pretrained(folder, run.machine.device)
-    folder.cut_log(run.step)
+    gap = folder.cut_log(run.step, (state or {}).get("log"))
     best = folder.load("best.pt")
-    if best and best["iter"] > run.step:
+    if best and best["iter"] > run.step and not why:  # or else the run will come to it again
         raise UserError(
             f"{folder.path} has lost its last.pt: restore it, or begin afresh with --overwrite=True"
         )
@@ -138,7 +140,11 @@ def resume(run, folder):
         raise UserError(
             f"{folder.path} has lost its best.pt: restore it, or begin afresh with --overwrite=True"
         )
-    about["resumed"].append({"iter": run.step, "machine": run.machine.record(), "versions": versions()})
+    lost = [words for words in (why, gap and f"log.jsonl: {gap}") if words]
+    if lost:
+        print(f"{folder.path}: {'; '.join(lost)}; going on from the checkpoint of iteration {run.step:,}")
+    now = {"iter": run.step, "machine": run.machine.record(), "versions": versions()}
+    about["resumed"].append(now | ({"lost": lost} if lost else {}))
     folder.write("run.json", about)
 
 
@@ -195,7 +201,7 @@ def save_checkpoint(run, folder):
     with run.meter.paused():
         if not all(parameter.isfinite().all() for parameter in run.model.parameters()):
             raise Diverged(run.step - 1)
-        folder.save("last.pt", run.state())
+        folder.save_last(run.state())
         run.saved = run.step
 
 
@@ -314,6 +320,7 @@ def finish(run, folder):
         for name, loss in losses.items()
     }
     folder.write("result.json", {"status": "finished", **losses, **run_summary(run)})
+    remove(folder.path, ["previous.pt"])
     per_token = run.corpus.meta["unit"] == "token"
     in_bits = f" ({losses['final_val_bpc']:.4f} bits a character)" if per_token else ""
     print(

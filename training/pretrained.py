@@ -23,7 +23,7 @@ from data.subword import is_gpt2s
 from model import GPT
 from training import gpt2
 from training.evaluate import exported_model, model_in
-from training.run_folder import corpus_meta, corpus_title, load_hashed, read_config
+from training.run_folder import CHECKPOINTS, corpus_meta, corpus_title, load_hashed, read_config
 
 SHAPE = ("n_layer", "n_head", "n_embd", "bias")
 
@@ -45,7 +45,7 @@ def needs_source(config):
     """Whether a run of this config needs the weights of init_from: not once its folder holds a checkpoint of
     its own or a result. UserError where they are needed and there is no such folder."""
     own = user_path(config.out_dir)
-    begun = not config.overwrite and any((own / name).exists() for name in ("last.pt", "result.json"))
+    begun = not config.overwrite and any((own / name).exists() for name in (*CHECKPOINTS, "result.json"))
     if config.init_from is None or begun:
         return False
     if not user_path(config.init_from).is_dir():

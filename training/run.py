@@ -10,6 +10,7 @@ from noise import GradientNoise, noisytune_, schedule, stream_seed
 from training import operators as ops
 from training.controls import make_control
 from training.distributed import Ending, SingleProcess
+from training.lion import Lion
 from training.pretrained import carry_over
 from training.terminal import Meter
 
@@ -38,6 +39,7 @@ class Run:
         self.config, self.corpus, self.machine = config, corpus, machine
         self.ranks = ranks or SingleProcess()
         self.model = GPT.create(model_config(config, corpus), stream_seed(config.seed, "init"), machine.device)
+        widen_(self.model, config)
         self.source_record = carry_over(source, self.model, corpus.meta) if source else None
         self.pretrained = copied(self.model) if source else None
         if source and config.noisytune_lambda:
@@ -124,12 +126,26 @@ def model_config(config, corpus):
     return GPTConfig(corpus.meta["vocab_size"], **{name: getattr(config, name) for name in names})
 
 
+@torch.no_grad()
+def widen_(model, config):
+    """Options init_scale and init_noise: fresh matrices times a factor, and Gaussian noise on all weights,
+    those of norms too. It is drawn on the CPU, for the same bits on every device."""
+    generator = torch.Generator().manual_seed(stream_seed(config.seed, "init_noise"))
+    for parameter in model.parameters():
+        if parameter.dim() >= 2:
+            parameter.mul_(config.init_scale)
+        if config.init_noise:
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(noise.to(parameter.device), alpha=config.init_noise)
+
+
 def copied(model):
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
 def make_optimizer(config, model, scaled=False):
-    """The stock optimizer. Weight decay is decoupled in AdamW alone; momentum is beta1 in SGD.
+    """The optimizer, PyTorch's own but for Lion. Weight decay is decoupled in AdamW and Lion; SGD's momentum is
+    beta1.
 
     scaled: whether a gradient scaler is used. PyTorch's fused SGD leaves its momentum uninitialized where the
     scaler skips its first step.
@@ -137,6 +153,8 @@ def make_optimizer(config, model, scaled=False):
     groups = model.parameter_groups(config.weight_decay)
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.beta1, fused=not scaled)
+    if config.optimizer == "lion":
+        return Lion(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
 

@@ -3,46 +3,85 @@
     config.json   every option                   run.json      machine, versions, corpus, seeds
     log.jsonl     one event per line             last.pt       everything that a resume needs
     best.pt       the best evaluation's weights  result.json   how the run ended; present only if it did
+    previous.pt   the last.pt before this one, until the run has ended
     start.pt      only with init_from: the weights that it gave, before NoisyTune
     sharpness.json   only if training.sharpness has measured it
     lock          held while a process trains
 
-Readers need no torch; only the checkpoints import it.
+What is read is verified: a JSON file by its shape and its crc32, a checkpoint by its archive's CRCs, the log by
+the digest that the checkpoint has of it. Readers need no torch; only the checkpoints import it.
 """
 
+import contextlib
 import hashlib
 import json
 import math
 import os
+import zipfile
 from pathlib import Path
+from types import NoneType
 
-from config import UserError, identity, recorded
-from data.files import lock, read_json, replacing, write_json
-from data.meta import fault_in
+from config import UserError, identity, recorded, user_path
+from data.files import (
+    NUMBER,
+    about,
+    lock,
+    make_folder,
+    misfit,
+    read_json,
+    remove,
+    replacing,
+    sealed,
+    sync_folder,
+    temporaries,
+    write_json,
+)
+from data.meta import fault_in, same_corpus
 
 ADVICE = "choose another --out_dir, or begin afresh with --overwrite=True"
-OWN_FILES = (
-    *("config.json", "run.json", "log.jsonl", "start.pt", "last.pt", "best.pt", "result.json"),
-    "sharpness.json",
+CHECKPOINTS = ("last.pt", "previous.pt")  # the newest first
+OWN_FILES = (  # in the order in which they go: what an interruption leaves is no run, yet known as a run's
+    *("config.json", "result.json", "sharpness.json", *CHECKPOINTS, "best.pt", "start.pt", "log.jsonl"),
+    "run.json",
 )
+
+MACHINE = {"device": str, "dtype": str, "threads": int, "name": (str, NoneType)}
+ABOUT = {
+    **{"machine": MACHINE, "corpus": dict, "parameters": int, "versions": dict},
+    "resumed": [{"iter": int, "machine": MACHINE}],
+    "init_from?": (dict, NoneType),
+}
+RESULT = {
+    **{"status": str, "best_val_loss": NUMBER, "best_iter": (int, NoneType)},
+    **{"iterations": int, "tokens": int, "seconds": NUMBER},
+}
+LOSSES = dict.fromkeys(("final_train_loss", "minibatch_loss_last100", "final_val_loss"), NUMBER)
+ENDED = {"finished": LOSSES, "diverged": {"diverged_at": int}}  # what result.json has beside, by its status
+MODEL = {"config": dict, "state": dict}
+RESUMED = {"model": MODEL, "step": int, "seconds": (int, float), "optimizer": dict}
+BEST = {"model": MODEL, "iter": int, "val_loss": float}
+STATES = {"last.pt": RESUMED, "previous.pt": RESUMED, "best.pt": BEST}
+EVENT = {"kind": str, "iter": int, "loss?": NUMBER}
+EVENTS = {"eval": {"train_loss": NUMBER, "val_loss": NUMBER}, "train": {"loss": NUMBER}}  # by their kind
 
 
 class RunFolder:
     """The folder of the run that this process trains, locked within a with-statement.
 
-    UserError where another process trains into it. writes: False for those processes of one run that only
-    read from its folder, and hold no lock.
+    UserError where another process trains into it, or it holds anything and no run; then it is not touched.
+    writes: False for those processes of one run that only read from its folder, and hold no lock.
     """
 
     def __init__(self, path, writes=True):
-        self.path, self.writes = Path(path).expanduser(), writes
+        self.path, self.writes = user_path(path), writes
         self._lock = self._log = None
 
     def __enter__(self):
         if not self.writes:
             return self
+        self.check_ours()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
         except (FileExistsError, NotADirectoryError):
             raise UserError(f"{self.path} is a file, or lies in one: choose another --out_dir") from None
         self._lock = lock(self.path / "lock")
@@ -50,22 +89,33 @@ class RunFolder:
             raise UserError(
                 f"another process is training into {self.path}: wait for it, or choose another --out_dir"
             )
-        for half_written in self.path.glob(".*.tmp"):  # by a process that was killed
+        for half_written in temporaries(self.path, OWN_FILES):
             half_written.unlink()
         return self
 
     def __exit__(self, *_):
         if self._log:
-            self._log.close()
+            with contextlib.suppress(OSError):  # of a line that could not be written, which was said then
+                self._log.close()
         if self._lock:
             self._lock.release()
 
+    def check_ours(self):
+        """UserError where the folder holds anything, and neither a run nor what is left of one."""
+        if not self.path.is_dir() or is_run(self.path):
+            return
+        ours = {"lock", *(path.name for path in temporaries(self.path, OWN_FILES))}
+        if others := sorted(path.name for path in self.path.iterdir() if path.name not in ours):
+            held = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+            raise UserError(f"{self.path} holds {held}, and no run: choose a new or an empty --out_dir")
+
     def read(self, name):
         """The value in a JSON file of the folder, or None."""
-        return read_json(self.path / name)
+        return READERS[name](self.path)
 
     def write(self, name, value):
-        write_json(self.path / name, finite(value))
+        self.sync_log()
+        write_json(self.path / name, sealed(finite(value)))
 
     def can_resume(self, config, corpus_meta):
         """Whether a run of this config continues here: True to resume, False to begin.
@@ -73,25 +123,22 @@ class RunFolder:
         A run of another config or another corpus is refused with what differs; config.overwrite removes it.
         """
         if config.overwrite:
-            for name in OWN_FILES:  # config.json first: without it, what an interruption leaves is no run
-                (self.path / name).unlink(missing_ok=True)
+            remove(self.path, OWN_FILES)
         there, about = self.read("config.json"), self.read("run.json")
-        left = [name for name in ("last.pt", "best.pt", "result.json") if (self.path / name).exists()]
+        left = [name for name in (*CHECKPOINTS, "best.pt", "result.json") if (self.path / name).exists()]
         if there is None and not left:
             return False
         if there is None or about is None:
             held = ", ".join(left) or "config.json"
             raise UserError(f"{self.path} holds {held} without both config.json and run.json; {ADVICE}")
-        if not isinstance(about, dict) or not isinstance(about.get("corpus"), dict) or "machine" not in about:
-            raise UserError(f"{self.path / 'run.json'} is damaged: restore it; or {ADVICE}")
         self.check_config(config)
-        if about["corpus"].get("splits") != corpus_meta["splits"]:
+        if not same_corpus(about["corpus"], corpus_meta):
             raise UserError(f"{self.path} holds a run on other data of the same name; {ADVICE}")
         return True
 
     def check_config(self, config):
         """UserError where the folder's config.json is another experiment's; it names what differs."""
-        here, there = identity(config), identity(recorded(self.read("config.json")))
+        here, there = identity(config), identity(self.read("config.json"))
         changed = [name for name in here if here[name] != there[name]]
         if changed:
             keys = ", ".join(f"{name} ({there[name]!r} there, {here[name]!r} here)" for name in changed)
@@ -99,28 +146,126 @@ class RunFolder:
 
     def append(self, event):
         """Write one event to the log; it has left this process when this returns."""
-        if self._log is None:
-            self._log = open(self.path / "log.jsonl", "a", encoding="utf-8", newline="\n")
-        self._log.write(json.dumps(finite(event), allow_nan=False) + "\n")
-        self._log.flush()
+        path = self.path / "log.jsonl"
+        try:
+            if self._log is None:
+                self._log = open(path, "a", encoding="utf-8", newline="\n")
+            self._log.write(json.dumps(finite(event), allow_nan=False) + "\n")
+            self._log.flush()
+        except OSError as error:
+            raise about(path, error) from None
 
-    def cut_log(self, step):
-        """Drop what a resume at `step` will write again: events from `step` on and a truncated last line."""
-        events, _ = read_log(self.path)
-        with replacing(self.path / "log.jsonl", "w", encoding="utf-8", newline="\n") as file:
-            file.writelines(json.dumps(event) + "\n" for event in events if event["iter"] < step)
+    def sync_log(self):
+        try:
+            if self._log:
+                os.fsync(self._log.fileno())
+        except OSError as error:
+            raise about(self.path / "log.jsonl", error) from None
+
+    def cut_log(self, step, before=None):
+        """Drop what a resume at `step` will write again: events from `step` on, and a line cut short.
+
+        before: the digest of the log that the checkpoint of this step has; None where there is no checkpoint,
+        or it is of an older version. Returns, in words, what the log has lost since then; None for nothing.
+        """
+        path = self.path / "log.jsonl"
+        data = path.read_bytes() if path.is_file() else b""
+        if before and digest_of(data[: before["bytes"]]) == before:
+            kept, lost = data[: before["bytes"]].splitlines(keepends=True), None
+        else:
+            lines = data.split(b"\n")
+            kept = [line + b"\n" for line in lines if (event := parse_event(line)) and event["iter"] < step]
+            lost = before and f"{before['lines'] - len(kept)} of {before['lines']} lines lost, others changed"
+        with replacing(path) as file:
+            file.writelines(kept)
+        return lost
 
     def save(self, name, state):
-        """Save a checkpoint, a nest of dicts, lists, tensors and plain values."""
+        """Save a checkpoint, a nest of dicts, lists, tensors and plain values. last.pt becomes previous.pt."""
         import torch
 
-        if self._log:
-            os.fsync(self._log.fileno())
-        with replacing(self.path / name) as file:
-            torch.save(state, file)
+        self.sync_log()
+        keep = self.path / "previous.pt" if name == "last.pt" else None
+        with replacing(self.path / name, keep=keep) as file:
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:  # of its archive, in the place of the one that it met when writing
+                raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+
+    def save_last(self, state):
+        """Save what a resume needs as last.pt, with the digest of the log up to here."""
+        path = self.path / "log.jsonl"
+        self.save("last.pt", {**state, "log": digest_of(path.read_bytes() if path.is_file() else b"")})
 
     def load(self, name):
         return load_checkpoint(self.path / name)
+
+    def load_last(self):
+        """(last.pt's state, None); where it is damaged or lost, that of previous.pt, which takes its place, and
+        why, in words. The state is None where there is neither; UserError where neither is whole."""
+        last, previous = (self.path / name for name in CHECKPOINTS)
+        try:
+            if (state := load_checkpoint(last)) or not previous.exists():
+                return state, None
+            why = f"{last} is lost"
+        except UserError as error:
+            if not previous.exists():
+                raise
+            why = str(error).partition(":")[0]
+        state = load_checkpoint(previous)
+        os.replace(previous, last)
+        sync_folder(self.path)
+        return state, why
+
+
+def digest_of(data):
+    """What a checkpoint has of the log."""
+    digest = hashlib.sha256(data).hexdigest()
+    return {"bytes": len(data), "lines": data.count(b"\n"), "sha256": digest}
+
+
+def is_run(folder):
+    """Whether a folder holds a run, or what is left of one: by either file that says so, however damaged the
+    other is."""
+    for name, mark in (("run.json", "machine"), ("config.json", "noise_sigma")):
+        try:
+            if mark in (read_json(folder / name) or {}):
+                return True
+        except (UserError, TypeError, OSError):
+            continue
+    return False
+
+
+def read_config(folder):
+    """The Config in a run's config.json, or None where there is none; UserError where it is damaged."""
+    path = Path(folder) / "config.json"
+    options = read_json(path, dict)
+    return None if options is None else recorded(options, path)
+
+
+def read_about(folder):
+    """What a run's run.json holds, or None where there is none; UserError where it is damaged."""
+    path = Path(folder) / "run.json"
+    about = read_json(path, ABOUT)
+    if about and (wrong := fault_in(about["corpus"])):
+        raise UserError(f"{path} is damaged, in its corpus's {wrong}: restore it")
+    return about
+
+
+def read_result(folder):
+    """What a run's result.json holds, or None while it has not ended; UserError where it is damaged."""
+    path = Path(folder) / "result.json"
+    result = read_json(path, RESULT)
+    if result is None:
+        return None
+    if result["status"] not in ENDED:
+        raise UserError(f"{path} is damaged: status is {result['status']!r}; restore it")
+    if found := misfit(result, ENDED[result["status"]]):
+        raise UserError(f"{path} is damaged: {found}; restore it")
+    return result
+
+
+READERS = {"config.json": read_config, "run.json": read_about, "result.json": read_result}
 
 
 def load_checkpoint(path):
@@ -135,13 +280,16 @@ def load_hashed(path):
     """(what `load_checkpoint` gives, the SHA-256 of the very bytes that it was read from or None)."""
     import torch
 
-    if not Path(path).is_file():
+    path = Path(path)
+    if not path.is_file():
         return None, None
     with open(path, "rb") as file:  # once: a run in progress may replace the file
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-        file.seek(0)
         try:
-            return torch.load(file, map_location="cpu", weights_only=True), digest
+            if zipfile.ZipFile(file).testzip():
+                raise ValueError("a CRC is another")
+            file.seek(0)
+            state = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # of a dozen types, as the damage has it
             if isinstance(error, MemoryError) or "allocate memory" in str(error):
                 raise
@@ -149,6 +297,9 @@ def load_hashed(path):
                 f"{path} is damaged or no checkpoint of this code:"
                 " restore it, or begin afresh with --overwrite=True"
             ) from None
+    if found := misfit(state, STATES.get(path.name, dict)):
+        raise UserError(f"{path} is no checkpoint of this code: {found}; restore it")
+    return state, digest
 
 
 def best_checkpoint(folder):
@@ -170,9 +321,9 @@ def corpus_meta(folder):
             f"{folder} is no run folder: it has no run.json that describes a corpus, nor the corpus.json of an"
             " exported model"
         )
-    meta = read_json(found[0])
     if found[0].name == "run.json":
-        meta = meta.get("corpus") if isinstance(meta, dict) else None
+        return read_about(folder)["corpus"]
+    meta = read_json(found[0])
     if wrong := fault_in(meta):
         raise UserError(f"{found[0]} is damaged, in its corpus's {wrong}: restore it")
     return meta
@@ -185,7 +336,7 @@ def corpus_title(meta):
 
 
 def read_log(folder):
-    """(events of log.jsonl, whether a line was truncated and is left out); no log is ([], False)."""
+    """(events of log.jsonl, whether a line was damaged and is left out); no log is ([], False)."""
     path = Path(folder) / "log.jsonl"
     if not path.is_file():
         return [], False
@@ -195,12 +346,14 @@ def read_log(folder):
 
 
 def parse_event(line):
-    """The event of a log line; None where it is truncated."""
+    """The event of a log line; None where it is cut short or damaged."""
     try:
         event = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return event if isinstance(event, dict) and {"kind", "iter"} <= event.keys() else None
+    if misfit(event, EVENT) or misfit(event, EVENTS.get(event["kind"], {})):
+        return None
+    return event
 
 
 def find_runs(folders):

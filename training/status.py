@@ -3,20 +3,32 @@
 `run` is a config.study.PlannedRun: its folder may not be there yet.
 """
 
+import contextlib
 import os
 import time
 
 from config import UserError, source_wanted, user_path
-from data.files import lock, read_json
-from training.run_folder import RunFolder, parse_event
+from data.files import lock
+from training.run_folder import RunFolder, parse_event, read_config, read_result
 
 TAIL = 4096  # bytes at the end of a log that hold its last event
 SETTLED = 2  # seconds of progress before the time left is told by them
 
 
 def result_of(run):
-    """What result.json says of a run that has ended, finished or diverged; else None."""
-    return read_json(run.folder / "result.json")
+    """What result.json says of a run that has ended, finished or diverged; None before, and of a damaged
+    one."""
+    with contextlib.suppress(UserError):
+        return read_result(run.folder)
+
+
+def damage(run):
+    """What is wrong with a run's folder, in a line; None where nothing is."""
+    try:
+        read_result(run.folder)
+        read_config(run.folder)
+    except UserError as error:
+        return str(error)
 
 
 def outcome(result):
@@ -27,6 +39,11 @@ def outcome(result):
     return f"best val loss {best:.4f}, final {final:.4f}, {result['seconds']:.0f} s"
 
 
+def damaged(runs):
+    """[(run, what is wrong)] of those whose folder is damaged."""
+    return [(run, error) for run in runs if (error := damage(run))]
+
+
 def reached(run):
     """The last iteration in a run's log, 0 without one; only the log's end is read."""
     try:
@@ -35,8 +52,8 @@ def reached(run):
             lines = file.read().split(b"\n")
     except OSError:
         return 0
-    events = [parse_event(line) for line in lines]
-    return max((event["iter"] for event in events if event), default=0)
+    steps = [event["iter"] for event in map(parse_event, lines) if event]
+    return max((step for step in steps if step <= run.config.max_iters), default=0)
 
 
 def done(run):
@@ -55,7 +72,9 @@ def is_free(run):
 
 
 def state_of(run):
-    """finished, diverged, running, interrupted or missing."""
+    """finished, diverged, damaged, running, interrupted or missing."""
+    if damage(run):
+        return "damaged"
     if result := result_of(run):
         return result["status"]
     if not is_free(run):
@@ -93,12 +112,12 @@ class Pace:
 
 def check_runs(runs):
     """UserError, before any work, where a folder holds a run of another config, or where that which a run is to
-    start from is neither there nor among the runs."""
+    start from is neither there nor among the runs. A damaged folder is no reason."""
     planned = {run.folder.resolve() for run in runs}
     for source in {run.config.init_from for run in runs if not run.folder.exists()} - {None}:
         place = user_path(source).resolve()
         if not place.is_dir() and place not in planned:
             raise UserError(f"the runs start from {source}, which is not there yet: {source_wanted(source)}")
     for run in runs:
-        if (run.folder / "config.json").is_file():
+        if not damage(run) and (run.folder / "config.json").is_file():
             RunFolder(run.folder).check_config(run.config)

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 10
 HANGUP = getattr(signal, "SIGHUP", None)  # None on Windows
+SWEEP = "SWEEP_PID"  # the environment variable in which sweep.py tells its runs its process id
 
 
 class Meter:
@@ -104,18 +105,39 @@ class Progress(StatusLine):
         self.set_description_str(figures, refresh=False)
 
 
+def starter():
+    """The process id of the sweep.py or torchrun that started this process and that it is not to outlive; None
+    where it was started otherwise: a shell may end before its runs.
+
+    torchrun does not tell its id: ask while it is known to be there. Windows does not tell of a parent's end.
+    """
+    if os.name != "posix":
+        return None
+    if told := os.environ.get(SWEEP):
+        return int(told)
+    return os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+
+
 class Signals:
     """Within it SIGINT, SIGTERM and SIGHUP are noted, to be heeded between two steps; a second one acts at
     once. Under nohup, which ignores SIGHUP, it stays ignored.
 
-    caught: the number of the signal, or 0.
+    parent: a process id, from `starter`; its end is noted as a SIGTERM would be.
     """
 
-    def __init__(self, what="stopping after this step", silent=False):
-        self.what, self.silent = what, silent
+    def __init__(self, what="stopping after this step", silent=False, parent=None):
+        self.what, self.silent, self.parent = what, silent, parent
+        self.number = 0
+
+    @property
+    def caught(self):
+        """The number of the signal, or 0."""
+        if not self.number and self.parent and os.getppid() != self.parent:
+            self.number = signal.SIGTERM
+            self.say("the process that started this run has ended: " + self.what)
+        return self.number
 
     def __enter__(self):
-        self.caught = 0
         self.terminals = [file for file in (1, 2) if os.isatty(file)]
         heeded = [signal.SIGINT, signal.SIGTERM]
         if HANGUP and signal.getsignal(HANGUP) != signal.SIG_IGN:
@@ -128,16 +150,26 @@ class Signals:
             signal.signal(number, handler)
 
     def note(self, number, _frame):
-        self.caught = number
+        self.number = number
         if number == HANGUP:
-            self.leave_terminals()
-        elif not self.silent:
-            os.write(2, f"\n{self.what}; once more stops at once\n".encode())  # print is not reentrant
+            leave(self.terminals)
+        else:
+            self.say(f"{self.what}; once more stops at once")
         signal.signal(number, self.before[number])
 
-    def leave_terminals(self):
-        """A terminal that has hung up refuses what is written to it, and the run would not come to its stop."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for file in self.terminals:
-            os.dup2(nowhere, file)
-        os.close(nowhere)
+    def say(self, text):
+        """On stderr, if it takes it."""
+        try:
+            if not self.silent:
+                os.write(2, f"\n{text}\n".encode())  # print is not reentrant
+        except OSError:
+            leave((1, 2))
+
+
+def leave(files):
+    """Write to nowhere from now on: a terminal that has hung up, and a pipe that nobody reads, refuse what is
+    written to them, and the run would not come to its stop."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for file in files:
+        os.dup2(nowhere, file)
+    os.close(nowhere)

@@ -23,7 +23,12 @@ ENWIK8 = unzip.ZippedText(
         "https://mattmahoney.net/dc/enwik8.zip",
         "https://data.deepai.org/enwik8.zip",
     ),
-    opening=b'<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.3/"',
+    opening=(  # as far as its third line, so that other line ends are found
+        b'<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.3/"'
+        b' xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"'
+        b' xsi:schemaLocation="http://www.mediawiki.org/xml/export-0.3/'
+        b' http://www.mediawiki.org/xml/export-0.3.xsd" version="0.3" xml:lang="en">\n  <siteinfo>\n'
+    ),
     symbols=bytes(range(256)),
 )
 

@@ -1,0 +1,107 @@
+"""What the share S predicts for the arms of a study before it is run: a table for docs/hypotheses.md.
+
+    python -m analysis.predict config/study/law.py config/cpu.py
+
+At 2,000 iterations and a learning rate of 1e-3 the harm of absolute noise in AdamW is a cubic in -ln S, 0 at
+S = 1, fitted to the arms of KNOWN in results/. S is by gradients of norm 1. For other lengths a noisy run of
+length T is taken for a clean one of length S T: harm = B(S T) - B(T), with the baseline's loss
+
+    B(T) - B(2000) = cubic(T / 2000) up to 2,000, beta ((T / 2000)^-c - 1) from there on,
+
+beta and c such that the slopes meet at 2,000 and the loss at 5,000 is that of `decisive`. At a tuned rate all
+is multiplied by b, by what the harm is at 4e-3 and 2,000 iterations (tuning). Records that come later do not
+enter.
+"""
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import brentq
+
+from analysis import effects, records, theory
+from config import ROOT, run_script
+from config.study import read_study
+
+KNOWN = {"table1_shakespeare": range(1, 9), "sensitivity": range(1, 4)}  # and their seeds
+LENGTH, SYMBOLS = 2000, 65
+
+
+class Law:
+    """harm(share, length). drop: B(2000) - B(5000). missed: root mean square and largest error of the arms,
+    each predicted by the others."""
+
+    def __init__(self, shares, harms, drop):
+        x, y = powers(shares), np.asarray(harms)
+        others = [np.arange(len(y)) != i for i in range(len(y))]
+        errors = np.array([x[i] @ solved(x[rest], y[rest]) - y[i] for i, rest in enumerate(others)])
+        self.cubic = solved(x, y)
+        self.missed = float(np.sqrt(np.mean(errors**2))), float(np.abs(errors).max())
+        slope = self.cubic[-1]
+        self.c = brentq(lambda c: slope / c * (1 - 2.5**-c) - drop, 0.01, 10)
+        self.beta = slope / self.c
+
+    def harm(self, share, length=LENGTH):
+        return self.loss(share * length) - self.loss(length)
+
+    def loss(self, length):
+        """B(length) - B(2000)."""
+        part = length / LENGTH
+        return float(powers(part) @ self.cubic if part <= 1 else self.beta * (part**-self.c - 1))
+
+
+def powers(shares):
+    """(..., 3): the third, second and first power of -ln S."""
+    return (-np.log(np.asarray(shares, dtype=float)))[..., None] ** np.array([3, 2, 1])
+
+
+def solved(x, y):
+    return np.linalg.lstsq(x, y, rcond=None)[0]
+
+
+def known_law(found):
+    """(Law, b) of the records."""
+    shares = pd.concat(effects.shares(found.of(study=name, seed=[*seeds])) for name, seeds in KNOWN.items())
+    short, long = (
+        found.of(study=name, arm="baseline", seed=[*range(1, 7)]).runs.best_val_loss.mean()
+        for name in ("table1_shakespeare", "decisive")
+    )
+    law = Law(shares.share, shares.harm, short - long)
+    tuned = found.of(study="tuning").runs.groupby("arm").agg({"best_val_loss": "mean", "config": "first"})
+    cells = [tuned.loc[f"{kind}_lr4e-3"] for kind in ("noise_0.1_0.99", "noise_0.01_0.95")]
+    harm = sum(cell.best_val_loss - tuned.best_val_loss["baseline_lr4e-3"] for cell in cells)
+    return law, harm / sum(law.harm(share_of(cell.config)) for cell in cells)
+
+
+def share_of(config):
+    v = 1 / theory.parameters(config, SYMBOLS)
+    if config.optimizer == "sgd":  # which has no v for the noise to go into
+        return 1.0
+    return theory.lion_share(config, v) if config.optimizer == "lion" else theory.share_of(config, v)
+
+
+def predicted(study, law, b):
+    """{arm: (S, the harm by S alone, the harm by length and rate too)} for each arm with noise."""
+    rows = {}
+    for arm, config in {run.arm: run.config for run in study.runs if run.config.noisy}.items():
+        share = share_of(config)
+        scale = b if config.learning_rate != 1e-3 else 1.0
+        rows[arm] = share, law.harm(share), scale * law.harm(share, config.max_iters)
+    return rows
+
+
+def main(argv):
+    if not argv or "--help" in argv or "-h" in argv:
+        print(__doc__)
+        return 0
+    study = read_study(argv[0], argv[1:])
+    law, b = known_law(records.read([ROOT / "results"]))
+    rms, most = law.missed
+    print(f"cubic {law.cubic.round(4)}; an arm left out is missed by {rms:.4f} rms, {most:.4f} at most")
+    print(f"beta = {law.beta:.3f}, c = {law.c:.3f}, b = {b:.2f}\n")
+    print("| arm | S | harm by S alone | by length and rate too |\n|---|---:|---:|---:|")
+    for arm, (share, alone, scaled) in predicted(study, law, b).items():
+        print(f"| `{arm}` | {share:.3f} | {alone:+.4f} | {scaled:+.4f} |")
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
