@@ -17,6 +17,7 @@ import train
 from config import UserError, load
 from data import files
 from data.corpus import Corpus
+from data.files import read_json, write_json
 from data.meta import vocabulary_sha256
 from data.subword import GPT2_TOKENS
 from model import GPT, GPTConfig
@@ -66,7 +67,7 @@ def change(folder, how):
 
 
 def change_json(path, **values):
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    write_json(path, {**read_json(path), **values})
 
 
 def recast(path, **values):

@@ -257,10 +257,12 @@ def test_a_record_of_another_run_is_refused_and_stays(study):
 
 
 def test_options_are_kept_under_the_names_of_today_and_no_vocabulary_of_subwords(study):
+    subwords = {**META, "unit": "token", "vocab_size": 50_000, "vocabulary": ["a"] * 50_000}
+    subwords |= {"pattern": ".", "special": []}
     for path in study.rglob("config.json"):
         config = read_json(path)
         write_json(path, {**config, "noise_draw": config.pop("noise_distribution")})
-        edit(path.with_name("run.json"), corpus={**META, "unit": "token", "vocabulary": ["a"] * 50_000})
+        edit(path.with_name("run.json"), corpus=subwords)
     place = collected(study)
     assert all("vocabulary" not in corpus for corpus in read_json(place / "study.json")["corpora"].values())
     config = json.loads(gzip.open(place / RUNS, "rt").readline())["config"]

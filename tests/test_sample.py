@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import checkpoint, write_corpus
+from made_up import fake_run
 from test_config import BAD_PATHS
 
 import plot
@@ -132,9 +133,8 @@ def test_a_run_folder_is_enough_and_last_stands_in_for_best(run, tmp_path, capsy
         *("--prompt=", "--prompt=FILE:none.txt"),
     ],
 )
-def test_a_mistake_in_the_options_is_one_line_that_names_it(tmp_path, corpus, option):
-    meta = json.loads((corpus / "meta.json").read_text())
-    (tmp_path / "run.json").write_text(json.dumps({"corpus": meta}))
+def test_a_mistake_in_the_options_is_one_line_that_names_it(tmp_path, option):
+    fake_run(tmp_path)
     with pytest.raises(UserError, match=rf"^[^\n]*{option.split('=')[0].strip('-')}[^\n]*$"):
         sample.main([str(tmp_path), option])
 
