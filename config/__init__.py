@@ -8,6 +8,7 @@ an underscore, functions and imports are the file's own.
 import contextlib
 import dataclasses
 import difflib
+import errno
 import inspect
 import os
 import re
@@ -30,6 +31,12 @@ class UserError(Exception):
         return " ".join(super().__str__().splitlines())
 
 
+MENDS = {  # of what a disk refuses
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), ": make room, and give the same command again"),
+    errno.EIO: ": use another disk, or try the same command again",
+}
+
+
 def run_script(main):
     """Run `main(argv)` as a script: its return value is the exit status; a UserError, or a file that the
     system refuses, is one line and status 2. A terminal without some character shows it as "?"."""
@@ -38,7 +45,8 @@ def run_script(main):
     try:
         sys.exit(main(sys.argv[1:]))
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        mend = MENDS.get(getattr(error, "errno", None), "")
+        print(f"error: {error}{mend}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
