@@ -12,9 +12,13 @@ _cells = {
     "+noise_0.01_0.95": dict(noise_sigma=0.01, noise_gamma=0.95),
 }
 _tuned = dict(learning_rate=4e-3, min_lr=4e-4)
+_widths = {
+    "half_width": dict(n_embd=lambda run: run.n_embd // 2),
+    "double_width": dict(n_embd=lambda run: 2 * run.n_embd),
+}
 _variants = {
     **{f"length{length}": (length, {}) for length in (1000, 10_000, 20_000)},
-    **{f"width{width}_length{n}": (n, dict(n_embd=width)) for width in (64, 256) for n in (2000, 5000)},
+    **{f"{width}_length{length}": (length, _widths[width]) for width in _widths for length in (2000, 5000)},
     **{f"lr4e-3_length{length}": (length, _tuned) for length in (5000, 10_000)},
 }
 arms = {
