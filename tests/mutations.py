@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LAWS = "tests/test_laws.py"
+LAWS, FOLDER = "tests/test_laws.py", "tests/test_run_folder.py"
 
 MUTATIONS = [  # law, what it does, file, old, new, test
     (
@@ -152,6 +152,67 @@ MUTATIONS = [  # law, what it does, file, old, new, test
         "        from training.run_folder import RunFolder\n        RunFolder(config.out_dir).__enter__()\n"
         "        corpus = ranks.rank0_first(open_corpus, config, machine)\n",
         f"{LAWS}::test_law_7_a_mistake_is_one_line_and_status_2",
+    ),
+    (
+        *(4, "a flipped bit of a checkpoint is trained on", "training/run_folder.py"),
+        "if zipfile.ZipFile(file).testzip():",
+        "if False:",
+        f"{FOLDER}::test_no_flipped_bit_of_a_checkpoint_is_taken_for_a_weight",
+    ),
+    (
+        *(4, "no checkpoint before the last is kept", "training/run_folder.py"),
+        'if name == "last.pt" else None',
+        "if False else None",
+        f"{FOLDER}::test_a_damaged_last_costs_one_interval_and_one_line",
+    ),
+    (
+        *(4, "a log that has lost lines is resumed in silence", "training/run_folder.py"),
+        'if before and digest_of(data[: before["bytes"]]) == before:',
+        "if before:",
+        f"{FOLDER}::test_a_gap_in_the_log_is_said_and_recorded",
+    ),
+    (
+        *(4, "a name may come to the disk after the next one", "data/files.py"),
+        "        os.replace(temporary, path)\n        sync_folder(path.parent)\n",
+        "        os.replace(temporary, path)\n",
+        f"{FOLDER}::test_a_name_is_on_the_disk_before_the_next_is_written",
+    ),
+    (
+        *(5, "a folder that holds no run is entered", "training/run_folder.py"),
+        "        self.check_ours()\n",
+        "",
+        f"{FOLDER}::test_a_folder_that_holds_no_run_is_refused_untouched",
+    ),
+    (
+        *(5, "a link is written through", "data/files.py"),
+        "        temporary.unlink(missing_ok=True)  # a link planted there would be written through\n"
+        '        with open(temporary, mode.replace("w", "x"), **options) as file:',
+        "        with open(temporary, mode, **options) as file:",
+        f"{FOLDER}::test_a_link_at_a_temporary_name_is_not_written_through",
+    ),
+    (
+        *(6, "JSON of another shape is read", "data/files.py"),
+        "if shape and (found := misfit(value, shape)):",
+        "if (found := shape) is ...:",
+        f"{FOLDER}::test_json_of_another_shape_is_refused_or_harmless_everywhere",
+    ),
+    (
+        *(6, "a flipped bit of a JSON file passes", "data/files.py"),
+        'value.pop("crc32") != crc32(value)',
+        'value.pop("crc32") is None',
+        f"{FOLDER}::test_a_flipped_bit_in_a_json_file_is_seen",
+    ),
+    (
+        *(7, "a full disk names no file", "data/files.py"),
+        "        error.filename = str(path)\n",
+        "        pass\n",
+        f"{FOLDER}::test_a_full_or_broken_disk_names_the_file_and_loses_nothing",
+    ),
+    (
+        *(7, "a damaged run stops its whole study", "analysis/records.py"),
+        "        except (UserError, OSError) as error:\n            print(f\"left out",
+        "        except KeyError as error:\n            print(f\"left out",
+        f"{FOLDER}::test_one_damaged_run_does_not_stop_a_study",
     ),
 ]  # fmt: skip
 
