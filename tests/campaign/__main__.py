@@ -1,8 +1,8 @@
 """Attack the working tree: python tests/campaign [--class=kills,flips,...] [--scale=1.0] [--seed=1] [--only=N]
 
-Beside the suite and not part of it; 20 to 30 minutes on two cores. A copy of the tree is attacked, so nothing of
-it changes. Each attack is decided by its class, the seed and its number alone; --only repeats one and leaves its
-folder. Prints the table of docs/trust.md. Exit status 1 where anything was wrong.
+Beside the suite and not part of it; 20 to 30 minutes on two cores. It attacks a copy of the tree. Each attack
+is decided by its class, the seed and its number; --only repeats one and leaves its folder. Prints the table of
+docs/trust.md. Exit status 1 where anything was wrong.
 """
 
 import collections
@@ -27,7 +27,7 @@ CLASSES = {  # name: (what it is, how many, what it does, what it needs first, t
     "flips": ("single bits of a file", 1000, damage.flip, damage.prepare, "full"),
     "folders": ("damaged and foreign folders", 300, damage.harm, damage.prepare, "full"),
     "configs": ("random options and config files", 2000, inputs.configure, None, "base"),
-    "servers": ("servers that misbehave", 60, inputs.serve, None, "empty"),
+    "servers": ("servers that misbehave", len(inputs.ATTACKS), inputs.serve, None, "empty"),
     "orphans": ("torchrun or sweep.py killed", 6, stops.orphan, None, "base"),
 }
 
@@ -50,7 +50,9 @@ def main(argv):
         numbers = [int(only)] if only else range(max(1, round(full * scale)))
         found = attack(name, seed, numbers, keep=bool(only))
         counts = collections.Counter(verdict for _, verdict, _ in found)
-        rows.append((name, what, len(found), *(counts[verdict] for verdict in ("recovered", "refused", "wrong"))))
+        rows.append(
+            (name, what, len(found), *(counts[verdict] for verdict in ("recovered", "refused", "wrong")))
+        )
         wrongs += [(name, number, said) for number, verdict, said in found if verdict == "wrong"]
     report(rows, wrongs, seed)
     if not only:
@@ -83,7 +85,9 @@ def one(job):
         verdict, said = "wrong", f"the campaign itself failed: {traceback.format_exc()}"
     case.end(keep)
     if keep:
-        print(f"{case.home}: {verdict}", *(f"{c.status}: {c.command}\n{c.said}" for c in case.commands), sep="\n")
+        print(
+            f"{case.home}: {verdict}", *(f"{c.status}: {c.command}\n{c.said}" for c in case.commands), sep="\n"
+        )
     return number, verdict, said
 
 

@@ -1,4 +1,4 @@
-"""Attacks on files: single flipped bits; folders whose files are damaged, missing, of another shape, or foreign."""
+"""Attacks on files: flipped bits; folders whose files are damaged, missing, of another shape, or foreign."""
 
 import functools
 import json
@@ -23,9 +23,10 @@ COMMANDS = {  # name: (script, words, what it may write)
     "export": ("training/export.py", ["done", "again"], "again"),
     "plot": ("plot.py", ["out"], "out"),
     "collect": ("analysis/collect.py", ["out", "--to=taken"], "taken"),
-    "report": ("analysis/report.py", ["records"], "records/TABLES.md"),
+    "report": ("analysis/report.py", ["records"], "records"),
     "dry run": ("sweep.py", ["tiny.py", "--dry-run"], None),
 }
+OLDER = "without a key"  # as records of older versions are, in which readers take the default
 TRAINING = {"resume": "run", "fresh": "fresh", "tune": "tuned", "tune export": "tuned"}
 FLIPS = [  # file, the commands that read it; files are drawn alike
     ("run/last.pt", ("resume",)),
@@ -84,16 +85,18 @@ def check(case, name, damaged, how="", **start):
         child = case.run(script, arguments, **start)
         if outcome(child) == "refused":
             return "refused"
+        if name not in TRAINING and OLDER in how:
+            return "recovered"
         if name in TRAINING:
             check_same(case.path / TRAINING[name], undisturbed(name), child.said)
-        elif result(name, case.path, child) != undisturbed(name) and not names(child, damaged):
+        elif result(name, case.path, child) != undisturbed(name) and not said_of(child, damaged):
             raise Wrong(f"another result in silence: {name}")
     except Wrong as wrong:
         raise Wrong(f"{wrong} ({damaged}{how})") from None
     return "recovered"
 
 
-def names(child, path):
+def said_of(child, path):
     """Whether a command has said something of a file, or of its folder, in a line that is no ordinary one."""
     ordinary = undisturbed_lines()
     lines = [line for line in child.said.splitlines() if line not in ordinary]
@@ -116,13 +119,16 @@ def flip(case):
     content[at] ^= 1 << bit
     (case.path / name).write_bytes(content)
     around = bytes(content[max(0, at - 12) : at + 12]) if name.endswith(("json", "jsonl")) else b""
-    return check(case, case.rng.choice(commands), name, f", byte {at:,}, bit {bit} {ascii(around) if around else ''}")
+    how = f", byte {at:,}, bit {bit} {around or ''}"
+    return check(case, case.rng.choice(commands), name, how)
 
 
 # folders
 
 OTHER_JSON = ("[]", "null", "{}", "5", '"x"', "", "[" * 100_000, '{"a": 1', "\x00\xff", "1e999", '{"a": NaN}')
-OTHER_VALUES = (None, [], {}, 5, "x", -1, 0.5, 10**9, 10**400, True, [[1]], {"a": {}}, "../../escaped", "\ud800", "\0")
+OTHER_VALUES = [
+    *(None, [], {}, 5, "x", -1, 0.5, 10**9, 10**400, True, [[1]], {"a": {}}, "../../escaped", "\ud800", "\0"),
+]
 JSON_FILES = {  # file: the commands that read it
     "run/config.json": ("resume",),
     "run/run.json": ("resume",),
@@ -142,11 +148,19 @@ CHECKPOINTS = {
     "export/model.safetensors": ("sample export", "tune export"),
 }
 LOGS = {"run/log.jsonl": ("resume",), f"{RUN}/log.jsonl": ("plot", "collect", "dry run")}
+OURS = ("last.pt", "best.pt", "run.json", "log.jsonl", "result.json")
+INVADED = {  # what is in a folder that a run is sent into
+    "a home": (),
+    "hugging face": ("config.json", "model.safetensors"),
+    "our names": ("last.pt", "result.json", "lock"),
+    "our log": ("log.jsonl",),
+    "export": (),
+}
 ANY = {**JSON_FILES, **CHECKPOINTS, **LOGS, "corpus/train.bin": ("fresh", "resume", "evaluate")}
 LINES = (
-    *('{"kind": "eval", "iter": "x"}', '{"kind": "eval", "iter": null}', '{"kind": [], "iter": 3}'),
-    *('{"kind": "eval", "iter": 3}', '{"kind": "train", "iter": 3, "loss": "x"}', "[]", "null", "{}", '{"kind":'),
-    *('{"kind": "eval", "iter": 1e400}', '{"kind": "train", "iter": -5, "loss": 1}', "\x00" * 50, "[" * 100_000),
+    *(f'{{"kind": "eval", "iter": {value}}}' for value in ('"x"', "null", "3", "1e400", "[]")),
+    *('{"kind": [], "iter": 3}', '{"kind": "train", "iter": 3, "loss": "x"}', '{"kind": "train", "iter": -5}'),
+    *("[]", "null", "{}", '{"kind":', "\x00" * 50, "[" * 100_000),
 )
 
 
@@ -176,12 +190,13 @@ def unharmed(case, command, name, how, **start):
 
 
 def check_foreign(case, before, place, how):
+    """Wrong where anything has changed but what a command may write: new files in its place, a run's own."""
     after, ours = snapshot(case.home), f"here/{place}"
     for path in before.keys() | after.keys():
-        written = place and (path == ours or path.startswith(f"{ours}/"))
-        foreign = not OWN.fullmatch(os.path.basename(path)) if path in before else not written
-        figures = written and place in ("out", "records/TABLES.md", "again", "taken")
-        if before.get(path) != after.get(path) and (foreign or not written) and not figures:
+        if before.get(path) == after.get(path):
+            continue
+        inside = place and (path == ours or path.startswith(f"{ours}/"))
+        if not inside or (path in before and not OWN.fullmatch(os.path.basename(path))):
             raise Wrong(f"a foreign file {'changed' if path in before else 'appeared'}: {path} {how}")
 
 
@@ -267,7 +282,7 @@ def make_unreadable(case, how):
 
 def plant_link(case, how):
     """A link at the name of the temporary file that a run would write."""
-    victim, name = case.path / "victim", case.rng.choice(("last.pt", "best.pt", "run.json", "log.jsonl", "result.json"))
+    victim, name = case.path / "victim", case.rng.choice(OURS)
     victim.write_text("mine")
 
     def plant():
@@ -279,32 +294,26 @@ def plant_link(case, how):
 
 def invade(case, how):
     """A run into a folder of other things: it goes in beside them, or is refused; they stay as they are."""
-    home = case.path / "home"
-    kind = case.rng.choice(("hugging face", "home", "export", "run with others", "file of our names"))
-    source = {"export": "export", "run with others": "run"}.get(kind)
-    shutil.copytree(case.path / source, home) if source else home.mkdir()
-    names = [".something.tmp", ".bashrc", "notes.txt", ".swp.123.tmp"]
-    names += ["config.json", "model.safetensors"] if kind == "hugging face" else []
-    names += case.rng.sample(["last.pt", "result.json", "lock", "best.pt", "log.jsonl"], 2) if "names" in kind else []
+    home, kind = case.path / "home", case.rng.choice((*INVADED, "run"))
+    shutil.copytree(case.path / kind, home) if kind in ("export", "run") else home.mkdir()
+    names = [".something.tmp", ".bashrc", "notes.txt", ".swp.123.tmp", *INVADED.get(kind, ())]
     for name in names:
         (home / name).write_text('{"model_type": "gpt2"}' if name.endswith("json") else "mine")
-    here = case.rng.random() < 0.5
-    options = {"out_dir": "." if here else "home", "overwrite": case.rng.random() < 0.6, "dataset": "../corpus"}
-    run = words("init_from", **options, **({"init_from": "../source"} if here else {}))
-    if not here:
-        run = [word.replace("../", "./") for word in run]
+    inside, overwrite = case.rng.random() < 0.5, case.rng.random() < 0.6
+    away = {"dataset": case.path / "corpus", "init_from": case.path / "source"} if inside else {}
+    run = words("init_from", out_dir="." if inside else "home", overwrite=overwrite, **away)
     before = snapshot(home)
-    child = case.start("train.py", run, before=(lambda: os.chdir("home")) if here else None).wait()
-    verdict, after = outcome(child, fine=(0,)), snapshot(home)
-    for name, content in before.items():
-        if after.get(name) != content and not (kind == "run with others" and OWN.fullmatch(name)):
-            raise Wrong(f"a foreign file changed: {name} ({kind}, {options}, {verdict})")
+    verdict = outcome(case.run("train.py", run, before=(lambda: os.chdir("home")) if inside else None))
+    after = snapshot(home)
+    for name in before:
+        if after.get(name) != before[name] and not (kind == "run" and OWN.fullmatch(name)):
+            raise Wrong(f"a foreign file changed: {name} ({kind}, {inside=}, {overwrite=}, {verdict})")
     return "refused" if verdict == "refused" else "recovered"
 
 
 HARMS = {  # name: (how often, what it does)
     "whole": (5, harmed(JSON_FILES, replace_json)),
-    "without a key": (4, harmed(JSON_FILES, functools.partial(change_key, drop=True))),
+    OLDER: (4, harmed(JSON_FILES, functools.partial(change_key, drop=True))),
     "a key of another type": (8, harmed(JSON_FILES, change_key)),
     "a line": (4, harmed(LOGS, change_line)),
     "a checkpoint of another shape": (5, harmed(CHECKPOINTS, change_checkpoint)),

@@ -1,4 +1,4 @@
-"""What stands between a child and its file system, and fails at one operation: a crash, a power cut, a full disk."""
+"""What stands between a child and its files, and fails at one operation: a crash, a power cut, a full disk."""
 
 import builtins
 import errno
@@ -9,6 +9,7 @@ import shutil
 import stat
 from pathlib import Path
 
+SHORT = 10  # bytes of a write that is cut short
 DIED = 77  # exit status of a process that a crash ended
 CALLS = ("replace", "rename", "unlink", "remove", "mkdir", "rmdir", "fsync")
 real_open = os.open
@@ -16,7 +17,7 @@ real_open = os.open
 
 def watch(act):
     """Have act(operation, path, source, do) stand for every operation that changes a file or folder; do() does
-    it. path: what is changed; source: the earlier name of a rename."""
+    it, do(n) of a write its first n bytes. path: what is changed; source: the earlier name of a rename."""
     for name in CALLS:
         setattr(os, name, through(act, name, getattr(os, name)))
     os.open = through(act, "open", real_open)
@@ -39,9 +40,12 @@ def opened_through(act, open_):
 
     class Watched(io.FileIO):
         def write(self, data):
-            return act("write", place(self.name), None, lambda: io.FileIO.write(self, data))
+            do = lambda most=None: io.FileIO.write(self, data[:most])  # noqa: E731
+            return act("write", place(self.name), None, do)
 
-    def opened(file, mode="r", buffering=-1, encoding=None, errors=None, newline=None, closefd=True, opener=None):
+    def opened(
+        file, mode="r", buffering=-1, encoding=None, errors=None, newline=None, closefd=True, opener=None
+    ):
         if not set(mode) & set("wax+"):
             return open_(file, mode, buffering, encoding, errors, newline, closefd, opener)
         make = lambda: Watched(file, mode.replace("b", "").replace("t", ""), closefd, opener)  # noqa: E731
@@ -91,31 +95,37 @@ def operations_of(folder, words):
 
 
 class Die(Count):
-    """Ends the process before or after an operation."""
+    """Ends the process before or after an operation, or after the first bytes of a write."""
 
-    def __init__(self, folder, instant, after=False):
+    def __init__(self, folder, instant, when="before"):
         super().__init__(folder)
-        self.instant, self.after = instant, after
+        self.instant, self.when = instant, when
 
     def at(self, number, operation, path, source, do):
-        if number == self.instant and not self.after:
-            os._exit(DIED)
-        value = do()
-        if number == self.instant:
-            os._exit(DIED)
-        return value
+        if number != self.instant:
+            return do()
+        if self.when == "within" and operation == "write":
+            do(SHORT)
+        elif self.when != "before":
+            do()
+        os._exit(DIED)
 
 
 class Fail(Count):
-    """From one operation on, none that needs the disk succeeds: ENOSPC or EIO."""
+    """From one operation on, for good or but once, none that needs the disk succeeds: ENOSPC or EIO. The first
+    write to a full disk is cut short instead."""
 
-    def __init__(self, folder, instant, number):
+    def __init__(self, folder, instant, number, once=False):
         super().__init__(folder)
-        self.instant, self.errno = instant, number
+        self.instant, self.errno, self.once, self.failed = instant, number, once, False
 
     def at(self, number, operation, path, source, do):
-        needs = ("write", "fsync", "open") if self.errno == errno.ENOSPC else ("write", "fsync", "replace")
-        if number >= self.instant and operation in needs:
+        full = self.errno == errno.ENOSPC
+        if number == self.instant and operation == "write" and full:
+            return do(SHORT)
+        needs = ("write", "fsync", "open") if full else ("write", "fsync", "replace")
+        if number >= self.instant and operation in needs and not (self.once and self.failed):
+            self.failed = True
             names = (source, None, path) if source else (path,) if operation == "open" else ()
             raise OSError(self.errno, os.strerror(self.errno), *names)
         return do()
@@ -124,7 +134,7 @@ class Fail(Count):
 class PowerCut(Count):
     """At one operation the power fails. What was not synced is lost, each name and each content by itself.
 
-    A file's content is durable by its fsync, a folder's names by that of the folder. Without it each rename, new
+    A file's content is durable by its fsync, a folder's names by the folder's. Without it each rename, new
     name and removal is lost or kept independently, as no journal orders them.
     """
 
@@ -132,7 +142,11 @@ class PowerCut(Count):
         super().__init__(folder)
         self.run, self.instant, self.rng = str(run), instant, random.Random(seed)
         self.names, self.pending = {}, []  # durable {name: file}; changes of names since the folder's fsync
-        self.identity, self.contents, self.now = {}, {}, {}  # inode -> file; file -> durable bytes; name -> file
+        self.identity, self.contents, self.now = (
+            {},
+            {},
+            {},
+        )  # inode -> file; file -> durable bytes; name -> file
 
     def at(self, number, operation, path, source, do):
         if number == self.instant:

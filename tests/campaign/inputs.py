@@ -1,16 +1,13 @@
 """Attacks from outside: command lines and config files of evil values, and servers that misbehave."""
 
 import contextlib
-
 import functools
 import gzip
 import hashlib
 import http.server
-
-
+import socket
+import struct
 import threading
-
-
 
 import template
 from lab import Wrong, outcome
@@ -22,30 +19,43 @@ from data import download
 
 PATIENCE = 10  # seconds in which a command begins or is refused, on a busy machine
 FAR = 2  # seconds that a run is watched once it has begun
-TEXTS = (
-    *("", " ", "\n", "x", "é", "٣", "\udcff", "a" * 300, "a/" * 3000, "~nosuchuser/x", "~", "~/x", ".", "/dev/null"),
-    *("/dev/null/x", "/proc/self/mem", "/nonexistent/x", "nan", "-nan", "inf", "-inf", "-1", "-0", "0", "1", "2", "3"),
-    *("17", "0.5", "1.5", "1e9", "1e400", "1e-400", "1_000", "0x10", "10**5", "9" * 5000, "1" + "0" * 400, "9" * 18),
-    *("2147483647", "2147483648", "1000000", "1000000000", "-9223372036854775809", "True", "False", "None", "[]", "{}"),
-    *("cpu", "auto", "off", "cuda", "cuda:99", "mps", "float16", "bfloat16", "corpus", "./corpus", "./source", "run"),
+split = str.split
+NUMBERS = split(
+    "nan -nan inf -inf -1 -0 0 1 2 3 17 0.5 1.5 1e9 1e400 1e-400 1_000 0x10 10**5 1000000 1000000000 2147483647"
+    f" 2147483648 -9223372036854775809 ٣ {'9' * 18} {'9' * 5000} 1{'0' * 400}"
 )
-LITERALS = (
-    *("10**5000", "-10**5000", "float('nan')", "float('inf')", "-1", "0", "1", "2", "0.5", "1e308", "None", "True"),
-    *("''", "'x'", r"'\0'", r"'x\0y'", r"'\ud800'", "'~nosuchuser/x'", "b'x'", "1j", "[1]", "{}", "(1,)", "range(3)"),
-    *("print", "lambda run: 1", "...", "int", "2**31", "2**63", "10**9", "'a' * 10**6", "object()", "type('T', (int,), {})(2)"),
+WORDS = [
+    *("", " ", "\n", "a" * 300, "a/" * 3000),
+    *split(
+        "x é \udcff ~nosuchuser/x ~ ~/x . /dev/null /dev/null/x /proc/self/mem /nonexistent/x True False"
+        " None [] {} cpu auto off cuda cuda:99 mps float16 bfloat16 corpus ./corpus ./source run"
+    ),
+]
+LITERALS = split(
+    r"10**5000 -10**5000 float('nan') float('inf') -1 0 1 2 0.5 1e308 None True '' 'x' '\0' 'x\0y' '\ud800' 1j"
+    " '~nosuchuser/x' b'x' [1] {} (1,) range(3) print lambda:1 ... int 2**31 2**63 10**9 'a'*10**6 object()"
+    " type('T',(int,),{})(2)"
 )
 FILES = (
-    *(b"", b"\xef\xbb\xbfseed = 2\n", b"seed = '\xe9'\n", b"seed = 1\0\n", b"seed =\n", b"raise SystemExit(3)\n"),
-    *(b"raise KeyError\n", b"import nosuch\n", b"raise KeyboardInterrupt\n", b"(" * 500, b"def f(): return f()\nf()\n"),
-    *(b"no_option = 1\n", b"seed: int\n", b"1 / 0\n", b"import os\n_x = 1\n", b"globals()['a b'] = 1\n"),
+    *(
+        b"",
+        b"\xef\xbb\xbfseed = 2\n",
+        b"seed = '\xe9'\n",
+        b"seed = 1\0\n",
+        b"seed =\n",
+        b"raise SystemExit(3)\n",
+    ),
+    *(b"raise KeyError\n", b"import nosuch\n", b"(" * 500, b"globals()['a b'] = 1\n", b"no_option = 1\n"),
+    *(b"def f(): return f()\nf()\n", b"seed: int\n", b"1 / 0\n", b"import os\n_x = 1\n"),
 )
+STRANGE = ("--", "-x", "--seed", "--=1", "-", "", "--seed 2", "x=y", "--no-such=1", "\udcff")
 SWEPT = {
-    "--seeds": ("1-1000000000", "9" * 5000, "1-", "-1", "a", "1,1", "5-1", "1" * 30, "1-3", "٣", "", "1-3,9-99999999"),
-    "--time-budget": ("nan", "inf", "-1", "0", "1e400", "x", "5"),
-    "--jobs": ("0", "-1", "nan", "9" * 5000, "x", "2", "1000000000"),
-    "--arms": ("", ",", "x", "noise", "baseline,baseline", "\udcff", "é"),
-    "--n_embd": ("1000000000", "64"),
-    "--out_dir": ("x",),
+    "--seeds": split(f"1-1000000000 {'9' * 5000} 1- -1 a 1,1 5-1 {'1' * 30} 1-3 ٣ 1-3,9-99999999"),
+    "--time-budget": split("nan inf -1 0 1e400 x 5"),
+    "--jobs": split(f"0 -1 nan x 2 1000000000 {'9' * 5000}"),
+    "--arms": split(", x noise baseline,baseline \udcff é"),
+    "--n_embd": ["1000000000", "64"],
+    "--out_dir": ["x"],
 }
 UNTRIED = ("plot",)  # draws in a process of its own
 
@@ -57,17 +67,18 @@ def configure(case):
         return sweep(case)
     words = template.words(max_iters=2, warmup_iters=0, eval_interval=2)
     if draw < 0.4:
-        words = words[:5] + [write_config(case)] + words[5:]
+        words = [*words[:5], write_config(case), *words[5:]]
     names = case.rng.sample([name for name in OPTIONS if name not in UNTRIED], case.rng.choice((1, 1, 2, 3)))
     words += [f"--{name}={text(case.rng, name)}" for name in names if draw < 0.1 or draw > 0.3]
     if draw > 0.97:
-        words.append(case.rng.choice(("--", "-x", "--seed", "--=1", "-", "", "--seed 2", "x=y", "--no-such=1", "\udcff")))
+        words.append(case.rng.choice(STRANGE))
     return begins(case, words)
 
 
 def text(rng, name):
     choices = OPTIONS[name].choices
-    return rng.choice(choices) if choices and rng.random() < 0.5 else rng.choice(TEXTS)
+    likely = choices or (WORDS if str in OPTIONS[name].kinds else NUMBERS)
+    return rng.choice(likely if rng.random() < 0.7 else (*NUMBERS, *WORDS))
 
 
 def write_config(case):
@@ -126,8 +137,8 @@ BODY = bytes(range(256)) * 40
 LATER = BODY[::-1]  # another version of the file
 SHA256 = hashlib.sha256(BODY).hexdigest()
 HALF = len(BODY) // 2
-QUICK = {"TIMEOUT": 0.5, "DEADLINE": 2, "SLOWEST": 5_000}  # in place of download's own, where it has them
-HANGS = 40  # seconds after which a download hangs: three attempts at each of two mirrors, on a busy machine
+QUICK = {"TIMEOUT": 1, "DEADLINE": 3}  # in place of download's own, where it has them
+HANGS = 60  # seconds after which a download hangs: three attempts at each of two mirrors, on a busy machine
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -203,9 +214,6 @@ def breaks(then, first=BODY[:HALF], **headers):
 
 
 def resets(handler):
-    import socket
-    import struct
-
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     handler.connection.close()
 
@@ -217,44 +225,51 @@ def part(start, body, **headers):
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 LINES = b"".join(b"X-%d: y\r\n" % n for n in range(1000))
-ADDRESSES = (
-    *("http://", "http:///", "http://[", "http://[::1", "http://a b/", "//", "http://:99999/", "http://127.0.0.1:x/"),
-    *("ftp://x/", "file:///etc/passwd", "javascript:1", "http://\xff/", "http://" + "a" * 70 + "/", "http://.a/", ""),
-    *("/bad", "http://127.0.0.1:9/", "http://*/", "http://a..b/", "gopher:1", "http://127.0.0.1:-1/"),
-)
+SLOW_HEADER, ENDLESS = b"X: " + b"y" * 10_000, b"HTTP/1.1 100 Continue\r\n\r\n"
+STATUSES = (204, 206, 300, 304, 400, 401, 403, 404, 408, 416, 418, 429, 451, 500, 503, 599)
+ADDRESSES = [
+    *("", "http://a b/"),
+    *split(
+        "http:// http:/// http://[ http://[::1 // http://:99999/ http://127.0.0.1:x/ ftp://x/ file:///etc/passwd"
+        f" javascript:1 http://\xff/ http://{'a' * 70}/ http://.a/ /bad http://127.0.0.1:9/ http://*/ http://a..b/"
+        " http://127.0.0.1:-1/"
+    ),
+]
+BODIES = (b"", BODY[:-1], BODY + b"x", LATER, b"<!DOCTYPE html><html>sign in", b"\0" * len(BODY))
 ATTACKS = (
-    *(answers(status) for status in (204, 206, 300, 304, 400, 401, 403, 404, 408, 416, 418, 429, 451, 500, 503, 599)),
+    *map(answers, STATUSES),
     *(answers(302, Location=address) for address in ADDRESSES),
-    *(answers(200, body) for body in (b"", BODY[:-1], BODY + b"x", LATER, b"<!DOCTYPE html><html>sign in", b"\0" * len(BODY))),
-    *(answers(200, gzip.compress(BODY), Content_Encoding="gzip"), answers(200, BODY, Content_Encoding="gzip")),
-    *(resets, raw(b""), raw(b"\0" * 1000), raw(b"HTTP/9.9 abc\r\n\r\n"), raw(b"220 ftp ready\r\n"), raw(OK + b"\r\n", BODY)),
-    *(raw(OK + b"\r\n", forever=b"x" * 60_000, pause=0), raw(OK + b"\r\n", forever=b"x")),
-    *(raw(forever=b"HTTP/1.1 100 Continue\r\n\r\n", pause=0.01), raw(OK, forever=b"X: y\r\n"), raw(OK + LINES * 100)),
-    *(byte_by_byte(b"", OK * 100), byte_by_byte(OK, b"X: " + b"y" * 10_000), byte_by_byte(CHUNKED, b"0" * 10_000)),
-    *(raw(CHUNKED + b"-5\r\nxx"), raw(CHUNKED + b"zz\r\n"), raw(CHUNKED + b"ffffffffffff\r\nx"), raw(CHUNKED, forever=b"1\r\nx\r\n")),
-    *(raw(CHUNKED + b"10\r\n" + BODY[:16] + b"\r\n"), raw(OK + b"Content-Length: -5\r\n\r\nx"), raw(OK + b"Content-Length: x\r\n\r\nx")),
-    *(answers(200, BODY, Content_Length="1"), raw(OK + b"Content-Length: 99999999999999\r\n\r\n", BODY)),
-    *(breaks(part(HALF + 1, BODY[HALF + 1 :])), breaks(part(0, BODY)), breaks(part(HALF, LATER[HALF:], ETag='"2"'), ETag='"1"')),
-    *(breaks(part(HALF, BODY[HALF:] + b"x")), breaks(answers(416)), breaks(resets), breaks(whole), breaks(answers(206, BODY))),
-    *(breaks(part(HALF, BODY[HALF:])), breaks(answers(200, LATER)), breaks(resets, first=LATER[:HALF])),
-)
+    *(answers(200, body) for body in BODIES),
+    *(answers(200, body, Content_Encoding="gzip") for body in (gzip.compress(BODY), BODY)),
+    *(resets, raw(), raw(b"\0" * 1000), raw(b"HTTP/9 x\r\n\r\n"), raw(b"220 ftp\r\n"), raw(OK, b"\r\n", BODY)),
+    *(raw(OK, b"\r\n", forever=b"x" * 60_000, pause=0), raw(OK, b"\r\n", forever=b"x"), raw(OK, LINES * 100)),
+    *(raw(forever=ENDLESS, pause=0.01), raw(OK, forever=b"X: y\r\n"), raw(CHUNKED, forever=b"1\r\nx\r\n")),
+    *(byte_by_byte(b"", OK * 100), byte_by_byte(OK, SLOW_HEADER), byte_by_byte(CHUNKED, b"0" * 10_000)),
+    *(raw(CHUNKED, size + b"\r\n" + BODY[:16]) for size in (b"-5", b"zz", b"ffffffffffff", b"10", b"")),
+    *(raw(OK, b"Content-Length: " + size + b"\r\n\r\n", BODY) for size in (b"-5", b"x", b"1", b"9" * 15, b"")),
+    *map(breaks, (resets, whole, answers(416), answers(206, BODY), answers(200, LATER), part(0, BODY))),
+    *(breaks(part(HALF + more, BODY[HALF + more :])) for more in (-1, 0, 1)),
+    *(breaks(part(HALF, LATER[HALF:], ETag='"2"'), ETag='"1"'), breaks(part(HALF, BODY[HALF:] + b"x"))),
+    breaks(resets, first=LATER[:HALF]),
+)  # fmt: skip
 
 
 def serve(case):
     """A bad mirror before a good one, or alone, of a file of known hash or not; a server for each number."""
-    number = int(case.home.name.rpartition("-")[2])
-    attack = ATTACKS[number * len(ATTACKS) // 60 % len(ATTACKS)] if number < 60 else case.rng.choice(ATTACKS)
+    attack = ATTACKS[case.index % len(ATTACKS)]
     alone, known = case.rng.random() < 0.2, case.rng.random() < 0.75
     target = case.path / "got"
     child = case.start("train.py", [], before=functools.partial(fetch, attack, alone, known, target))
     try:
         verdict = outcome(child.wait(HANGS))
     except Wrong as wrong:
-        raise Wrong(f"{wrong} ({'one mirror' if alone else 'two mirrors'}, hash {'known' if known else 'unknown'})") from None
+        how = f"{'one mirror' if alone else 'two mirrors'}, hash {'known' if known else 'unknown'}"
+        raise Wrong(f"{wrong} ({how})") from None
     left = sorted(path.name for path in case.path.iterdir())
     if verdict == "refused":
         if left or not alone:
-            raise Wrong(f"a refusal: with {'files left, ' + str(left) if left else 'a good mirror'}: {child.err.strip()[:300]}")
+            why = f"with files left, {left}" if left else "with a good mirror"
+            raise Wrong(f"a refusal: {why}: {child.err.strip()[:300]}")
     elif left != ["got"] or (known and target.read_bytes() != BODY):
         raise Wrong(f"a wrong file got in: {left}")
     elif not known and target.read_bytes() not in (BODY, LATER) and mixed(target.read_bytes()):
@@ -269,6 +284,7 @@ def mixed(found):
 def fetch(attack, alone, known, target):
     """In the child: serve, download, and end as a script does."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.handle_error = lambda *_: None
     server.daemon_threads, server.block_on_close = True, False
     server.attack, server.times, server.stopped = attack, 0, threading.Event()
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
@@ -276,6 +292,7 @@ def fetch(attack, alone, known, target):
         if hasattr(download, name):
             setattr(download, name, value)
     download.time.sleep = lambda _: None
-    urls = [f"http://127.0.0.1:{server.server_address[1]}/{name}" for name in (("bad",) if alone else ("bad", "good"))]
+    mirrors = ["bad"] if alone else ["bad", "good"]
+    urls = [f"http://127.0.0.1:{server.server_address[1]}/{name}" for name in mirrors]
     known = (SHA256, len(BODY)) if known else (None, None)
     run_script(lambda _: download.fetch(urls, known[0], target, size=known[1], most=1 << 20) and 0)

@@ -6,6 +6,7 @@ killed, be robbed of its disk, or run out of time or memory. Linux and macOS onl
 
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -40,20 +41,18 @@ shutil.copytree(
 LAB.chmod(0o755)  # for what runs as nobody
 sys.path.insert(0, str(TREE))
 
-import requests  # noqa: E402, F401
 import torch  # noqa: E402
-import torch._dynamo  # noqa: E402
 
-import analysis.collect  # noqa: E402
-import analysis.report  # noqa: E402
-import plot  # noqa: E402
-import sweep  # noqa: E402
-import train  # noqa: E402
-import training.export  # noqa: E402, F401
+for module in ("torch._dynamo", "requests", "train", "plot", "sweep", "analysis.collect", "analysis.report"):
+    importlib.import_module(module)  # once, for all children
 
 torch.set_num_threads(1)
 init = torch.amp.GradScaler.__init__
-init.__defaults__ = (*init.__defaults__[:1], 2.0**24, *init.__defaults__[2:])  # so high that float16 skips steps
+init.__defaults__ = (
+    *init.__defaults__[:1],
+    2.0**24,
+    *init.__defaults__[2:],
+)  # so high that float16 skips steps
 
 
 class Wrong(Exception):
@@ -67,6 +66,7 @@ class Child:
     """
 
     def __init__(self, folder, script, words, before=None, user=None, **environment):
+        self.script = script
         self.command = " ".join(["python", script, *(ascii(word)[1:-1] for word in words)])
         self.io = Path(tempfile.mkdtemp(dir=LAB))
         self.status = None
@@ -121,7 +121,9 @@ def live(folder, script, words, io, before, user, environment):
     os.chdir(folder)
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(io / name, os.O_WRONLY | os.O_APPEND), number)
-    sys.stdout, sys.stderr = (open(n, "w", encoding="utf-8", errors=e) for n, e in ((1, "strict"), (2, "replace")))
+    sys.stdout, sys.stderr = (
+        open(n, "w", encoding="utf-8", errors=e) for n, e in ((1, "strict"), (2, "replace"))
+    )
     signal.signal(signal.SIGINT, signal.default_int_handler)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     os.environ |= {"HOME": str(folder), **environment}
@@ -149,7 +151,7 @@ class Case:
     decide."""
 
     def __init__(self, kind, seed, index, template):
-        self.rng = random.Random(f"{kind} {seed} {index}")
+        self.index, self.rng = index, random.Random(f"{kind} {seed} {index}")
         self.home = LAB / f"{kind}-{seed}-{index}"
         self.path = self.home / "here"
         shutil.copytree(LAB / template, self.path, symlinks=True)
@@ -178,15 +180,15 @@ def is_refusal(child):
 
 
 def outcome(child, fine=(0,)):
-    """"fine" or "refused"; Wrong for any other end."""
+    """Whether it is "fine" or "refused"; Wrong for any other end."""
     if child.status == 2 and is_refusal(child):
         return "refused"
     if child.status in fine and "Traceback" not in child.err:
         return "fine"
     lines = child.err.strip().splitlines() or ["nothing"]
-    last = next((line for line in reversed(lines) if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)), lines[-1])
-    what = "a traceback" if "Traceback" in child.err else f"status {child.status} and {len(lines)} lines of error"
-    raise Wrong(f"{what}: {last[:250]}: {child.command[:250]}")
+    traces = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)]
+    what = "a traceback" if "Traceback" in child.err else f"status {child.status}, {len(lines)} lines of error"
+    raise Wrong(f"{what}: {(traces or lines)[-1][:250]}: {child.script}")
 
 
 # What a run has come to.

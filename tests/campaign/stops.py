@@ -3,6 +3,7 @@
 import errno
 import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,13 +12,17 @@ from pathlib import Path
 
 import disk
 import template
-from lab import TREE, Wrong, check_same, is_refusal, outcome
+from lab import LAB, TREE, Wrong, check_same, outcome, summary
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 KILLED_KINDS = (*("plain", "noise", "plateau", "float16", "init_from", "diagnosis") * 3, "two processes")
 DISK_KINDS = ("plain", "init_from")
 GONE = 15  # seconds in which a process notices that its parent has gone
-LONG = {"max_iters": 4000, "eval_interval": 1000, "checkpoint_interval": 100, "log_interval": 10}
+LONGEST = 600  # seconds that a run of LONG may take, on a busy machine
+LONG = {
+    **{"max_iters": 400, "gradient_accumulation_steps": 8, "eval_interval": 100},
+    **{"checkpoint_interval": 10, "log_interval": 5},
+}
 
 
 def ends_right(case, kind, run="run"):
@@ -78,8 +83,8 @@ def check_stop(child):
 def operations(kind):
     """[(operation, path)] of the undisturbed run of a kind."""
     template.undisturbed(kind)
-    folder = template.LAB / f"undisturbed {kind}"
-    template.shutil.rmtree(folder / "run")
+    folder = LAB / f"undisturbed {kind}"
+    shutil.rmtree(folder / "run")
     return disk.operations_of(folder, template.words(kind))
 
 
@@ -99,11 +104,11 @@ def fail_at(case, make):
 
 
 def crash(case):
-    after = case.rng.random() < 0.5
-    kind, child, where = fail_at(case, lambda _, instant: disk.Die(case.path, instant, after))
+    when = case.rng.choice(("before", "within", "after"))
+    kind, child, where = fail_at(case, lambda _, instant: disk.Die(case.path, instant, when))
     if child.status != disk.DIED:
         outcome(child)
-    return said_where(case, kind, f"{'after' if after else 'before'} {where}")
+    return said_where(case, kind, f"{when} {where}")
 
 
 def cut_power(case):
@@ -118,9 +123,9 @@ def cut_power(case):
 
 
 def fill_disk(case):
-    number = case.rng.choice((errno.ENOSPC, errno.EIO))
-    kind, child, where = fail_at(case, lambda _, instant: disk.Fail(case.path, instant, number))
-    where = f"{errno.errorcode[number]} from {where}"
+    number, once = case.rng.choice(((errno.ENOSPC, False), (errno.EIO, False), (errno.EIO, True)))
+    kind, child, where = fail_at(case, lambda _, instant: disk.Fail(case.path, instant, number, once))
+    where = f"{errno.errorcode[number]} {'at' if once else 'from'} {where}"
     try:
         if outcome(child) == "refused" and str(Path("run") / "") not in child.err:
             raise Wrong(f"a line that names no file: {child.err.strip()}")
@@ -139,56 +144,46 @@ def said_where(case, kind, where):
 # orphans
 
 
-def prepare_orphans():
-    for kind in ("long", "long, two processes"):
-        template.KINDS.setdefault(kind, LONG)
-    template.KINDS["long"] = LONG
-
-
 def orphan(case):
     """kill -9 of torchrun, or of sweep.py: what they started stops by itself, and their command goes on."""
-    torchrun = case.rng.random() < 0.5
-    if torchrun:
-        words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(TREE / "train.py")]
-        words, run = [*words, *template.words("plain", **LONG)], case.path / "run"
-    else:
-        options = ", ".join(f"{name}={value!r}" for name, value in LONG.items())
-        text = template.STUDY.replace('dict(noise_sigma=0.0)', f"dict({options})").replace("(1, 2)", "(1,)")
-        (case.path / "tiny.py").write_text(text)
-        words, run = [str(TREE / "sweep.py"), "tiny.py"], case.path / "out/tiny/full/baseline/seed1"
-    parent = start(case, words)
-    wait_for(lambda: '"iter": 150,' in text_of(run / "log.jsonl"), 120, parent)
+    words, run = case.rng.choice((torchrun, sweep))(case)
+    calm = case.home / "calm"
+    shutil.copytree(case.path, calm)
+    parent = start(case.path, words)
+    if not wait_for(lambda: '"iter": 30,' in text_of(run / "log.jsonl"), parent):
+        raise Wrong(f"a run that does not come to iteration 30: {text_of(case.home / 'said')[-300:]}")
     parent.kill()
     parent.wait()
-    check_gone(case, run)
-    if start(case, words).wait(300):
-        raise Wrong(f"a lost parent's command does not go on: {text_of(case.home / 'said')[-300:]}")
-    wanted = case.path / "wanted"
-    again = [word.replace("=run", "=wanted") for word in words]
-    return compare(case, run, again, torchrun, wanted)
-
-
-def compare(case, run, again, torchrun, wanted):
-    """Train the same without a disturbance; Wrong where the ends differ."""
-    from lab import summary
-
-    if torchrun:
-        start(case, again).wait(300)
-    else:
-        run.rename(wanted)
-        start(case, again).wait(300)
-    check_same(run, summary(wanted), "")
+    check_gone(case.path, run)
+    for folder in (case.path, calm):
+        if start(folder, words).wait(LONGEST):
+            raise Wrong(f"a lost parent's command does not go on: {text_of(case.home / 'said')[-300:]}")
+    check_same(run, summary(calm / run.relative_to(case.path)), "")
     return "recovered"
 
 
-def start(case, words):
-    with open(case.home / "said", "a") as said:
-        how = {"stdout": said, "stderr": said, "env": os.environ | {"PYTHONPATH": str(TREE)}}
-        return subprocess.Popen([sys.executable, *words], cwd=case.path, **how)
+def torchrun(case):
+    """(the words after `python`, the run's folder)."""
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(TREE / "train.py")]
+    return [*words, *template.words("plain", **LONG)], case.path / "run"
 
 
-def wait_for(condition, limit, process=None):
-    end = time.monotonic() + limit
+def sweep(case):
+    study = template.STUDY.replace("dict(noise_sigma=0.0)", f"dict(**{LONG})").replace("(1, 2)", "(1,)")
+    (case.path / "tiny.py").write_text(study)
+    return [str(TREE / "sweep.py"), "tiny.py"], case.path / "out/tiny/full/baseline/seed1"
+
+
+def start(folder, words):
+    with open(folder.parent / "said", "a") as said:
+        environment = os.environ | {"PYTHONPATH": str(TREE)}
+        how = {"stdout": said, "stderr": said, "env": environment}
+        return subprocess.Popen([sys.executable, *words], cwd=folder, **how)
+
+
+def wait_for(condition, process=None, limit=GONE):
+    """Whether a condition comes to hold, in time or before a process ends."""
+    end = time.monotonic() + (LONGEST if process else limit)
     while not condition():
         if time.monotonic() > end or (process and process.poll() is not None):
             return False
@@ -196,16 +191,15 @@ def wait_for(condition, limit, process=None):
     return True
 
 
-def check_gone(case, run):
-    """Wrong where a process whose working folder is the case's lives on, or has trained to the end."""
-    if not wait_for(lambda: not living(case.path), GONE):
-        reached = text_of(run / "log.jsonl").strip().rpartition("\n")[2][:60]
-        for process in living(case.path):
-            os.kill(process, signal.SIGKILL)
-        wait_for(lambda: not living(case.path), GONE)
-        raise Wrong(f"an orphan trains on {GONE} s later: {reached}")
-    if (run / "result.json").exists():
-        raise Wrong("an orphan has trained to the end: of a run of 4,000 iterations")
+def check_gone(folder, run):
+    """Wrong where a process that works in a folder lives on, or has trained to the end."""
+    gone = wait_for(lambda: not living(folder))
+    reached = text_of(run / "log.jsonl").strip().rpartition("\n")[2][:40]
+    for process in living(folder):
+        os.kill(process, signal.SIGKILL)
+    wait_for(lambda: not living(folder))
+    if not gone or (run / "result.json").exists():
+        raise Wrong(f"an orphan trains on: {GONE} s later {reached}")
 
 
 def living(folder):
@@ -213,7 +207,10 @@ def living(folder):
     found = []
     for path in Path("/proc").glob("[0-9]*/cwd"):
         try:
-            if os.readlink(path) == str(folder) and "Z" not in (path.parent / "stat").read_text().split(")")[1][:3]:
+            if (
+                os.readlink(path) == str(folder)
+                and "Z" not in (path.parent / "stat").read_text().split(")")[1][:3]
+            ):
                 found.append(int(path.parent.name))
         except OSError:
             continue

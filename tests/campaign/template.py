@@ -1,4 +1,4 @@
-"""What the attacks begin from: corpora, runs of every kind that ended undisturbed, a stopped run, an export, a study."""
+"""What the attacks begin from: a corpus, undisturbed runs of every kind, a stopped run, an export, a study."""
 
 import shutil
 import socket
@@ -20,14 +20,19 @@ KINDS = {
     "plateau": {"noise_schedule": "plateau", "noise_sigma": 0.3, "noise_gamma": 0.5, "plateau_interval": 3},
     "float16": {"dtype": "float16"},
     "diagnosis": {"noise_sigma": 0.01, "diagnose_interval": 3},
-    "init_from": {"init_from": "source", "noisytune_lambda": 0.15, "noise_sigma": 1.0, "noise_schedule": "cosine"},
+    "init_from": {
+        "init_from": "source",
+        "noisytune_lambda": 0.15,
+        "noise_sigma": 1.0,
+        "noise_schedule": "cosine",
+    },
     "two processes": {"max_iters": 30},
 }
 STUDY = '''"""Two arms."""
 base = "config/quickstart.py"
-common = dict(dtype="float32", dataset="./corpus", device="cpu", threads=1, batch_size=4, block_size=16, n_layer=1,
-    n_head=2, n_embd=16, max_iters=8, warmup_iters=2, eval_interval=2, eval_tokens=256, eval_train_tokens=256,
-    log_interval=1, checkpoint_interval=4, sample_tokens=0, plot=False)
+common = dict(dtype="float32", dataset="./corpus", device="cpu", threads=1, batch_size=4, block_size=16,
+    n_layer=1, n_head=2, n_embd=16, max_iters=8, warmup_iters=2, eval_interval=2, eval_tokens=256,
+    eval_train_tokens=256, log_interval=1, checkpoint_interval=4, sample_tokens=0, plot=False)
 arms = {"baseline": dict(noise_sigma=0.0), "noise": dict(noise_sigma=0.1)}
 baseline = "baseline"
 seeds = (1, 2)
