@@ -225,7 +225,7 @@ def change_line(case, path):
     at, line = case.rng.randrange(len(lines)), case.rng.choice(LINES)
     lines[at] = line
     path.write_text("\n".join(lines) + "\n")
-    return f"line {at} is {line[:30]!r}"
+    return f"{at} is {line[:40]!r}"
 
 
 def change_checkpoint(case, path):

@@ -20,7 +20,7 @@ DISK_KINDS = ("plain", "init_from")
 GONE = 15  # seconds in which a process notices that its parent has gone
 LONGEST = 600  # seconds that a run of LONG may take, on a busy machine
 LONG = {
-    **{"max_iters": 400, "gradient_accumulation_steps": 8, "eval_interval": 100},
+    **{"max_iters": 250, "gradient_accumulation_steps": 8, "eval_interval": 100},
     **{"checkpoint_interval": 10, "log_interval": 5},
 }
 
