@@ -57,6 +57,10 @@ SWEPT = {
     "--n_embd": ["1000000000", "64"],
     "--out_dir": ["x"],
 }
+SIZES = split(
+    "n_embd n_layer n_head block_size batch_size gradient_accumulation_steps max_iters eval_tokens seed"
+)
+PATHS = ("dataset", "init_from", "out_dir")
 UNTRIED = ("plot",)  # draws in a process of its own
 
 
@@ -68,11 +72,17 @@ def configure(case):
     words = template.words(max_iters=2, warmup_iters=0, eval_interval=2)
     if draw < 0.4:
         words = [*words[:5], write_config(case), *words[5:]]
-    names = case.rng.sample([name for name in OPTIONS if name not in UNTRIED], case.rng.choice((1, 1, 2, 3)))
+    names = draw_names(case.rng, 3)
     words += [f"--{name}={text(case.rng, name)}" for name in names if draw < 0.1 or draw > 0.3]
     if draw > 0.97:
         words.append(case.rng.choice(STRANGE))
     return begins(case, words)
+
+
+def draw_names(rng, most):
+    """Some options, sizes and paths more often than the others."""
+    group = rng.choice((SIZES, PATHS, [*OPTIONS], [*OPTIONS]))
+    return rng.sample([name for name in group if name not in UNTRIED], rng.randint(1, most))
 
 
 def text(rng, name):
@@ -86,7 +96,7 @@ def write_config(case):
     if case.rng.random() < 0.25:
         path.write_bytes(case.rng.choice(FILES))
     else:
-        names = case.rng.sample([name for name in OPTIONS if name not in UNTRIED], case.rng.choice((1, 2)))
+        names = draw_names(case.rng, 2)
         path.write_text("\n".join(f"{name} = {case.rng.choice(LITERALS)}" for name in names))
     return path.name
 

@@ -67,7 +67,8 @@ class Child:
 
     def __init__(self, folder, script, words, before=None, user=None, **environment):
         self.script = script
-        self.command = " ".join(["python", script, *(ascii(word)[1:-1] for word in words)])
+        shown = (word if len(word) < 80 else f"{word[:40]}... ({len(word):,} characters)" for word in words)
+        self.command = " ".join(["python", script, *(ascii(word)[1:-1] for word in shown)])
         self.io = Path(tempfile.mkdtemp(dir=LAB))
         self.status = None
         for name in ("out", "err"):
