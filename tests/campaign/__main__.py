@@ -38,6 +38,15 @@ def main(argv):
         sys.exit(__doc__)
     classes, scale = options.get("class", ",".join(CLASSES)).split(","), float(options.get("scale", 1))
     seed, only = int(options.get("seed", 1)), options.get("only")
+    try:
+        return campaign(classes, scale, seed, only and [int(only)])
+    finally:
+        if not only:
+            shutil.rmtree(lab.LAB, ignore_errors=True)
+
+
+def campaign(classes, scale, seed, only):
+    """Attack by some classes, print the table, and return the exit status."""
     (lab.LAB / "empty").mkdir()
     template.make_base()
     if any(CLASSES[name][-1] == "full" for name in classes):
@@ -47,16 +56,13 @@ def main(argv):
         what, full, _, prepare, _ = CLASSES[name]
         if prepare:
             prepare()
-        numbers = [int(only)] if only else range(max(1, round(full * scale)))
-        found = attack(name, seed, numbers, keep=bool(only))
+        found = attack(name, seed, only or range(max(1, round(full * scale))), keep=bool(only))
         counts = collections.Counter(verdict for _, verdict, _ in found)
         rows.append(
             (name, what, len(found), *(counts[verdict] for verdict in ("recovered", "refused", "wrong")))
         )
         wrongs += [(name, number, said) for number, verdict, said in found if verdict == "wrong"]
     report(rows, wrongs, seed)
-    if not only:
-        shutil.rmtree(lab.LAB, ignore_errors=True)
     return 1 if wrongs else 0
 
 
