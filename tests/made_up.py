@@ -6,6 +6,7 @@ import math
 from analysis import tables
 from config import settle
 from data.files import read_json, write_json
+from training.run_folder import LOSSES
 
 META = {
     **{"format": 1, "name": "shakespeare_char", "unit": "character", "vocab_size": 2, "vocabulary": ["a", "b"]},
@@ -14,6 +15,11 @@ META = {
 }
 OTHER_DATA = {**META, "splits": {**META["splits"], "train": {"tokens": 9, "sha256": "def0" * 16}}}
 MACHINE = {"device": "cpu", "dtype": "float32", "threads": 1, "name": "made up"}
+
+
+ENDED = {"best_val_loss": 1.0, "best_iter": 5, "iterations": 1000, "tokens": 9000, "seconds": 100.0}
+FINISHED = {"status": "finished", **ENDED, **dict.fromkeys(LOSSES, 1.0)}
+DIVERGED = {"status": "diverged", **ENDED, "diverged_at": 999}
 
 
 def val_loss(iteration, seed, sigma):
@@ -36,11 +42,8 @@ def fake_run(folder, seed=1, meta=META, until=1000, status="finished", **options
                 print(json.dumps(event), file=log)
     if until == 1000:
         last = val_loss(1000, seed, config.noise_sigma)
-        counts = {"best_iter": 1000, "iterations": 1000, "tokens": 1_000_000, "seconds": 100.0}
-        losses = {"diverged_at": 999, "best_val_loss": 1.0}
-        if status == "finished":
-            losses = dict.fromkeys(tables.LOSSES, last)
-        write_json(folder / "result.json", {"status": status, **counts, **losses})
+        ended = FINISHED | dict.fromkeys(tables.LOSSES, last) if status == "finished" else DIVERGED
+        write_json(folder / "result.json", {**ended, "best_iter": 1000})
     return folder
 
 

@@ -22,7 +22,7 @@ import noise
 import train
 from config import ROOT, UserError, load
 from data import files
-from data.files import replacing
+from data.files import read_json, replacing
 from training.controls import TARGETS
 from training.machine import Machine
 from training.run_folder import RunFolder, read_log, read_result
@@ -367,7 +367,7 @@ def test_law_5_the_folder_explains_itself(run, tmp_path):
     assert about["seeds"] == {"seed": 1, "data_seed": 1}
     assert {"device", "dtype", "threads", "name"} <= set(about["machine"])
     assert {"vocabulary", "splits", "source"} <= set(about["corpus"])
-    options = json.loads((folder / "config.json").read_text())
+    options = read_json(folder / "config.json")
     again = load([f"--{name}={value}" for name, value in {**options, "out_dir": tmp_path / "again"}.items()])
     assert train.main([f"--{name}={value}" for name, value in vars(again).items()]) == 0
     assert same_weights(tmp_path / "again", folder)

@@ -177,7 +177,7 @@ def test_arms_that_exploded_do_not_set_the_scale_and_are_said(tmp_path):
 
 def test_corpora_and_sizes_are_panels_and_many_arms_are_spread(tmp_path):
     other = {**OTHER_DATA, "name": "enwik8"}
-    other |= {"unit": "byte", "partial": {"tokens": 4_000_000, "of": 100_000_000}}
+    other |= {"unit": "byte", "vocabulary": [97, 98], "partial": {"tokens": 4_000_000, "of": 100_000_000}}
     fake_run(tmp_path / "part" / "baseline" / "seed1", meta=other, dataset="enwik8")
     arms = {f"n{n}": {"noise_sigma": 0.1 * n} for n in range(1, 9)}
     make_study(tmp_path / "study", {"baseline": {}, **arms, "wide": {"n_embd": 768}}, seeds=(1,))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import checkpoint
+from made_up import DIVERGED
 
 from config import UserError
 from data.corpus import Corpus
@@ -66,7 +67,7 @@ def test_a_run_that_cannot_be_measured_is_named_and_stops_no_other(run, tmp_path
     for name in ("a_gone", "b_diverged", "c_good"):
         run(name, max_iters=5)
     (tmp_path / "a_gone" / "last.pt").unlink()
-    write_json(tmp_path / "b_diverged" / "result.json", {"status": "diverged", "diverged_at": 4})
+    write_json(tmp_path / "b_diverged" / "result.json", DIVERGED)
     capsys.readouterr()
     assert sharpness.main([str(tmp_path)]) == 0
     named = {line.split(":")[0] for line in capsys.readouterr().out.splitlines()}

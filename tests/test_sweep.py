@@ -17,6 +17,7 @@ import tty
 from pathlib import Path
 from types import SimpleNamespace
 
+import made_up
 import pytest
 from conftest import LIMIT, own, same_weights
 
@@ -56,7 +57,7 @@ def study(tmp_path, corpus, monkeypatch):
     return write
 
 
-FINISHED = {"status": "finished", "best_val_loss": 1, "final_val_loss": 1, "iterations": 100, "seconds": 1000.0}
+FINISHED = {**made_up.FINISHED, "iterations": 100, "seconds": 1000.0}
 
 
 # What a study asks for.
@@ -201,7 +202,7 @@ def test_a_dry_run_shows_what_there_is_and_what_is_left_and_list_a_command_for_e
         run.folder.mkdir(parents=True)
     (runs[0].folder / "result.json").write_text(json.dumps(FINISHED))
     (runs[1].folder / "log.jsonl").write_text(
-        '{"kind": "train", "iter": 10}\n{"kind": "train", "iter": 20}\n{"ki'
+        '{"kind": "train", "iter": 10, "loss": 2}\n{"kind": "train", "iter": 20, "loss": 2}\n{"ki'
     )
     held = lock(runs[1].folder / "lock")
     assert sweep.main([file, "--dry-run", "--jobs=2"]) == 0
@@ -283,7 +284,7 @@ def test_a_damaged_run_is_named_and_left_out_and_the_others_are_trained(study, m
 def test_an_odd_line_in_a_log_stops_no_look_at_the_runs(study, text):
     run = read_study(study()).runs[0]
     run.folder.mkdir(parents=True)
-    (run.folder / "log.jsonl").write_text('{"kind": "train", "iter": 7}\n' + text + "\n")
+    (run.folder / "log.jsonl").write_text('{"kind": "train", "iter": 7, "loss": 1.0}\n' + text + "\n")
     assert reached(run) == 7
 
 
@@ -382,7 +383,9 @@ def test_a_signal_and_the_time_stop_each_run_at_a_checkpoint(study, number):
     if number in (signal.SIGINT, signal.SIGKILL):
         for seconds in (2, 20, 200):  # a loaded machine may begin nothing in so short a time
             swept("tiny.py", f"--time-budget={seconds}", *long, status=sweep.TIME_IS_UP)
-            if all(read_json(folder / "last.json") > step > 0 for folder, step in first.items()):
+            if all(
+                read_json(folder / "last.json")["step"] > step["step"] > 0 for folder, step in first.items()
+            ):
                 return
         raise AssertionError("no run went on")
 

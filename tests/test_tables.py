@@ -8,7 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
-from made_up import diverge, edit, fake_run, make_study, val_loss
+from made_up import DIVERGED, diverge, edit, fake_run, make_study, val_loss
 from scipy import stats
 
 from analysis import tables as t
@@ -57,7 +57,7 @@ def test_an_arm_says_which_runs_it_lost_and_has_a_row_with_none_left(two_arms):
     fake_run(two_arms / "noise" / "seed5", 5, noise_sigma=0.1, until=500)
     assert cells_of(t.loss_table(read([two_arms])))["noise (1 diverged, 1 unfinished)"]["n"] == "3"
     for folder in two_arms.glob("*/seed*"):
-        write_json(folder / "result.json", {"status": "diverged", "diverged_at": 9})
+        write_json(folder / "result.json", DIVERGED)
     assert t.loss_table(read([two_arms])).numbers.n.tolist() == [0, 0]
 
 

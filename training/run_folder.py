@@ -45,6 +45,11 @@ OWN_FILES = (  # in the order in which they go: what an interruption leaves is n
     "run.json",
 )
 
+OPTIONS = {
+    "dataset": str,
+    "seed": int,
+    "max_iters": int,
+}  # of config.json; `recorded` checks all
 MACHINE = {"device": str, "dtype": str, "threads": int, "name": (str, NoneType)}
 ABOUT = {
     **{"machine": MACHINE, "corpus": dict, "parameters": int, "versions": dict},
@@ -239,7 +244,7 @@ def is_run(folder):
 def read_config(folder):
     """The Config in a run's config.json, or None where there is none; UserError where it is damaged."""
     path = Path(folder) / "config.json"
-    options = read_json(path, dict)
+    options = read_json(path, OPTIONS)
     return None if options is None else recorded(options, path)
 
 
