@@ -56,7 +56,10 @@ def collect(study, record, place):
     ended = [entry for entry in entries if entry["result"]]
     if ended:
         corpora, lines = {}, {}
-        for line in (compact(entry, corpora) for entry in ended):
+        for entry in ended:
+            if entry["truncated"]:
+                print(f"{entry['folder']}/log.jsonl has lost lines; the others are taken")
+            line = compact(entry, corpora)
             lines[line["arm"], line["seed"]] = line
         merge(place, record, corpora, lines)
     return len(ended), len(entries) - len(ended)

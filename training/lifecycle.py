@@ -127,7 +127,7 @@ def resume(run, folder):
     elif run.config.init_from:
         check_same(run.source_record, about.get("init_from"), folder.path)
     if run.config.init_from and not run.pretrained:
-        run.pretrained = load_pretrained(folder, run.machine.device)
+        run.pretrained = load_pretrained(folder, run)
     gap = folder.cut_log(run.step, (state or {}).get("log"))
     best = folder.load("best.pt")
     if best and best["iter"] > run.step and not why:  # or else the run will come to it again
@@ -148,10 +148,13 @@ def resume(run, folder):
     folder.write("run.json", about)
 
 
-def load_pretrained(folder, device):
+def load_pretrained(folder, run):
     """The weights that the run began from, which its distance is measured from."""
     if weights := folder.load("start.pt"):
-        return {name: tensor.to(device) for name, tensor in weights.items()}
+        shapes = {name: getattr(tensor, "shape", None) for name, tensor in weights.items()}
+        if shapes != {name: parameter.shape for name, parameter in run.model.named_parameters()}:
+            raise UserError(f"{folder.path / 'start.pt'} holds other weights than this run's: restore it")
+        return {name: tensor.to(run.machine.device) for name, tensor in weights.items()}
     raise UserError(f"{folder.path} has lost its start.pt: restore it, or begin afresh with --overwrite=True")
 
 

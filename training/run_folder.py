@@ -31,6 +31,7 @@ from data.files import (
     read_json,
     remove,
     replacing,
+    say_if_large,
     sealed,
     sync_folder,
     temporaries,
@@ -288,6 +289,7 @@ def load_hashed(path):
     path = Path(path)
     if not path.is_file():
         return None, None
+    say_if_large([path])
     with open(path, "rb") as file:  # once: a run in progress may replace the file
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         try:

@@ -27,7 +27,7 @@ TREE = LAB / "tree"
 MEMORY = 8 << 30  # bytes of address space that a command may have, so that a size that cannot be harms nobody
 LIMIT = 240  # seconds that a command may take, unless its attack says otherwise; far more than any needs
 NOBODY = 65534
-CLOCK = re.compile(r"seconds|per_second|peak_memory|resumed|began")  # what a clock or the machine decides
+CLOCK = re.compile(r"seconds|per_second|peak_memory|resumed|began|crc32")  # what a clock or the machine decides
 OWN = re.compile(
     r"\.?(config\.json|run\.json|log\.jsonl|result\.json|sharpness\.json|\w+\.pt|lock)(\..*tmp|\.\w+)?"
 )
@@ -43,7 +43,8 @@ sys.path.insert(0, str(TREE))
 
 import torch  # noqa: E402
 
-for module in ("torch._dynamo", "requests", "train", "plot", "sweep", "analysis.collect", "analysis.report"):
+ROOMS = ("train", "plot", "sweep", "analysis.collect", "analysis.report")
+for module in ("torch._dynamo", "requests", "xml.etree.ElementTree", *ROOMS):
     importlib.import_module(module)  # once, for all children
 
 torch.set_num_threads(1)
