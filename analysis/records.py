@@ -47,7 +47,7 @@ import pandas as pd
 
 from config import UserError, identity, recorded
 from data.files import read_json
-from training.run_folder import corpus_title, find_runs, read_about, read_log, read_result
+from training.run_folder import corpus_title, find_runs, read_about, read_config, read_log, read_result
 
 RUNS = "runs.jsonl.gz"
 ARM = ["study", "size", "setting", "arm"]  # what tells an arm from all others
@@ -124,13 +124,13 @@ def read_folders(folders):
 
 def read_run(path):
     """A run folder as an entry; its arm is the folder's name, or the folder above's where it is seed<n>."""
-    config, about = read_json(path / "config.json", dict), read_about(path)
+    seed, about = read_config(path).seed, read_about(path)
     sharpness = read_json(path / "sharpness.json", {"rises": dict})
     events, truncated = read_log(path)
     truncated |= any("lost" in part for part in about["resumed"])
     is_seed = re.fullmatch(r"seed\d+", path.name)
     arm = (path.resolve().parent if is_seed else path.resolve()).name
-    seed = recorded(config, path / "config.json").seed
+    config = read_json(path / "config.json")  # as it is: read_config adds what is not recorded
     files = {"config": config, "run": about, "result": read_result(path), "sharpness": sharpness}
     return {"arm": arm, "seed": seed, **files, "log": events, "truncated": truncated}
 

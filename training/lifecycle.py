@@ -140,7 +140,7 @@ def resume(run, folder):
         raise UserError(
             f"{folder.path} has lost its best.pt: restore it, or begin afresh with --overwrite=True"
         )
-    lost = [words for words in (why, gap and f"log.jsonl: {gap}") if words]
+    lost = [words for words in (why, gap) if words]
     if lost:
         print(f"{folder.path}: {'; '.join(lost)}; going on from the checkpoint of iteration {run.step:,}")
     now = {"iter": run.step, "machine": run.machine.record(), "versions": versions()}

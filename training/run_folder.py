@@ -9,7 +9,7 @@
     lock          held while a process trains
 
 What is read is verified: a JSON file by its shape and its crc32, a checkpoint by its archive's CRCs, the log by
-the digest that the checkpoint has of it. Readers need no torch; only the checkpoints import it.
+those that the checkpoint and result.json have of it. Readers need no torch; only the checkpoints import it.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ import json
 import math
 import os
 import zipfile
+import zlib
 from pathlib import Path
 from types import NoneType
 
@@ -120,7 +121,10 @@ class RunFolder:
         return READERS[name](self.path)
 
     def write(self, name, value):
+        """Write a JSON file of the folder; result.json has the CRC-32 of the log too."""
         self.sync_log()
+        if name == "result.json":
+            value = {**value, "log_crc32": zlib.crc32(b"".join(self.log_lines()))}
         write_json(self.path / name, sealed(finite(value)))
 
     def can_resume(self, config, corpus_meta):
@@ -169,22 +173,23 @@ class RunFolder:
             raise about(self.path / "log.jsonl", error) from None
 
     def cut_log(self, step, before=None):
-        """Drop what a resume at `step` will write again: events from `step` on, and a line cut short.
+        """Drop what a resume at `step` will write again: events from `step` on, and damaged lines.
 
-        before: the digest of the log that the checkpoint of this step has; None where there is no checkpoint,
-        or it is of an older version. Returns, in words, what the log has lost since then; None for nothing.
+        before: the CRC-32 of each line that there was when the checkpoint of this step was written; None where
+        that is not known. Returns, in words, what is lost of them; None for nothing.
         """
-        path = self.path / "log.jsonl"
-        data = path.read_bytes() if path.is_file() else b""
-        if before and digest_of(data[: before["bytes"]]) == before:
-            kept, lost = data[: before["bytes"]].splitlines(keepends=True), None
-        else:
-            lines = data.split(b"\n")
-            kept = [line + b"\n" for line in lines if (event := parse_event(line)) and event["iter"] < step]
-            lost = before and f"{before['lines'] - len(kept)} of {before['lines']} lines lost, others changed"
-        with replacing(path) as file:
+        kept = [line for line in self.log_lines() if (event := parse_event(line)) and event["iter"] < step]
+        if before is not None:
+            known = set(before)
+            kept = [line for line in kept if zlib.crc32(line) in known]
+        with replacing(self.path / "log.jsonl") as file:
             file.writelines(kept)
-        return lost
+        lost = len(before or kept) - len(kept)
+        return f"log.jsonl has lost {lost} of {len(before)} lines" if lost else None
+
+    def log_lines(self):
+        path = self.path / "log.jsonl"
+        return path.read_bytes().splitlines(keepends=True) if path.is_file() else []
 
     def save(self, name, state):
         """Save a checkpoint, a nest of dicts, lists, tensors and plain values. last.pt becomes previous.pt."""
@@ -199,9 +204,11 @@ class RunFolder:
                 raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
     def save_last(self, state):
-        """Save what a resume needs as last.pt, with the digest of the log up to here."""
-        path = self.path / "log.jsonl"
-        self.save("last.pt", {**state, "log": digest_of(path.read_bytes() if path.is_file() else b"")})
+        """Save what a resume needs as last.pt, with the CRC-32 of each line that the resume will keep."""
+        lines = self.log_lines()
+        while lines and (event := parse_event(lines[-1])) and event["iter"] >= state["step"]:
+            lines.pop()  # the evaluation of this step
+        self.save("last.pt", {**state, "log": [zlib.crc32(line) for line in lines]})
 
     def load(self, name):
         return load_checkpoint(self.path / name)
@@ -222,12 +229,6 @@ class RunFolder:
         os.replace(previous, last)
         sync_folder(self.path)
         return state, why
-
-
-def digest_of(data):
-    """What a checkpoint has of the log."""
-    digest = hashlib.sha256(data).hexdigest()
-    return {"bytes": len(data), "lines": data.count(b"\n"), "sha256": digest}
 
 
 def is_run(folder):
@@ -343,13 +344,15 @@ def corpus_title(meta):
 
 
 def read_log(folder):
-    """(events of log.jsonl, whether a line was damaged and is left out); no log is ([], False)."""
+    """(events of log.jsonl, whether it is damaged; then damaged lines are left out); no log is ([], False)."""
     path = Path(folder) / "log.jsonl"
     if not path.is_file():
         return [], False
-    events = [parse_event(line) for line in path.read_bytes().split(b"\n") if line]
+    data, result = path.read_bytes(), read_result(folder)
+    events = [parse_event(line) for line in data.split(b"\n") if line]
     whole = [event for event in events if event is not None]
-    return whole, len(whole) < len(events)
+    crc = (result or {}).get("log_crc32")
+    return whole, len(whole) < len(events) or crc not in (None, zlib.crc32(data))
 
 
 def parse_event(line):

@@ -44,7 +44,7 @@ sys.path.insert(0, str(TREE))
 import torch  # noqa: E402
 
 ROOMS = ("train", "plot", "sweep", "analysis.collect", "analysis.report")
-for module in ("torch._dynamo", "requests", "xml.etree.ElementTree", *ROOMS):
+for module in ("torch._dynamo", "requests", "xml.etree.ElementTree", "encodings.utf_32_be", *ROOMS):
     importlib.import_module(module)  # once, for all children
 
 torch.set_num_threads(1)
