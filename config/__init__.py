@@ -139,7 +139,7 @@ class Config:
     # == machine ==
     device: Device = "auto"  # auto: cuda, else mps, else cpu
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # float16: with a gradient scaler
-    compile: Literal["auto", "on", "off"] = "auto"  # auto: on CUDA only
+    compile: Literal["auto", "on", "off", "graphs"] = "auto"  # auto: on CUDA only; graphs: in CUDA graphs too
     threads: Threads = 0  # CPU threads of each process; 0: PyTorch's choice. Restored on resume
 
     # == run folder ==
@@ -405,6 +405,8 @@ def check_together(c):
         raise UserError(f"noise_target={target!r} needs noise_scale='absolute' and noise_params='all'")
     if c.diagnose_interval and (c.optimizer == "sgd" or c.noise_before_clip or c.batch_size < 2):
         raise UserError("diagnose_interval needs adamw or adam, noise after clipping, and a batch_size above 1")
+    if c.compile == "graphs" and c.gradient_accumulation_steps > 1:
+        raise UserError("compile='graphs' needs gradient_accumulation_steps=1: use compile='on'")
     if c.reset_below_sigma and c.noise_schedule == "plateau":
         raise UserError(
             "reset_below_sigma needs a sigma that follows from the step: no noise_schedule='plateau'"
