@@ -5,7 +5,7 @@
 
 check: the tests of a card, in so many processes, each test with a time limit of its own; then, alone on the
 card, a step uncompiled, compiled and in CUDA graphs, what the noise adds, and the largest batch that 16 GB
-hold. DIR gets check.json, written as results come.
+hold. DIR gets tests.jsonl and check.json, written as results come.
 
 train: the missing runs of config/study/full_size.py, so many at once, baseline and noise of every seed before
 the third arm; then those of full_size_rates.py. No run is begun that could not end in time, going by the last
@@ -22,13 +22,13 @@ import argparse
 import contextlib
 import dataclasses
 import faulthandler
+import itertools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -54,11 +54,11 @@ PLAN = [("full_size", ["noise"]), ("full_size", None), ("full_size_rates", None)
 MINUTES = {"check": 4, "train": 8}
 CACHE = "out/compile_cache"  # of all processes; check begins with none
 PARTS = {  # the words of a measurement, and its share of the time at most; the tests come before
-    "uncompiled": (["step", CONFIG, "--compile=off"], 0.15),
-    "compiled": (["step", CONFIG, "--compile=on"], 0.4),
-    "in CUDA graphs": (["step", CONFIG, "--compile=graphs"], 0.3),
-    "16 GB": (["largest", CONFIG, "--compile=off"], 0.2),
-    "compiled again": (["step", CONFIG, "--compile=on"], 0.2),
+    "uncompiled": (["-m", "bench.card", "step", CONFIG, "--compile=off"], 0.15),
+    "compiled": (["-m", "bench.card", "step", CONFIG, "--compile=on"], 0.4),
+    "in CUDA graphs": (["-m", "bench.card", "step", CONFIG, "--compile=graphs"], 0.3),
+    "16 GB": (["-m", "bench.card", "largest", CONFIG, "--compile=off"], 0.2),
+    "compiled again": (["-m", "bench.card", "step", CONFIG, "--compile=on"], 0.2),
 }
 TESTS, RESERVE = 0.4, 0.05  # shares of the time; RESERVE at the end is for stopping, and as much for telling
 TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "L4": 121, "T4": 65, "4090": 165, "3090": 71}  # dense, 16 bits
@@ -70,7 +70,8 @@ def main(argv):
         print(__doc__)
         return 0
     options, words = read_options(argv)
-    faulthandler.dump_traceback_later(BEGAN + options.seconds - time.monotonic(), exit=True)  # whatever hangs
+    left = BEGAN + options.seconds - time.monotonic()
+    faulthandler.dump_traceback_later(left, exit=True, file=sys.__stderr__)  # whatever hangs
     try:
         config = load([CONFIG, *words])
         machine = Machine.choose(config)
@@ -110,80 +111,56 @@ def check(options, words, config, machine):
     """The tests, then the measurements; the exit status is 1 where one failed."""
     shutil.rmtree(CACHE, ignore_errors=True)
     record = {"config": dataclasses.asdict(config), "machine": machine.record(), "versions": versions()}
-
-    def keep(name, found):
-        record[name] = found
-        write_json(options.out / "check.json", record)
-
     print(f"{machine}; PyTorch {record['versions']['torch']}", flush=True)
-    tests = run_tests(options, machine.kind, keep)
-    outcomes = Counter(test.get("outcome", "not reached") for test in tests.values())
-    print("tests:", ", ".join(f"{count} {how}" for how, count in outcomes.items()) or "none", flush=True)
+    well = run_tests(options, "cuda" if machine.kind == "cuda" else "not cuda")
     for name, (part, share) in PARTS.items():
-        keep(name, measured([*part, *words], min(share * options.seconds, options.end - time.monotonic())))
-        print(f"{name}: {record[name].get('error', 'measured')} ({record[name]['took']:.0f} s)", flush=True)
-    for test in tests.values():
+        began = time.monotonic()
+        status, lines = ended([*part, *words], min(share * options.seconds, options.end - began))
+        record[name] = json.loads(lines[-1]) if status == 0 else {"error": lines[-1]}
+        write_json(options.out / "check.json", record)
+        well &= not status
+        print(f"{name}: {record[name].get('error', 'done')} ({time.monotonic() - began:.0f} s)", flush=True)
+    if rows := {name: row(record[name], record) for name in PARTS if "seconds" in record[name]}:
+        print(pd.DataFrame(rows).map(shown).to_string())
+    print("the largest batch that 16 GB hold, uncompiled:", record["16 GB"].get("batch", "unknown"))
+    return 0 if well else 1
+
+
+def run_tests(options, marker):
+    """Tell what the tests came to, which DIR/tests.jsonl has as it comes; returns whether all passed."""
+    file, tests = options.out / "tests.jsonl", {}
+    options.out.mkdir(parents=True, exist_ok=True)
+    file.write_text("")
+    words = [str(ROOT / "tests" / "card.py"), str(file), str(options.jobs), marker]
+    status, lines = ended(words, BEGAN + TESTS * options.seconds - time.monotonic())
+    for line in map(json.loads, file.read_text().splitlines()):
+        tests.setdefault(line["test"].split("::")[-1], {}).update(line)
+    outcomes = Counter(test.get("outcome", "not ended") for test in tests.values())
+    print("tests:", ", ".join(f"{count} {how}" for how, count in outcomes.items()) or lines[-1], flush=True)
+    for name, test in tests.items():
         if "began" in test and test.get("outcome") not in ("passed", "skipped"):
-            print(test["test"].split("::")[-1], test.get("outcome", "was cut off"), test.get("said", ""))
-    rows = {name: row(record[name], record) for name in PARTS if "seconds" in record[name]}
-    print(pd.DataFrame(rows).map(shown).to_string() if rows else "nothing was measured")
-    if "batch" in record["16 GB"]:
-        print("the largest batch that 16 GB hold, uncompiled:", record["16 GB"]["batch"])
-    well = tests and not outcomes.keys() - {"passed", "skipped"}
-    return 0 if well and not any("error" in record[name] for name in PARTS) else 1
+            print(f"  {name}: {test.get('outcome', 'cut off')} {test.get('said', '')}", flush=True)
+    return status == 0
 
 
-def run_tests(options, kind, keep):
-    """{test: what is known of it}, kept whenever there is more."""
-    end, found, more = BEGAN + TESTS * options.seconds, {}, True
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        files, processes = [f"{folder}/{number}" for number in range(options.jobs)], []
-        for number, file in enumerate(files):
-            words = [file, f"{number}/{options.jobs}", "cuda" if kind == "cuda" else "not cuda"]
-            output = stack.enter_context(open(f"{file}.txt", "w"))
-            processes += [stack.enter_context(begun([str(ROOT / "tests" / "card.py"), *words], output))]
-        while more:
-            time.sleep(0.2)
-            more = time.monotonic() < end and any(process.poll() is None for process in processes)
-            known = {}
-            for file in files:
-                for line in Path(file).read_text().splitlines() if Path(file).exists() else []:
-                    known.setdefault((line := json.loads(line))["test"], {}).update(line)
-            if known != found or not more:
-                keep("tests", found := known)
-        if not found:
-            print(Path(f"{files[0]}.txt").read_text()[-2000:])
-    return found
-
-
-def measured(words, seconds):
-    """What bench.card finds within so many seconds, or else {"error"}; and how long it "took"."""
-    began = time.monotonic()
-    with begun(["-m", "bench.card", *words], subprocess.PIPE) as process:
-        try:
-            lines = process.communicate(timeout=max(0, seconds))[0].strip().splitlines() or ["it said nothing"]
-            status = process.returncode
-            found = json.loads(lines[-1]) if not status else {"error": f"exit status {status}: {lines[-1]}"}
-        except subprocess.TimeoutExpired:
-            found = {"error": "there was no time for it"}
-    return {**found, "took": time.monotonic() - began}
-
-
-@contextlib.contextmanager
-def begun(words, output):
-    """A Python process, in a session of its own, which ends with this context."""
+def ended(words, seconds):
+    """(exit status, None where it took longer; the lines that it said) of a Python command."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
         [sys.executable, *words], env=os.environ | {"PYTHONPATH": path}, start_new_session=True,
-        stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:
-        yield process
+        said = process.communicate(timeout=max(0, seconds))[0]
+        return process.returncode, said.strip().splitlines() or ["it said nothing"]
+    except subprocess.TimeoutExpired:
+        return None, [f"it took longer than its {seconds:.0f} seconds"]
     finally:
         kill(process)
 
 
 def kill(process):
+    """End a process, and all in its session."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
@@ -285,10 +262,10 @@ def tell(places):
     records = read(places)
     columns = ["study", "arm", "seed", *LOSSES, "seconds", "machine", "torch"]
     print(records.runs[columns].to_string(index=False))
-    for loss in LOSSES:
-        table = compare(records, "full_size", records.runs["size"][0], loss)
-        print(f"{loss}, arm minus baseline; no verdict before the planned seeds are there")
-        print(table[["seeds", "mean", "half_width", "verdict"]].to_string())
+    compared = [where for where, about in records.studies.items() if about["purpose"] == "comparison"]
+    for loss, where in itertools.product(LOSSES, compared):
+        print(f"{loss}, arm minus baseline; no verdict before all planned seeds are there")
+        print(compare(records, *where, loss)[["seeds", "mean", "half_width", "verdict"]].to_string())
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The tests of a card one after the other, each with a time limit of its own, whatever it does to its process.
+"""The tests of a card in several processes, each test with a time limit of its own, whatever it does.
 
-    python tests/card.py FILE NUMBER/PROCESSES MARKER
+    python tests/card.py FILE PROCESSES MARKER
 
-runs one process's share of the tests of a marker in tests/test_cuda.py, the most telling first. FILE gets JSON
-lines: a test is planned, it begins, it ends. A test that hangs or ends the process is noted, and the others go
-on in a new one. This file is that process's pytest plugin too.
+runs the tests of a marker in tests/test_cuda.py, the most telling first. FILE gets JSON lines: a test is
+planned, it begins, it ends. A test that hangs or ends its process is noted, and the others go on in a new one.
+This file is those processes' pytest plugin too.
 """
 
 import faulthandler
@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -34,13 +35,32 @@ ORDER = {  # the first tests, and their own limits
 }
 
 
-def main(file, share, marker):
-    words = ["-m", "pytest", f"--rootdir={HERE.parent}", "-p", "card", "-p", "no:faulthandler", "-m", marker]
+def main(file, processes, marker, tests=HERE / "test_cuda.py"):
+    shares = [f"{number}/{processes}" for number in range(int(processes))]
+    with ThreadPoolExecutor(len(shares)) as pool:
+        return max(pool.map(lambda share: run_share(file, share, marker, tests), shares))
+
+
+def run_share(file, share, marker, tests):
+    """One process's tests, in new processes while one is cut short within a test; returns the exit status."""
+    words = [
+        "-m",
+        "pytest",
+        str(tests),
+        f"--rootdir={HERE.parent}",
+        "-p",
+        "card",
+        "-p",
+        "no:faulthandler",
+        "-m",
+        marker,
+    ]
     path = os.pathsep.join(filter(None, [str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": path, "CARD_FILE": file, "CARD_SHARE": share}
     while True:
-        status = subprocess.call([sys.executable, *words, str(HERE / "test_cuda.py")], env=environment)
-        unfinished = [test for test in read(file).values() if "began" in test and "outcome" not in test]
+        status = subprocess.call([sys.executable, *words], env=environment)
+        mine = [test for test in read(file).values() if test.get("share") == share]
+        unfinished = [test for test in mine if "outcome" not in test]
         if not unfinished:
             return status
         seconds = time.time() - unfinished[0]["began"]
@@ -80,7 +100,8 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_runtest_logstart(nodeid):
-    write(os.environ["CARD_FILE"], {"test": nodeid, "began": time.time()})
+    line = {"test": nodeid, "began": time.time(), "share": os.environ["CARD_SHARE"]}
+    write(os.environ["CARD_FILE"], line)
     faulthandler.dump_traceback_later(limit(nodeid), exit=True, file=sys.__stderr__)
 
 
