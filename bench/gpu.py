@@ -31,6 +31,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
@@ -39,7 +40,7 @@ import pandas as pd
 from analysis.collect import collect
 from analysis.records import RUNS, read, read_lines
 from analysis.statistics import compare
-from bench import BEGAN
+from bench.began import BEGAN
 from bench.report import milliseconds, shown
 from config import ROOT, UserError, load, run_script
 from config.study import read_study
@@ -79,6 +80,7 @@ def main(argv):
             raise UserError("PyTorch sees no CUDA card here; bench.gpu --help has a rehearsal without one")
         corpus_folder(config.dataset)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(CACHE).absolute())
+        print(f"{machine}; driver {driver()}; PyTorch {versions()['torch']}", flush=True)
         return (check if options.command == "check" else train)(options, words, config, machine)
     finally:
         faulthandler.cancel_dump_traceback_later()
@@ -104,14 +106,21 @@ def read_options(argv):
     return options, words
 
 
+def driver():
+    """NVIDIA's driver, and the card's memory in all; None where nvidia-smi does not tell."""
+    command = ["nvidia-smi", "--query-gpu=driver_version,memory.total", "--format=csv,noheader"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+
 # check
 
 
 def check(options, words, config, machine):
     """The tests, then the measurements; the exit status is 1 where one failed."""
     shutil.rmtree(CACHE, ignore_errors=True)
-    record = {"config": dataclasses.asdict(config), "machine": machine.record(), "versions": versions()}
-    print(f"{machine}; PyTorch {record['versions']['torch']}", flush=True)
+    record = {"began": datetime.now(UTC).isoformat(timespec="seconds"), "config": dataclasses.asdict(config)}
+    record |= {"machine": machine.record(), "driver": driver(), "versions": versions()}
     well = run_tests(options, "cuda" if machine.kind == "cuda" else "not cuda")
     for name, (part, share) in PARTS.items():
         began = time.monotonic()

@@ -43,18 +43,8 @@ def main(file, processes, marker, tests=HERE / "test_cuda.py"):
 
 def run_share(file, share, marker, tests):
     """One process's tests, in new processes while one is cut short within a test; returns the exit status."""
-    words = [
-        "-m",
-        "pytest",
-        str(tests),
-        f"--rootdir={HERE.parent}",
-        "-p",
-        "card",
-        "-p",
-        "no:faulthandler",
-        "-m",
-        marker,
-    ]
+    words = ["-m", "pytest", str(tests), "-m", marker, f"--rootdir={HERE.parent}"]
+    words += ["-p", "card", "-p", "no:faulthandler"]
     path = os.pathsep.join(filter(None, [str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": path, "CARD_FILE": file, "CARD_SHARE": share}
     while True:
