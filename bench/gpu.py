@@ -154,13 +154,15 @@ def run_tests(options, marker):
 
 def ended(words, seconds):
     """(exit status, None where it took longer; the lines that it said) of a Python command."""
+    if seconds <= 0:
+        return None, ["no time was left for it"]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
         [sys.executable, *words], env=os.environ | {"PYTHONPATH": path}, start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:
-        said = process.communicate(timeout=max(0, seconds))[0]
+        said = process.communicate(timeout=seconds)[0]
         return process.returncode, said.strip().splitlines() or ["it said nothing"]
     except subprocess.TimeoutExpired:
         return None, [f"it took longer than its {seconds:.0f} seconds"]
