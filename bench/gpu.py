@@ -1,137 +1,284 @@
-"""Everything that needs a CUDA card, by one command, in minutes.
+"""A CUDA card, in two commands that each keep their time, and leave what they have found whenever they end.
 
-    python -m bench.gpu [config files] [--key=value] [--minutes=8] [--out=results/gpu]
+    python -m bench.gpu check [config files] [--key=value] [--minutes=4] [--jobs=3] [--out=out/gpu]
+    python -m bench.gpu train [config files] [--key=value] [--minutes=8] [--jobs=3] [--out=out/gpu]
 
-Each part has a share of the time; if it fails or takes longer, its error is recorded and the next one starts:
-the tests of a card; python -m bench config/shakespeare_noise.py, with --profile, with --jobs=1,2,4,8; as many
-runs of config/study/table1_shakespeare.py as there is time for. Config files and keys override those of the
-paper's size. The folder gets the output of each part, <part>.txt, bench.json, jobs.json, the compact records of
-the runs, and summary.json: card, versions, date, how each part ended. Started again, it continues the runs,
-which lie in out/. A rehearsal without a card:
+check: the tests of a card, in so many processes, each test with a time limit of its own; then, alone on the
+card, a step uncompiled, compiled and in CUDA graphs, what the noise adds, and the largest batch that 16 GB
+hold. DIR gets tests.jsonl and check.json, written as results come.
 
-    python -m bench.gpu config/cpu.py --device=cpu --minutes=5 --out=out/gpu
+train: the missing runs of config/study/full_size.py, so many at once, baseline and noise of every seed before
+the third arm; then those of full_size_rates.py. No run is begun that could not end in time, going by the last
+one. DIR gets the compact records, written as each run ends, with those that results/ has, whose runs are not
+done again. What was stopped lies in out/, and goes on.
+
+Config files and keys go over the paper's size. Rehearsals without a card:
+
+    python -m bench.gpu check config/cpu.py --device=cpu --compile=off --minutes=2
+    python -m bench.gpu train config/cpu.py --device=cpu --max_iters=20 --minutes=1
 """
 
+import argparse
 import contextlib
+import dataclasses
+import faulthandler
+import itertools
+import json
 import os
-import re
+import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 
-from config import ROOT, UserError, load, run_script, user_path
+import pandas as pd
+
+from analysis.collect import collect
+from analysis.records import RUNS, read, read_lines
+from analysis.statistics import compare
+from bench.began import BEGAN
+from bench.report import milliseconds, shown
+from config import ROOT, UserError, load, run_script
 from config.study import read_study
-from data.files import read_json, replacing, write_json
-from training.lifecycle import open_corpus
+from data.corpus import corpus_folder
+from data.files import write_json
+from sweep import TIME_IS_UP, Sweep, describe
 from training.machine import Machine, versions
-from training.run_folder import find_runs
+from training.status import check_runs, result_of
 
 CONFIG = str(ROOT / "config" / "shakespeare_noise.py")
-STUDY = str(ROOT / "config" / "study" / "table1_shakespeare.py")
-SHARES = {"tests": 0.25, "bench": 0.4, "profile": 0.06, "jobs": 0.16}  # at most; what is left is the runs'
-RESERVE = 0.04  # of the time, to stop the runs and to collect them
-GRACE = 10  # seconds for a part to stop when its time is up
-TIME_IS_UP = 4  # sweep.py's exit status
+PLAN = [("full_size", ["noise"]), ("full_size", None), ("full_size_rates", None)]  # study, arms
+MINUTES = {"check": 4, "train": 8}
+CACHE = "out/compile_cache"  # of all processes; check begins with none
+PARTS = {  # the words of a measurement, and its share of the time at most; the tests come before
+    "uncompiled": (["-m", "bench.card", "step", CONFIG, "--compile=off"], 0.15),
+    "compiled": (["-m", "bench.card", "step", CONFIG, "--compile=on"], 0.4),
+    "in CUDA graphs": (["-m", "bench.card", "step", CONFIG, "--compile=graphs"], 0.3),
+    "16 GB": (["-m", "bench.card", "largest", CONFIG, "--compile=off"], 0.2),
+    "compiled again": (["-m", "bench.card", "step", CONFIG, "--compile=on"], 0.2),
+}
+TESTS, RESERVE = 0.4, 0.05  # shares of the time; RESERVE at the end is for stopping, and as much for telling
+TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "L4": 121, "T4": 65, "4090": 165, "3090": 71}  # dense, 16 bits
+LOSSES = ["final_val_loss", "best_val_loss", "final_train_loss"]
 
 
 def main(argv):
     if "--help" in argv or "-h" in argv:
         print(__doc__)
         return 0
-    minutes, out, words = read_options(argv)
-    config = load([CONFIG, *words])
-    machine = Machine.choose(config)
-    if machine.kind != "cuda" and config.device == "auto":
-        raise UserError("PyTorch sees no CUDA card here; to rehearse without one, python -m bench.gpu --help")
-    if (config.dtype, machine.dtype) == ("auto", "float16"):  # or the card would emulate the study's bfloat16
-        words = [*words, "--dtype=float16"]
-    files = [word for word in words if not word.startswith("-")]
-    study = read_study(STUDY, files, [word for word in words if word.startswith("-")])
-    open_corpus(config, machine)  # prepares it before the clock runs
-    end = time.monotonic() + 60 * minutes
-    summary = {
-        "began": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": ["python", "-m", "bench.gpu", *argv],
-        "machine": machine.record(),
-        "versions": versions(),
-        "parts": [],
-    }
-    bench = ["-m", "bench", CONFIG, *words, f"--out={out}"]
-    parts = {
-        "tests": ["-m", "pytest", f"--rootdir={ROOT}", "-vvm", "cuda", f"{ROOT}/tests/test_cuda.py"],
-        "bench": bench,
-        "profile": [*bench, "--profile"],
-        "jobs": [*bench, f"--jobs={'1,2,4,8' if machine.kind == 'cuda' else '1,2'}"],
-    }
-    for name, command in parts.items():
-        do(name, command, 60 * minutes * SHARES[name], out, summary)
-    (out / "trace.json").unlink(missing_ok=True)  # of the profile, too large to keep
-    measured = summary["parts"][-1]["error"] is None  # and not left from an earlier time
-    left = max(1, end - 60 * minutes * RESERVE - time.monotonic())
-    jobs = best_jobs(read_json(out / "jobs.json") if measured else None, left)
-    sweep = [str(ROOT / "sweep.py"), STUDY, *words, f"--jobs={jobs}", f"--time-budget={left:.0f}"]
-    do("runs", sweep, end - time.monotonic(), out, summary)
-    if any((run / "result.json").is_file() for run in find_runs([study.folder])):
-        do("collect", ["-m", "analysis.collect", str(study.folder), f"--to={out}"], 60, out, summary)
-    print(f"written: {out}")
-    return 1 if any(part["error"] for part in summary["parts"]) else 0
+    options, words = read_options(argv)
+    left = BEGAN + options.seconds - time.monotonic()
+    faulthandler.dump_traceback_later(left, exit=True, file=sys.__stderr__)  # whatever hangs
+    try:
+        config = load([CONFIG, *words])
+        machine = Machine.choose(config)
+        if machine.kind != "cuda" and config.device == "auto":
+            raise UserError("PyTorch sees no CUDA card here; bench.gpu --help has a rehearsal without one")
+        corpus_folder(config.dataset)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(CACHE).absolute())
+        print(f"{machine}; driver {driver()}; PyTorch {versions()['torch']}", flush=True)
+        return (check if options.command == "check" else train)(options, words, config, machine)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def read_options(argv):
-    """(minutes, the folder, the config files and keys)."""
-    matches = [re.fullmatch(r"--(minutes|out)=(.+)", word) for word in argv]
-    options = {"minutes": "8", "out": str(ROOT / "results" / "gpu")} | {m[1]: m[2] for m in matches if m}
-    if not re.fullmatch(r"\d*\.?\d+", options["minutes"]) or not float(options["minutes"]):
-        raise UserError(f"--minutes={options['minutes']} is not a number above 0")
-    words = [word for word, match in zip(argv, matches) if not match]
-    return float(options["minutes"]), user_path(options["out"]), words
+    """(our own options, the config files and keys)."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--minutes", type=float)
+    parser.add_argument("--jobs", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("out/gpu"))
+    try:
+        options, words = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error}; python -m bench.gpu --help shows how it is used") from None
+    options.command, *words = words or [""]
+    if options.command not in MINUTES:
+        raise UserError("python -m bench.gpu check, or train; --help shows how they are used")
+    options.seconds = 60 * (MINUTES[options.command] if options.minutes is None else options.minutes)
+    if not (time.monotonic() - BEGAN < options.seconds < 1e6 and options.jobs > 0):
+        raise UserError("--minutes and --jobs are numbers above 0, and minutes enough to begin")
+    options.end = BEGAN + (1 - 2 * RESERVE) * options.seconds
+    return options, words
 
 
-def best_jobs(jobs, seconds):
-    """How many runs at once make most of them end within so many seconds, by jobs.json; 1 without it."""
-
-    def ended(row):
-        return sum(int(seconds * rate / jobs["config"]["max_iters"]) for rate in row["steps_per_second"])
-
-    return max(jobs["jobs"], key=ended)["jobs"] if jobs else 1  # of equals the first
+def driver():
+    """NVIDIA's driver, and the card's memory in all; None where nvidia-smi does not tell."""
+    command = ["nvidia-smi", "--query-gpu=driver_version,memory.total", "--format=csv,noheader"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
-def do(name, words, seconds, out, summary):
-    """Do a part: what it says goes to <name>.txt, how it ended to the summary, at once."""
-    print(f"{name}: python {' '.join(Path(word).name for word in words)}", flush=True)
-    path, began, error = out / f"{name}.txt", time.monotonic(), None
-    with replacing(path, "w", encoding="utf-8") as file:
-        status = within([sys.executable, *words], seconds, file)
-    last = (path.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"])[-1]
-    if status is None:
-        error = f"stopped after its {seconds:.0f} seconds"
-    elif status and not (name == "runs" and status == TIME_IS_UP):
-        error = f"exit status {status}: {last}"
-    took = round(time.monotonic() - began, 1)
-    summary["parts"].append({"name": name, "seconds": took, "status": status, "error": error, "last": last})
-    write_json(out / "summary.json", summary)
-    print(f"  {error or 'done'} ({took:.0f} s)", flush=True)
+# check
 
 
-def within(command, seconds, file):
-    """The exit status of a command; None where it took longer, and was stopped."""
+def check(options, words, config, machine):
+    """The tests, then the measurements; the exit status is 1 where one failed."""
+    shutil.rmtree(CACHE, ignore_errors=True)
+    record = {"began": datetime.now(UTC).isoformat(timespec="seconds"), "config": dataclasses.asdict(config)}
+    record |= {"machine": machine.record(), "driver": driver(), "versions": versions()}
+    well = run_tests(options, "cuda" if machine.kind == "cuda" else "not cuda")
+    for name, (part, share) in PARTS.items():
+        began = time.monotonic()
+        status, lines = ended([*part, *words], min(share * options.seconds, options.end - began))
+        record[name] = json.loads(lines[-1]) if status == 0 else {"error": lines[-1]}
+        write_json(options.out / "check.json", record)
+        well &= not status
+        print(f"{name}: {record[name].get('error', 'done')} ({time.monotonic() - began:.0f} s)", flush=True)
+    if rows := {name: row(record[name], record) for name in PARTS if "seconds" in record[name]}:
+        print(pd.DataFrame(rows).map(shown).to_string())
+    print("the largest batch that 16 GB hold, uncompiled:", record["16 GB"].get("batch", "unknown"))
+    return 0 if well else 1
+
+
+def run_tests(options, marker):
+    """Tell what the tests came to, which DIR/tests.jsonl has as it comes; returns whether all passed."""
+    file, tests = options.out / "tests.jsonl", {}
+    options.out.mkdir(parents=True, exist_ok=True)
+    file.write_text("")
+    words = [str(ROOT / "tests" / "card.py"), str(file), str(options.jobs), marker]
+    status, lines = ended(words, BEGAN + TESTS * options.seconds - time.monotonic())
+    for line in map(json.loads, file.read_text().splitlines()):
+        tests.setdefault(line["test"].split("::")[-1], {}).update(line)
+    outcomes = Counter(test.get("outcome", "not ended") for test in tests.values())
+    print("tests:", ", ".join(f"{count} {how}" for how, count in outcomes.items()) or lines[-1], flush=True)
+    for name, test in tests.items():
+        if "began" in test and test.get("outcome") not in ("passed", "skipped"):
+            print(f"  {name}: {test.get('outcome', 'cut off')} {test.get('said', '')}", flush=True)
+    return status == 0
+
+
+def ended(words, seconds):
+    """(exit status, None where it took longer; the lines that it said) of a Python command."""
+    if seconds <= 0:
+        return None, ["no time was left for it"]
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},  # so that its error comes last
+        [sys.executable, *words], env=os.environ | {"PYTHONPATH": path}, start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:
-        return process.wait(max(1, seconds))
+        said = process.communicate(timeout=seconds)[0]
+        return process.returncode, said.strip().splitlines() or ["it said nothing"]
     except subprocess.TimeoutExpired:
-        return None
+        return None, [f"it took longer than its {seconds:.0f} seconds"]
     finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE)
-        process.kill()
-        process.wait()
+        kill(process)
+
+
+def kill(process):
+    """End a process, and all in its session."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def row(part, record):
+    """What a way of computing a step comes to; a run's seconds are without its start."""
+    noise, quiet = (part["seconds"][name] for name in ("noise", "quiet"))
+    tera = next((tera for name, tera in TFLOPS.items() if name in record["machine"]["name"]), None)
+    rate, config = part["tokens"] / median(noise), record["config"]
+    steps, looks = config["max_iters"], config["max_iters"] / config["eval_interval"] + 1
+    return {
+        "compiled": part["how"],
+        "compilation, s": part["compile"],
+        "a step without noise, ms": milliseconds(quiet),
+        "the noise adds, ms": milliseconds(added := [a - b for a, b in zip(noise, quiet)]),
+        "the noise adds, %": 100 * median(added) / median(quiet),
+        "tokens a second": rate,
+        "FLOP/s, % of the card's": tera and 1e-10 * part["flops_per_token"] * rate / tera,
+        "peak memory, GB": (part["peak"] or 0) / 1e9,
+        "an evaluation, s": part["evaluation"],
+        "a checkpoint, s": part["checkpoint"],
+        "a run, s": steps * median(noise) + looks * (part["evaluation"] + part["checkpoint"]),
+    }
+
+
+# train
+
+
+def train(options, words, config, machine):
+    """Train what there is time for; returns the exit status, 1 where a run failed."""
+    files, keys = ([word for word in words if word.startswith("-") == key] for key in (False, True))
+    places, seconds, status = {}, 0, 0
+    for name, arms in PLAN:
+        study = read_study(ROOT / "config" / "study" / f"{name}.py", files, keys, arms=arms)
+        places[name] = place = options.out / study.name / study.size
+        done = begin_records(study, place)
+        runs = tuple(run for run in study.runs if (run.arm, run.seed) not in done)
+        if runs and not status and time.monotonic() + seconds < options.end:
+            session = Session(dataclasses.replace(study, runs=runs), options, place, seconds)
+            session.run()
+            status, seconds = session.report(), session.seconds
+    tell([place for place in places.values() if (place / RUNS).is_file()])
+    return 0 if status == TIME_IS_UP else status
+
+
+def begin_records(study, place):
+    """Begin with the records that results/ has, and the runs that out/ has; returns their {(arm, seed)}."""
+    known = ROOT / "results" / study.name / study.size
+    if (known / RUNS).is_file() and not (place / RUNS).is_file():
+        shutil.copytree(known, place, dirs_exist_ok=True)
+    check_runs(study.runs)
+    write_json(study.folder / "study.json", study.record())
+    collect(study.folder, place)
+    return {(line["arm"], line["seed"]) for line in read_lines(place / RUNS)}
+
+
+class Session(Sweep):
+    """A sweep that begins no run which could not end in time, and keeps the record of each that ends.
+
+    seconds: those that the run took which was the last to end.
+    """
+
+    def __init__(self, study, options, place, seconds):
+        describe(study, options.jobs)
+        super().__init__(study, options.jobs, options.end - time.monotonic())
+        self.place, self.seconds, self.began = place, seconds, {}
+        self.grace = RESERVE * options.seconds
+
+    def start(self):
+        if time.monotonic() + self.seconds > self.deadline:
+            self.waiting.clear()
+        super().start()
+        for folder in self.running:
+            self.began.setdefault(folder, time.monotonic())
+
+    def collect(self):
+        before = dict(self.running)
+        super().collect()
+        ended = [folder for folder in before.keys() - self.running.keys() if result_of(before[folder][0])]
+        for folder in ended:
+            self.seconds = time.monotonic() - self.began[folder]
+            collect(self.study.folder, self.place)
+
+    def stop(self):
+        """Ask each run to stop at a checkpoint; end those that have not after a while."""
+        super().stop()
+        self.deadline = min(self.deadline, time.monotonic())
+        if time.monotonic() > self.deadline + self.grace:
+            for _, process in self.running.values():
+                kill(process)
+            self.running.clear()
+
+
+def tell(places):
+    """What the records hold by now."""
+    if not places:
+        print("no run has ended")
+        return
+    records = read(places)
+    columns = ["study", "arm", "seed", *LOSSES, "seconds", "machine", "torch"]
+    print(records.runs[columns].to_string(index=False))
+    compared = [where for where, about in records.studies.items() if about["purpose"] == "comparison"]
+    for loss, where in itertools.product(LOSSES, compared):
+        print(f"{loss}, arm minus baseline; no verdict before all planned seeds are there")
+        print(compare(records, *where, loss)[["seeds", "mean", "half_width", "verdict"]].to_string())
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that nothing is left behind
     run_script(main)

@@ -1,8 +1,9 @@
 """train.py's own step and checkpoint: all that the bench knows of the inside of training."""
 
+import time
+
 import torch
 
-from bench.turns import clock
 from model import GPT
 from noise import stream_seed
 from train import accumulate, train_step
@@ -28,11 +29,14 @@ class OurLoop:
         self.run = Run(config, corpus, machine)
         self.run.history = new_history(LENGTH, machine.device)
         self.model = self.run.model
+        self.how = "off"  # it is compiled
         if machine.compile:
-            # Many loops share a block's code: no rate of dropout may become symbolic, none run eagerly unsaid.
+            # Many loops share the model's code: no rate of dropout may be symbolic, none run eagerly unsaid.
             torch._dynamo.config.specialize_float = True
             torch._dynamo.config.fail_on_recompile_limit_hit = True
-            self.warm_up_seconds = clock(lambda: lifecycle.warm_up(self.run, accumulate), machine)
+            began = time.perf_counter()
+            self.how = lifecycle.warm_up(self.run, accumulate)
+            self.warm_up_seconds = time.perf_counter() - began
 
     def train_step(self):
         """One iteration; returns its mean loss, on the device."""
@@ -46,7 +50,8 @@ class OurLoop:
         """What compilation took; None where nothing is compiled."""
         if not self.model.compiled:
             return None
-        return self.warm_up_seconds - 2 * clock(lambda: accumulate(self.run), self.machine)
+        passes = 4 if self.how == "graphs" else 2
+        return self.warm_up_seconds - passes * lifecycle.throw_away(self.run, accumulate)
 
     def val_loss(self):
         return lifecycle.val_loss(self.run)

@@ -183,7 +183,7 @@ class Config:
     # == machine ==
     device: Device = "auto"  # auto: cuda, else mps, else cpu
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # float16: with a gradient scaler
-    compile: Literal["auto", "on", "off"] = "auto"  # auto: on CUDA only
+    compile: Literal["auto", "on", "off", "graphs"] = "auto"  # auto: on CUDA only; graphs: in CUDA graphs too
     threads: Threads = 0  # CPU threads of each process; 0: PyTorch's choice. Restored on resume
 
     # == run folder ==
@@ -448,6 +448,8 @@ def check_together(c):
         raise UserError("diagnose_interval needs adamw or adam, noise after clipping, and a batch_size above 1")
     if c.reset_below_sigma and "direction" in target:
         raise UserError(f"noise_target={target!r} keeps moments of its own: leave reset_below_sigma out")
+    if c.compile == "graphs" and c.gradient_accumulation_steps > 1:
+        raise UserError("compile='graphs' needs gradient_accumulation_steps=1: use compile='on'")
     if c.reset_below_sigma and c.noise_schedule == "plateau":
         raise UserError(
             "reset_below_sigma needs a sigma that follows from the step: no noise_schedule='plateau'"

@@ -1,18 +1,27 @@
 """bench/ at a tiny size: that what is measured is what it is called, and what is made of it."""
 
+import functools
 import json
+import re
+import shutil
 import subprocess
 import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
 
+import card as card_tests
 import pytest
 import torch
-from conftest import tokens_of
+from conftest import LIMIT, tokens_of
 
+from analysis import records
 from bench import __main__ as bench
 from bench import gpu, measure, report, subprocesses, turns
 from bench.our_loop import OurLoop
 from bench.plain_loop import PlainLoop, sample_plainly
 from config import ROOT, UserError, settle
+from config.study import read_study
 from data.files import read_json, write_json
 from model import GPT
 from train import learning_rate
@@ -265,73 +274,140 @@ def test_the_committed_records_are_read_and_drawn(tmp_path):
     assert list(report.tables(tmp_path)) == ["A step"]
 
 
-# gpu.py
+# A card: check and train.
 
 
-def test_the_command_for_a_card_does_part_after_part_and_leaves_what_it_says(small, monkeypatch):
-    done = []
+@pytest.fixture
+def gpu_command(small, monkeypatch):
+    """gpu_command(words) is what bench.gpu would do if it began now."""
 
-    def within(command, seconds, file):
-        done.append((command[1:], seconds))
-        print("the last line", file=file)
-        if "--jobs=1,2" in command:
-            rows = [{"jobs": n, "steps_per_second": [1.0] * n} for n in (1, 2)]
-            write_json("kept/jobs.json", {"config": {"max_iters": 1}, "jobs": rows})
-        if "sweep.py" in command[1]:
-            for file in ("config", "run", "result"):
-                write_json(f"out/table1_shakespeare/small/baseline/seed1/{file}.json", {})
-            return gpu.TIME_IS_UP
-        return 3 if "--profile" in command else 0
+    def do(*words):
+        monkeypatch.setattr(gpu, "BEGAN", time.monotonic())
+        return gpu.main([*words, "--out=kept"])
 
-    monkeypatch.setattr(gpu, "within", within)
-    assert gpu.main([small, "--minutes=10", "--out=kept"]) == 1, "a part failed"
-    summary = read_json("kept/summary.json")
-    assert [part["name"] for part in summary["parts"]] == [*gpu.SHARES, "runs", "collect"]
-    errors = [part["error"] for part in summary["parts"]]
-    assert errors == [None, None, "exit status 3: the last line", None, None, None]
-    assert [seconds for _, seconds in done[:4]] == [600 * share for share in gpu.SHARES.values()]
-    assert "--jobs=2" in done[4][0], "twice as many end"
-    assert sum(gpu.SHARES.values()) + gpu.RESERVE < 0.95, "the runs have a share too"
-    assert all("small.py" in words for words, _ in done[1:5])
+    return do
 
 
-def test_a_part_that_fails_or_takes_too_long_is_recorded(tmp_path):
-    summary = {"parts": []}
-    gpu.do("broken", ["-c", "print('one'); raise SystemExit('no such card')"], 60, tmp_path, summary)
-    for seconds in (2, 20, 200):  # a loaded machine may take longer to begin
-        words = ["-c", f"import time; print('begun', flush=True); time.sleep({100 * seconds})"]
-        gpu.do("slow", words, seconds, tmp_path, summary)
-        broken, *_, slow = read_json(tmp_path / "summary.json")["parts"]
-        if slow["last"] == "begun":
-            break
-    assert broken["error"] == "exit status 1: no such card"
-    assert slow["error"] == f"stopped after its {seconds} seconds"
-    assert (slow["last"], slow["status"]) == ("begun", None)
-    assert (tmp_path / "broken.txt").read_text() == "one\nno such card\n"
+def test_a_test_that_hangs_or_ends_its_process_is_noted_and_the_others_go_on(tmp_path, monkeypatch):
+    """Each is tried once, also what comes after them; the limits are those of the tests' names."""
+    tests = {
+        "hangs": "time.sleep(100)",
+        "ends": "os._exit(5)",
+        "fails": "assert 1 == 2, 'no'",
+        "passes": "pass",
+    }
+    lines = [f"def test_{name}(): {does}" for name, does in tests.items()]
+    (tmp_path / "test_these.py").write_text("\n".join(["import os, time", *lines]))
+    monkeypatch.setattr(card_tests, "HERE", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    plugin = Path(card_tests.__file__).read_text().replace("LIMIT = 20 ", "LIMIT = 1 ")
+    (tmp_path / "card.py").write_text(plugin)
+    assert card_tests.main("found", 2, "not cuda", "test_these.py") == 1
+    found = {test.split("_")[-1]: known for test, known in card_tests.read("found").items()}
+    assert [found[name]["outcome"] for name in ("fails", "passes")] == ["failed", "passed"]
+    assert "no" in found["fails"]["said"]
+    assert all(found[name]["outcome"].startswith("ended its process") for name in ("hangs", "ends"))
 
 
-@pytest.mark.parametrize(
-    ("seconds", "rates", "best"),
-    [(100, {1: 100, 2: 80, 4: 30}, 2), (20, {1: 100, 2: 80, 4: 30}, 1), (100, {1: 10, 2: 10, 4: 10}, 4)],
-)
-def test_so_many_runs_at_once_as_let_most_of_them_end(seconds, rates, best):
-    """10, 16 and 12 end; 2, 2 and 0; 1, 2 and 4."""
-    rows = [{"jobs": n, "steps_per_second": [rate] * n} for n, rate in rates.items()]
-    assert gpu.best_jobs({"config": {"max_iters": 1000}, "jobs": rows}, seconds) == best
+def test_the_tests_that_come_first_and_those_of_the_page_are_there():
+    named = re.findall(r"(?m)^def (test_\w+)", (ROOT / "tests" / "test_cuda.py").read_text())
+    assert card_tests.ORDER.keys() <= {*named}
+    listed = re.findall(r"(?m)^\|.*`(test_\w+)` \|$", (ROOT / "docs" / "gpu.md").read_text())
+    assert listed[: len(card_tests.ORDER)] == [*card_tests.ORDER]
+    assert {*listed} <= {*named}
 
 
-def test_without_a_card_it_says_so(small, monkeypatch):
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are looked for in /proc")
+def test_a_command_has_its_time_and_is_ended_with_all_that_it_began(tmp_path, monkeypatch):
+    assert gpu.ended(["-c", "print(1); print('last')"], 60) == (0, ["1", "last"])
+    assert gpu.ended(["-c", "raise SystemExit('no such card')"], 60) == (1, ["no such card"])
+    code = "import subprocess as s; p = s.Popen(['sleep', '100']); open('pid', 'w').write(str(p.pid)); p.wait()"
+    monkeypatch.chdir(tmp_path)
+    assert gpu.ended(["-c", code], 5) == (None, ["it took longer than its 5 seconds"])
+    state, until = Path("/proc") / Path("pid").read_text() / "stat", time.monotonic() + LIMIT
+    while state.exists() and state.read_text().split()[2] != "Z":
+        assert time.monotonic() < until
+
+
+def test_a_way_of_computing_a_step_in_a_row():
+    part = {"seconds": {"noise": [0.0051, 0.0053, 0.0052], "quiet": [0.005, 0.005, 0.005]}, "peak": 3e9}
+    part |= {"how": "on", "compile": 9.0, "tokens": 52, "flops_per_token": 98.9e9}
+    part |= {"evaluation": 0.5, "checkpoint": 0.1}
+    config = {"max_iters": 1000, "eval_interval": 100}
+    found = gpu.row(part, {"machine": {"name": "NVIDIA H100 80GB HBM3"}, "config": config})
+    assert found["the noise adds, ms"] == pytest.approx([0.1, 0.3, 0.2])
+    assert found["the noise adds, %"] == pytest.approx(4)
+    assert found["tokens a second"] == pytest.approx(10_000)
+    assert found["FLOP/s, % of the card's"] == pytest.approx(100)
+    assert found["a run, s"] == pytest.approx(5.2 + 11 * 0.6)
+
+
+@pytest.fixture
+def session(small, monkeypatch):
+    """session(left, code, took) is a Session of runs that do what the code does; there are so many seconds
+    left, and the last run took so many."""
+
+    def begin(left, code, took=0.0):
+        monkeypatch.setattr("sweep.WORKER", [sys.executable, "-c", code])
+        study = read_study(ROOT / "config" / "study" / "full_size.py", [small], seeds=[1, 2])
+        options = SimpleNamespace(jobs=2, end=time.monotonic() + left, seconds=20)
+        return gpu.Session(study, options, Path("kept"), took)
+
+    return begin
+
+
+def test_a_run_that_cannot_end_in_time_is_not_begun(session):
+    slow = session(50, "raise SystemExit(1)", took=60)
+    slow.run()
+    assert (slow.report(), slow.began) == (gpu.TIME_IS_UP, {})
+    quick = session(50, "raise SystemExit(1)", took=10)
+    quick.run()
+    assert len(quick.failed) == len(quick.began) == 6
+
+
+def test_runs_that_do_not_stop_when_asked_are_ended(session):
+    deaf = session(4, "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(100)")
+    began = time.monotonic()
+    deaf.run()
+    assert len(deaf.told) == 2
+    assert 4 + deaf.grace <= time.monotonic() - began < 60
+
+
+def test_without_a_card_it_says_so(gpu_command, monkeypatch, corpus, tmp_path):
     monkeypatch.setattr("training.machine.best_device", lambda: "cpu")
     with pytest.raises(UserError, match="no CUDA card here"):
-        gpu.main(["--dataset=none", "--minutes=1"])
+        gpu_command("check", "--device=auto")
+    assert not (tmp_path / "kept").exists()
 
 
 @pytest.mark.slow
-def test_the_command_for_a_card_is_rehearsed_whole(small, tmp_path, monkeypatch):
-    (tmp_path / "base.py").write_text("dropout = 0.0\n")
-    study = f'base = {str(tmp_path / "base.py")!r}\ncommon = dict(dtype="float32")\nbaseline = "a"\n'
-    (tmp_path / "pair.py").write_text(study + 'arms = {"a": {}, "b": dict(noise_sigma=0.1)}\nseeds = (1,)\n')
-    monkeypatch.setattr(gpu, "STUDY", str(tmp_path / "pair.py"))
-    assert gpu.main([small, "--minutes=8", "--out=kept"]) == 0, read_json("kept/summary.json")
-    assert len(list((tmp_path / "kept").glob("*.json"))) == 3
-    assert "skipped" in (tmp_path / "kept" / "tests.txt").read_text()
+def test_both_commands_for_a_card_are_rehearsed_whole(small, gpu_command, capsys, monkeypatch):
+    """The second time nothing is trained, since results/ has the records."""
+    assert gpu_command("check", small, "--compile=off", "--minutes=10", "--jobs=2") == 0
+    said, found = capsys.readouterr().out, read_json("kept/check.json")
+    assert "the noise adds, ms" in said
+    assert [found[name]["how"] for name in gpu.PARTS if name != "16 GB"] == ["off"] * 4
+    assert abs(found["16 GB"]["batch"] - 8) <= 1, "on a CPU as many as twice the batch took"
+    monkeypatch.setattr(gpu, "read_study", functools.partial(read_study, seeds=[1]))
+    words = ["train", small, "--max_iters=4", "--eval_interval=2", "--minutes=10"]
+    assert gpu_command(*words) == 0
+    said = capsys.readouterr().out
+    assert re.findall(r"(?m)^(\w+), seed 1: best", said)[2] == "mild", "after the first two arms"
+    assert said.count("1 of 16") == 3 * 2, "three losses of two arms"
+    assert "incomplete" in said
+    runs = {path.parent.parent.name: len(records.read_lines(path)) for path in Path("kept").rglob("*.gz")}
+    assert runs == {"full_size": 3, "full_size_rates": 8}
+    shutil.rmtree("out")
+    Path("kept").rename("results")
+    Path("config").symlink_to(ROOT / "config")
+    monkeypatch.setattr(gpu, "ROOT", Path.cwd())
+    assert gpu_command(*words) == 0
+    assert "seed 1: best" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_card_needs_none_of_what_it_may_lack():
+    lacking = ("jinja2", "matplotlib", "requests", "tiktoken", "transformers", "ruff", "xdist")
+    code = f"import sys; sys.modules.update(dict.fromkeys({lacking})); sys.path.insert(0, 'tests')"
+    code += "; import bench.gpu, bench.card, train, sweep, analysis.collect, card, test_cuda"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

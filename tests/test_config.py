@@ -79,6 +79,7 @@ def test_a_shorter_run_on_the_command_line_shortens_the_warm_up_of_its_preset_an
         ("--noise_schedule=inverse --noise_eta=1 --noise_sigma=1", ["noise_sigma=0"]),
         ("--noise_eta=0.3", ["noise_eta=0.3", "inverse"]),
         ("--min_lr=1", ["min_lr=1.0", "learning_rate", "--min_lr=None"]),
+        ("--compile=graphs --gradient_accumulation_steps=2", ["steps=1", "compile='on'"]),
         ("--max_iters=10 --warmup_iters=11", ["warmup_iters=11", "max_iters"]),
         ("--eval_iters=200", ["eval_iters", "eval_tokens"]),
         ("--decay_lr=False", ["decay_lr", "min_lr"]),

@@ -140,7 +140,7 @@ def test_every_file_and_option_that_is_named_is_there(page):
             assert option[0] in OPTIONS or (ROOT / "config" / "study" / f"{span}.py").is_file(), span
         if option := re.match(r"--(\w[\w-]*)", span):
             programs = ("sweep.py", "sample.py", "data/shakespeare_bpe/prepare.py", "data/enwik8/prepare.py")
-            helps = "".join(map(help_of, programs)) + help_of("-m", "bench")
+            helps = "".join(map(help_of, programs)) + help_of("-m", "bench") + help_of("-m", "bench.gpu")
             assert option[1] in OPTIONS or re.search(rf"{option[0]}\b", helps), span
 
 

@@ -18,7 +18,7 @@ import train
 from config import ROOT, UserError, load
 from data.corpus import Corpus
 from data.files import read_json
-from model import GPT, Block
+from model import GPT
 from noise import stream_seed
 from training import lifecycle, machine
 from training.evaluate import mean_loss
@@ -238,12 +238,12 @@ def test_a_run_that_diverges_says_where_and_keeps_the_last_good_checkpoint(run, 
 
 def compile_with(monkeypatch, backend):
     """Compile by another backend than inductor, which needs a compiler and minutes."""
-    monkeypatch.setattr(Block, "compile", lambda block: nn.Module.compile(block, backend=backend))
+    monkeypatch.setattr(GPT, "compile", lambda model, **_: nn.Module.compile(model, backend=backend))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "bfloat16 through float32"])
-def test_compiled_blocks_train_as_eager_ones(dtype, run, monkeypatch):
-    """Each block is one graph, whichever way its products go."""
+def test_a_compiled_model_trains_as_an_eager_one(dtype, run, monkeypatch):
+    """The model is one graph, whichever way its products go."""
     ran = []
     if dtype.startswith("bfloat16"):
         monkeypatch.setattr("training.operators.has_instructions", lambda _: dtype == "bfloat16")
@@ -254,22 +254,24 @@ def test_compiled_blocks_train_as_eager_ones(dtype, run, monkeypatch):
     compile_with(monkeypatch, backend)
     options = {"dtype": dtype.split()[0], "dropout": 0.0}
     compiled = run("compiled", compile="on", **options)
-    steps_of_blocks = 2 * 2 * (12 + 2)  # blocks, micro-steps, iterations and the warm-up; no evaluation
-    assert len(ran) == steps_of_blocks
+    assert len(ran) == 2 * (12 + 2), "micro-steps, iterations and the warm-up; no evaluation"
     plain = run("plain", **options)
     for name, tensor in weights(plain).items():
         torch.testing.assert_close(weights(compiled)[name], tensor, rtol=1e-3, atol=1e-4)
 
 
-def test_compilation_that_fails_falls_back_with_one_line(run, capsys, monkeypatch):
+@pytest.mark.parametrize(("how", "what"), [("on", ["compilation"]), ("graphs", ["CUDA graphs", "compilation"])])
+def test_compilation_that_fails_falls_back_with_one_line(how, what, run, capsys, monkeypatch):
     def broken(*_):
         raise RuntimeError("no compiler\nand a long explanation")
 
     compile_with(monkeypatch, broken)
-    folder = run("compiled", compile="on")
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "compilation failed" in line]
-    assert "no compiler" in line
-    assert same_weights(folder, run("plain"))
+    options = {"gradient_accumulation_steps": 1}
+    folder = run("compiled", compile=how, **options)
+    said = [line for line in capsys.readouterr().out.splitlines() if " failed, going on without" in line]
+    assert [line.split(" failed")[0] for line in said] == what
+    assert all("no compiler" in line for line in said)
+    assert same_weights(folder, run("plain", **options))
     assert json.loads((folder / "result.json").read_text())["compiled"] is False, "whatever was asked for"
 
 

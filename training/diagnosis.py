@@ -104,7 +104,7 @@ class Diagnosis(CleanMoments):
             functools.partial(loss_of, slice(0, half)),
             functools.partial(loss_of, slice(half, 2 * half)),
         ]
-        with eagerly(run.model):  # compiled blocks would be compiled again for half a batch
+        with eagerly(run.model):  # a compiled model would be compiled again for half a batch
             norm = batch_noise_norm(halves, list(run.model.parameters()))
         scale = run.scaler.scale(torch.ones_like(norm))
         self.batch_norm = norm / scale / math.sqrt(config.gradient_accumulation_steps)

@@ -17,7 +17,7 @@ from training.distributed import Ending, on_rank0
 from training.evaluate import bits, mean_loss
 from training.machine import Machine, enough_memory, out_of_memory, versions
 from training.pretrained import check_same, describe, needs_source, read_source
-from training.run import Diverged, Run, compile_blocks
+from training.run import Diverged, Run, compile_model
 from training.run_folder import corpus_title, read_log
 from training.shape import check_memory, slow_to_build
 
@@ -26,6 +26,7 @@ USE_LESS_MEMORY = (
     "halve batch_size and double gradient_accumulation_steps, or make n_embd, n_layer or block_size smaller"
 )
 LONG = 3600  # seconds; a longer run says so first
+WITHOUT = {"graphs": "on", "on": "off"}  # option compile, where what it asks for fails
 
 
 class Stopped(Ending):
@@ -172,28 +173,44 @@ def announce(run, folder):
 
 
 def warm_up(run, accumulate):
-    """Run two forward and backward passes and throw the gradients away: the first compiles, the second times a
-    step.
+    """Compile the model by passes that change nothing, and time one; returns how it is compiled: graphs, on or
+    off.
 
-    accumulate: train.py's. Where compilation fails, which shows at the first call, the run goes on without it.
+    accumulate: train.py's. Where compilation fails, which shows at the first calls, the run goes on without it.
     """
-    try:
-        compile_blocks(run.model, on=run.machine.compile)
-        float(accumulate(run))
-    except Exception as error:
-        if not run.machine.compile or out_of_memory(error):
-            raise
-        reason = " ".join([type(error).__name__, *str(error).strip().splitlines()[:2]])
-        print(f"compilation failed, going on without it ({reason}); --compile=off avoids the attempt")
-        compile_blocks(run.model, on=False)
-    began = time.perf_counter()
-    float(accumulate(run))  # float() waits for the device
-    seconds = (time.perf_counter() - began) * (run.config.max_iters - run.step)
-    run.optimizer.zero_grad(set_to_none=True)
+    how = "graphs" if run.config.compile == "graphs" else "on" if run.machine.compile else "off"
+    while not compiled(run, accumulate, how):
+        how = WITHOUT[how]
+    seconds = throw_away(run, accumulate) * (run.config.max_iters - run.step)
     if seconds > LONG:
         shorter = "" if run.config.init_from else "; config/cpu.py after the other files makes it a short one"
         hours = f"{seconds / 3600:.1f} hours on {run.machine.name}"
         print(f"this run will take about {hours}, evaluations not counted{shorter}", flush=True)
+    return how
+
+
+def compiled(run, accumulate, how):
+    """Whether the model can be compiled so; if not, it is said."""
+    try:
+        compile_model(run.model, how)
+        for _ in range(3 if how == "graphs" else 1):  # CUDA graphs are warmed up, captured and replayed
+            throw_away(run, accumulate)
+        return True
+    except Exception as error:
+        if how == "off" or out_of_memory(error):
+            raise
+        reason = " ".join([type(error).__name__, *str(error).strip().splitlines()[:2]])
+        what, them = ("CUDA graphs", "them") if how == "graphs" else ("compilation", "it")
+        print(f"{what} failed, going on without {them} ({reason}); --compile={WITHOUT[how]} avoids the attempt")
+        return False
+
+
+def throw_away(run, accumulate):
+    """One forward and backward pass, whose gradients are thrown away; returns its seconds."""
+    began = time.perf_counter()
+    float(accumulate(run))  # float() waits for the device
+    run.optimizer.zero_grad(set_to_none=True)
+    return time.perf_counter() - began
 
 
 # On the way.

@@ -30,7 +30,7 @@ class Machine:
     """Where and how a run computes.
 
     device: cpu, cuda:N or mps. dtype: of autocast. threads: CPU threads of each process. compile: whether
-    blocks are compiled. processes: how many train the run together.
+    the model is compiled. processes: how many train the run together.
     """
 
     device: str
@@ -54,7 +54,7 @@ class Machine:
         dtype = best_dtype(device) if config.dtype == "auto" else config.dtype
         if device.startswith("cuda") and dtype == "bfloat16" and not has_bfloat16(device):
             print(f"{torch.cuda.get_device_name(device)} emulates bfloat16: --dtype=float16 is faster there")
-        compiled = config.compile == "on" or (config.compile == "auto" and device.startswith("cuda"))
+        compiled = config.compile in ("on", "graphs", *(["auto"] if device.startswith("cuda") else []))
         threads = config.threads or default_threads(processes)
         return cls(device, dtype, threads, compiled, processes)
 

@@ -188,13 +188,12 @@ def group_of(name):
     return "attention" if "attn" in parts else "mlp" if "mlp" in parts else "norms"
 
 
-def compile_blocks(model, on=True):
-    """Compile the block, once for all of them, at its next call; on=False undoes it."""
-    if on:  # or the graph would break at each product
-        torch.compiler.assume_constant_result(ops.has_instructions)
-    for block in model.blocks:
-        if on:
-            block.compile()
-        else:
-            block._compiled_call_impl = None
-    model.compiled = on
+def compile_model(model, how):
+    """Have the model compiled as a whole at its next call. how: "on"; "graphs", captured in CUDA graphs too; or
+    "off", which undoes it. On a card a break in the graph is an error; on a CPU the draw of dropout is one."""
+    model._compiled_call_impl = None
+    model.compiled = how != "off"
+    if model.compiled:
+        torch.compiler.assume_constant_result(ops.has_instructions)  # or the graph would break at each product
+        whole, mode = model.wte.weight.device.type != "cpu", "reduce-overhead" if how == "graphs" else None
+        model.compile(fullgraph=whole, mode=mode)

@@ -1,0 +1,87 @@
+"""What `python -m bench.gpu check` measures of a card, each in a process of its own, which prints JSON last.
+
+python -m bench.card step|largest CONFIG_FILES... --key=value
+"""
+
+import dataclasses
+import gc
+import json
+from pathlib import Path
+
+import torch
+
+from bench.measure import run_folder, without_noise
+from bench.our_loop import OurLoop
+from bench.turns import clock, steps_in_turns
+from config import load, run_script
+from training import lifecycle
+from training.machine import Machine, out_of_memory
+
+ROOM = 14 * 2**30  # bytes that a card of 16 GB has for tensors: ECC and CUDA itself take up to 2 GiB
+
+
+def step(config, corpus, machine):
+    """A step with the noise and without, in turns, and what there is in a run beside steps."""
+    noise = OurLoop(config, corpus, machine)
+    noise.train_step()
+    peak, compile_seconds = peak_memory(noise), noise.compile_seconds()
+    quiet = OurLoop(without_noise(config), corpus, machine)
+    seconds = steps_in_turns({"noise": noise, "quiet": quiet}, machine)
+    with run_folder(Path("out")) as folder:
+        return {
+            **{"how": noise.how, "compile": compile_seconds, "seconds": seconds, "peak": peak},
+            **{"flops_per_token": noise.model.flops_per_token(), "tokens": config.tokens_per_iter},
+            "evaluation": min(clock(lambda: look(noise.run), machine) for _ in range(2)),
+            "checkpoint": min(clock(lambda: noise.checkpoint(folder), machine) for _ in range(2)),
+        }
+
+
+def look(run):
+    return lifecycle.val_loss(run), lifecycle.train_loss(run)
+
+
+def peak_memory(loop):
+    """Of two steps; on a CPU of the process so far."""
+    if cuda := loop.machine.kind == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    for _ in range(2):
+        loop.train_step()
+    loop.machine.synchronize()
+    return torch.cuda.max_memory_reserved() if cuda else loop.machine.peak_memory()
+
+
+def largest(config, corpus, machine):
+    """The largest batch that ROOM holds, by a line through the peaks of two sizes, then tried; on a CPU that
+    which takes what twice the batch did."""
+
+    def peak(batch_size):
+        return peak_memory(OurLoop(dataclasses.replace(config, batch_size=batch_size), corpus, machine))
+
+    size, cuda = config.batch_size, machine.kind == "cuda"
+    one, two = peak(size), peak(2 * size)
+    room = ROOM if cuda else two
+    batch = int(2 * size + (room - two) / max(1, (two - one) / size))
+    if cuda:
+        total = torch.cuda.get_device_properties(machine.device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, room / total))
+    while True:
+        try:
+            return {"batch": batch, "peak": peak(batch), "room": room, "peaks": {size: one, 2 * size: two}}
+        except RuntimeError as error:
+            if not out_of_memory(error) or batch < size / 2:
+                raise
+        batch = int(0.95 * batch)
+
+
+def main(argv):
+    config = load(argv[1:])
+    machine = Machine.choose(config)
+    corpus = lifecycle.open_corpus(config, machine)
+    print(json.dumps({"step": step, "largest": largest}[argv[0]](config, corpus, machine)))
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,111 @@
+"""The tests of a card in several processes, each test with a time limit of its own, whatever it does.
+
+    python tests/card.py FILE PROCESSES MARKER
+
+runs the tests of a marker in tests/test_cuda.py, the most telling first. FILE gets JSON lines: a test is
+planned, it begins, it ends. A test that hangs or ends its process is noted, and the others go on in a new one.
+This file is those processes' pytest plugin too.
+"""
+
+import faulthandler
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+LIMIT = 20  # seconds a case
+ORDER = {  # the first tests, and their own limits
+    "test_the_card_is_chosen_named_and_recorded": 40,
+    "test_the_noise_is_added_whole_not_divided_by_the_loss_scale": LIMIT,
+    "test_a_step_skipped_for_infinity_moves_no_weight_and_no_moment": LIMIT,
+    "test_the_noise_is_drawn_on_the_device_from_seed_and_step_alone": LIMIT,
+    "test_sixteen_bits_train_like_thirty_two": LIMIT,
+    "test_compiled_by_inductor": 60,
+    "test_the_papers_model_trains_within_16_gb": 30,
+    "test_the_host_does_not_wait_in_a_compiled_step": 60,
+    "test_a_compiled_run_with_dropout_resumes": 60,
+    "test_a_stopped_run_resumes_to_the_same_weights": LIMIT,
+    "test_the_host_does_not_wait_for_the_device_in_a_step": LIMIT,
+}
+
+
+def main(file, processes, marker, tests=HERE / "test_cuda.py"):
+    shares = [f"{number}/{processes}" for number in range(int(processes))]
+    with ThreadPoolExecutor(len(shares)) as pool:
+        return max(pool.map(lambda share: run_share(file, share, marker, tests), shares))
+
+
+def run_share(file, share, marker, tests):
+    """One process's tests, in new processes while one is cut short within a test; returns the exit status."""
+    words = ["-m", "pytest", str(tests), "-m", marker, f"--rootdir={HERE.parent}"]
+    words += ["-p", "card", "-p", "no:faulthandler"]
+    path = os.pathsep.join(filter(None, [str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": path, "CARD_FILE": file, "CARD_SHARE": share}
+    while True:
+        status = subprocess.call([sys.executable, *words], env=environment)
+        mine = [test for test in read(file).values() if test.get("share") == share]
+        unfinished = [test for test in mine if "outcome" not in test]
+        if not unfinished:
+            return status
+        seconds = time.time() - unfinished[0]["began"]
+        write(file, {"test": unfinished[0]["test"], "outcome": f"ended its process after {seconds:.0f} s"})
+
+
+def read(file):
+    """{test: what is known of it}."""
+    found = {}
+    for line in Path(file).read_text().splitlines() if Path(file).exists() else []:
+        line = json.loads(line)
+        found.setdefault(line["test"], {}).update(line)
+    return found
+
+
+def write(file, line):
+    with open(file, "a", encoding="utf-8") as lines:
+        lines.write(json.dumps(line) + "\n")
+
+
+def limit(test):
+    return ORDER.get(test.split("::")[-1].split("[")[0], LIMIT)
+
+
+# The plugin.
+
+
+@pytest.hookimpl(trylast=True)  # after the marker has chosen
+def pytest_collection_modifyitems(items):
+    """This process's share, in order, without the tests that are done."""
+    number, processes = map(int, os.environ["CARD_SHARE"].split("/"))
+    done, order = read(os.environ["CARD_FILE"]), [*ORDER]
+    items.sort(key=lambda item: order.index(item.originalname) if item.originalname in order else len(order))
+    items[:] = [item for item in items[number::processes] if "outcome" not in done.get(item.nodeid, {})]
+    for item in items:
+        write(os.environ["CARD_FILE"], {"test": item.nodeid})
+
+
+def pytest_runtest_logstart(nodeid):
+    line = {"test": nodeid, "began": time.time(), "share": os.environ["CARD_SHARE"]}
+    write(os.environ["CARD_FILE"], line)
+    faulthandler.dump_traceback_later(limit(nodeid), exit=True, file=sys.__stderr__)
+
+
+def pytest_runtest_logreport(report):
+    if report.when == "call" or report.outcome != "passed":
+        crash = getattr(report.longrepr, "reprcrash", None)
+        said = crash.message.splitlines()[0] if crash else report.capstdout.strip().split("\n")[-1]
+        outcome = {"outcome": report.outcome, "seconds": round(report.duration, 2), "said": said}
+        write(os.environ["CARD_FILE"], {"test": report.nodeid, **outcome})
+
+
+def pytest_sessionfinish():
+    faulthandler.cancel_dump_traceback_later()
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
