@@ -38,6 +38,7 @@ import gzip
 import json
 import re
 import sys
+import zlib
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -46,8 +47,18 @@ import numpy as np
 import pandas as pd
 
 from config import UserError, identity, recorded
-from data.files import read_json
-from training.run_folder import corpus_title, find_runs, read_about, read_config, read_log, read_result
+from data.files import misfit, read_json
+from training.run_folder import (
+    ABOUT,
+    EVENT,
+    RESULT,
+    corpus_title,
+    find_runs,
+    read_about,
+    read_config,
+    read_log,
+    read_result,
+)
 
 RUNS = "runs.jsonl.gz"
 ARM = ["study", "size", "setting", "arm"]  # what tells an arm from all others
@@ -138,10 +149,20 @@ def read_run(path):
 def read_committed(folders):
     """The entries of all committed records at or below `folders`."""
     for path in sorted({path for folder in folders for path in Path(folder).rglob(RUNS)}):
-        corpora = (read_json(path.parent / "study.json") or {}).get("corpora", {})
+        corpora = (read_study_json(path.parent) or {}).get("corpora", {})
         for line in read_lines(path):
-            run = {**line["run"], "corpus": corpora[line["run"]["corpus"]]}
+            if (corpus := line["run"]["corpus"]) not in corpora:
+                raise UserError(
+                    f"{path.parent / 'study.json'} is damaged: it has no corpus {corpus}; restore it"
+                )
+            run = {**line["run"], "corpus": corpora[corpus]}
             yield {**line, "run": run, "folder": run_path(path.parent, line), "at": path.parent}
+
+
+LINE = {
+    **{"arm": str, "seed": int, "config": dict, "run": {**ABOUT, "corpus": str}, "log": [EVENT]},
+    **{"result": RESULT, "sharpness?": {"rises": dict}},
+}
 
 
 def read_lines(path):
@@ -150,9 +171,12 @@ def read_lines(path):
         return []
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
-            return [json.loads(line) for line in file]
-    except (EOFError, ValueError, gzip.BadGzipFile) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
+            lines = [json.loads(line) for line in file]
+    except (EOFError, ValueError, RecursionError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path} is damaged: {error}; restore it") from None
+    if wrong := misfit(lines, [LINE]):
+        raise UserError(f"{path} is damaged: {wrong}; restore it")
+    return lines
 
 
 def run_path(study, entry):

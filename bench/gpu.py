@@ -42,7 +42,7 @@ from analysis.records import RUNS, read, read_lines
 from analysis.statistics import compare
 from bench.began import BEGAN
 from bench.report import milliseconds, shown
-from config import ROOT, UserError, load, run_script
+from config import ROOT, UserError, load, run_script, user_path
 from config.study import read_study
 from data.corpus import corpus_folder
 from data.files import write_json
@@ -91,7 +91,7 @@ def read_options(argv):
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--jobs", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("out/gpu"))
+    parser.add_argument("--out", type=user_path, default=Path("out/gpu"))
     try:
         options, words = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:

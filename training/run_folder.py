@@ -373,7 +373,7 @@ def find_runs(folders):
         if not folder.is_dir():
             raise UserError(f"no such folder: {folder}")
         found.update(path.parent for path in folder.rglob("run.json"))
-    return sorted(path for path in found if (path / "config.json").is_file())
+    return sorted(path for path in found if (path / "config.json").exists())
 
 
 def finite(value):
