@@ -7,10 +7,7 @@ an underscore, functions and imports are the file's own.
 
 import contextlib
 import dataclasses
-import difflib
-import errno
 import inspect
-import os
 import re
 import runpy
 import sys
@@ -21,67 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
+from config._command import PATH, UserError, can_be_path, did_you_mean, shown, user_path
+from config._command import cores as cores
+from config._command import run_script as run_script
+
 ROOT = Path(__file__).resolve().parent.parent
-
-
-class UserError(Exception):
-    """A mistake of the user's: one line that names the mistake and the mend; exit status 2."""
-
-    def __str__(self):  # what it quotes may have several
-        return " ".join(super().__str__().splitlines())
-
-
-MENDS = {  # of what a disk refuses
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), ": make room, and give the same command again"),
-    errno.EIO: ": use another disk, or try the same command again",
-}
-
-
-def run_script(main):
-    """Run `main(argv)` as a script: its return value is the exit status; a UserError, or a file that the
-    system refuses, is one line and status 2. A terminal without some character shows it as "?"."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except (UserError, OSError) as error:
-        mend = MENDS.get(getattr(error, "errno", None), "")
-        print(f"error: {error}{mend}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-
-
-def cores():
-    """CPU cores that this process may use, for whoever shares them out."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def can_be_path(text):
-    """Whether a text can be a path: of printable UTF-8, and the user of a leading ~ is known."""
-    try:
-        text.encode()  # what was no UTF-8 on the command line is none here
-        Path(text).expanduser()
-    except (RuntimeError, ValueError):
-        return False
-    return not re.search(r"[\x00-\x1f\x7f]", text)
-
-
-def user_path(text):
-    """The path that a user wrote, ~ expanded; UserError where it can be none."""
-    if not can_be_path(str(text)):
-        raise UserError(f"{shown(str(text))} can be no path: one is {PATH}")
-    return Path(text).expanduser()
-
-
-def shown(value, most=200):
-    """A value as a message quotes it: its repr, cut where it is long."""
-    try:
-        text = repr(value)
-    except ValueError:  # more digits than Python prints
-        return "a number of thousands of digits"
-    return text if len(text) <= most else f"{text[:most]}..."
 
 
 class Limits(NamedTuple):
@@ -91,7 +32,6 @@ class Limits(NamedTuple):
     words: str
 
 
-PATH = "UTF-8 without control characters, and where it begins with ~ of a user who exists"
 Name = Annotated[str, Limits(can_be_path, PATH)]
 Size = Annotated[int, Limits(lambda x: 1 <= x <= 1e12, "from 1 to 1e12")]
 Iterations = Annotated[int, Limits(lambda x: 1 <= x <= 1e8, "from 1 to 1e8")]  # their history is on the device
@@ -417,11 +357,6 @@ def check_value(name, value, where):
     if limits and value is not None and not limits.hold(value):
         raise UserError(f"{where}: {name}={shown(value)} cannot be: it is {limits.words}")
     return value
-
-
-def did_you_mean(word, known):
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def check_together(c):

@@ -1,0 +1,75 @@
+"""What every command does: a mistake of its user's in one line, paths that a user wrote, cores. No torch."""
+
+import difflib
+import errno
+import os
+import re
+import sys
+from pathlib import Path
+
+PATH = "UTF-8 without control characters, and where it begins with ~ of a user who exists"
+
+
+class UserError(Exception):
+    """A mistake of the user's: one line that names the mistake and the mend; exit status 2."""
+
+    def __str__(self):  # what it quotes may have several
+        return " ".join(super().__str__().splitlines())
+
+
+MENDS = {  # of what a disk refuses
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), ": make room, and give the same command again"),
+    errno.EIO: ": use another disk, or try the same command again",
+}
+
+
+def run_script(main):
+    """Run `main(argv)` as a script: its return value is the exit status; a UserError, or a file that the
+    system refuses, is one line and status 2. A terminal without some character shows it as "?"."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (UserError, OSError) as error:
+        mend = MENDS.get(getattr(error, "errno", None), "")
+        print(f"error: {error}{mend}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def cores():
+    """CPU cores that this process may use, for whoever shares them out."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def can_be_path(text):
+    """Whether a text can be a path: of printable UTF-8, and the user of a leading ~ is known."""
+    try:
+        text.encode()  # what was no UTF-8 on the command line is none here
+        Path(text).expanduser()
+    except (RuntimeError, ValueError):
+        return False
+    return not re.search(r"[\x00-\x1f\x7f]", text)
+
+
+def user_path(text):
+    """The path that a user wrote, ~ expanded; UserError where it can be none."""
+    if not can_be_path(str(text)):
+        raise UserError(f"{shown(str(text))} can be no path: one is {PATH}")
+    return Path(text).expanduser()
+
+
+def shown(value, most=200):
+    """A value as a message quotes it: its repr, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # more digits than Python prints
+        return "a number of thousands of digits"
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def did_you_mean(word, known):
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
