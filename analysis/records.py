@@ -136,9 +136,9 @@ def read_folders(folders):
 def read_run(path):
     """A run folder as an entry; its arm is the folder's name, or the folder above's where it is seed<n>."""
     seed, about = read_config(path).seed, read_about(path)
-    sharpness = read_json(path / "sharpness.json", {"rises": dict})
+    sharpness = read_json(path / "sharpness.json", {"rises": {str: [(int, float)]}})
     events, truncated = read_log(path)
-    truncated |= any("lost" in part for part in about["resumed"])
+    truncated |= any("log" in part.get("lost", {}) for part in about["resumed"])
     is_seed = re.fullmatch(r"seed\d+", path.name)
     arm = (path.resolve().parent if is_seed else path.resolve()).name
     config = read_json(path / "config.json")  # as it is: read_config adds what is not recorded
@@ -161,7 +161,7 @@ def read_committed(folders):
 
 LINE = {
     **{"arm": str, "seed": int, "config": dict, "run": {**ABOUT, "corpus": str}, "log": [EVENT]},
-    **{"result": RESULT, "sharpness?": {"rises": dict}},
+    **{"result": RESULT, "sharpness?": {"rises": {str: [(int, float)]}}},
 }
 
 

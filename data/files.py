@@ -15,6 +15,7 @@ import filelock
 
 from config import ROOT, UserError
 
+FAILING = (errno.EIO, errno.ENOSPC, errno.EDQUOT)  # of a disk, not of what a file system cannot do
 NUMBER = (int, float, NoneType)  # of a shape: JSON has no NaN and no infinity, they are null
 LARGE = 500 * 10**6  # bytes of files that are read in one go
 
@@ -24,8 +25,8 @@ def replacing(path, mode="wb", keep=None, **options):
     """Open a temporary file beside `path`; on success it takes the path's place, on failure it goes.
 
     The bytes are on the disk before the name changes, and the name is before this ends, so that a power cut
-    leaves whole files, and of two that are written one after the other never the second alone. keep: the path
-    that the old file gets. An OSError names the path.
+    leaves whole files, and of two that are written one after the other never the second alone. keep: a second
+    name that the old file keeps. An OSError names the path.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -37,7 +38,7 @@ def replacing(path, mode="wb", keep=None, **options):
             file.flush()
             os.fsync(file.fileno())
         if keep and path.exists():
-            os.replace(path, keep)
+            keep_as(path, keep)
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
@@ -45,6 +46,17 @@ def replacing(path, mode="wb", keep=None, **options):
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def keep_as(path, name):
+    """Give a file a second name; where the file system has no such names, move it."""
+    name.unlink(missing_ok=True)
+    try:
+        os.link(path, name)
+    except OSError as error:
+        if error.errno in FAILING:
+            raise
+        os.replace(path, name)
 
 
 def about(path, error):
@@ -63,14 +75,14 @@ def make_folder(path):
 
 
 def sync_folder(path):
-    """Have the names in a folder on the disk, as fsync has a file's bytes."""
-    if os.name == "nt":
+    """Have the names in a folder on the disk, as fsync has a file's bytes, where the system can do it."""
+    if os.name == "nt" or not os.access(path, os.R_OK):
         return
     folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of a file system that cannot
+        if error.errno in FAILING:
             raise about(path, error) from None
     finally:
         os.close(folder)
@@ -102,6 +114,7 @@ def read_json(path, shape=None):
     since `sealed`, or has not the shape (see `misfit`)."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
+        json.dumps(value, ensure_ascii=False).encode()  # half a pair of surrogates is no text
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:
@@ -125,15 +138,18 @@ def crc32(value):
 def misfit(value, shape, at="it"):
     """In words, the first place where a JSON value has not a shape; None where it has.
 
-    A shape is a type or a tuple of types (none is bool), [shape of each item], or {key: shape of its value}; a
-    key that ends with "?" may be missing, and other keys may be there.
+    A shape is a type or a tuple of types (none is bool, and an int has 64 bits at most), [shape of each item],
+    {key: shape of its value}, or {str: shape of every value}. A key that ends with "?" may be missing, and other
+    keys may be there.
     """
     if isinstance(shape, dict) and isinstance(value, dict):
-        found = (misfit_of_key(value, key, part, at) for key, part in shape.items())
+        wanted = dict.fromkeys(value, shape[str]) if str in shape else shape
+        found = (misfit_of_key(value, key, part, at) for key, part in wanted.items())
     elif isinstance(shape, list) and isinstance(value, list):
         found = (misfit(item, shape[0], f"an entry of {at}") for item in value)
     else:
         fits = not isinstance(shape, (dict, list)) and isinstance(value, shape) and not isinstance(value, bool)
+        fits &= not isinstance(value, int) or abs(value) < 1 << 63
         found = [None if fits else f"{at} is {shown_value(value)}"]
     return next(filter(None, found), None)
 

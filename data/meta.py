@@ -66,6 +66,7 @@ def is_vocabulary(meta):
         and is_count(meta["vocab_size"])
         and meta["vocab_size"] == len(symbols) <= MOST_SYMBOLS
         and all(map(SYMBOLS[meta["unit"]], symbols))
+        and (meta["unit"] == "token" or symbols == sorted(set(symbols)))
     )
 
 

@@ -11,7 +11,8 @@ import hashlib
 
 from config import UserError, differences, identity, run_script, user_path
 from data.corpus import symbol_indices
-from data.files import replacing, write_json
+from data.files import read_json, replacing, write_json
+from data.meta import fault_in
 from training import gpt2
 from training.evaluate import model_in, with_bits
 from training.run_folder import best_checkpoint, corpus_meta, corpus_title, read_about, read_config, read_log
@@ -50,9 +51,17 @@ def read_arguments(argv):
     run, folder = map(user_path, argv)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: name a new folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "corpus.json").is_file():
+    if folder.is_dir() and any(folder.iterdir()) and not is_export(folder):
         raise UserError(f"{folder} holds something other than an export: name a new folder, or an empty one")
     return run, folder
+
+
+def is_export(folder):
+    """Whether a folder holds an export, or what is left of one."""
+    try:
+        return fault_in(read_json(folder / "corpus.json")) is None
+    except UserError:
+        return False
 
 
 def end_of_text(meta):

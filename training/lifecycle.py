@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 
 from config import UserError, differences, load
 from data.corpus import Corpus
-from data.files import remove
 from model import GPT
 from training.distributed import Ending, on_rank0
 from training.evaluate import bits, mean_loss
@@ -72,7 +71,7 @@ def open_corpus(config, machine):
 def begin_or_resume(folder, config, machine, corpus, source, ranks):
     """The Run that belongs in this folder, at the step that it has reached; None where it has ended already."""
     resuming = ranks.on_rank0(folder.can_resume, config, corpus.meta)
-    if resuming and folder.read("result.json"):
+    if resuming and ranks.on_rank0(folder.read, "result.json"):
         return None
     if resuming:
         machine = machine.as_recorded(folder.read("run.json")["machine"])
@@ -131,7 +130,10 @@ def resume(run, folder):
         run.pretrained = load_pretrained(folder, run)
     gap = folder.cut_log(run.step, (state or {}).get("log"))
     best = folder.load("best.pt")
-    if best and best["iter"] > run.step and not why:  # or else the run will come to it again
+    lost = {"checkpoint": why} if why else {}
+    lost |= {"log": gap} if gap else {}
+    before = any("checkpoint" in part.get("lost", {}) for part in about["resumed"])
+    if best and best["iter"] > run.step and not (why or before):  # or else the run will come to it again
         raise UserError(
             f"{folder.path} has lost its last.pt: restore it, or begin afresh with --overwrite=True"
         )
@@ -141,12 +143,15 @@ def resume(run, folder):
         raise UserError(
             f"{folder.path} has lost its best.pt: restore it, or begin afresh with --overwrite=True"
         )
-    lost = [words for words in (why, gap) if words]
     if lost:
-        print(f"{folder.path}: {'; '.join(lost)}; going on from the checkpoint of iteration {run.step:,}")
+        print(
+            f"{folder.path}: {'; '.join(lost.values())}; going on from the checkpoint of iteration {run.step:,}"
+        )
     now = {"iter": run.step, "machine": run.machine.record(), "versions": versions()}
     about["resumed"].append(now | ({"lost": lost} if lost else {}))
     folder.write("run.json", about)
+    if why:
+        folder.take_previous()
 
 
 def load_pretrained(folder, run):
@@ -340,7 +345,6 @@ def finish(run, folder):
         for name, loss in losses.items()
     }
     folder.write("result.json", {"status": "finished", **losses, **run_summary(run)})
-    remove(folder.path, ["previous.pt"])
     per_token = run.corpus.meta["unit"] == "token"
     in_bits = f" ({losses['final_val_bpc']:.4f} bits a character)" if per_token else ""
     print(

@@ -55,20 +55,23 @@ OPTIONS = {
 MACHINE = {"device": str, "dtype": str, "threads": int, "name": (str, NoneType)}
 ABOUT = {
     **{"machine": MACHINE, "corpus": dict, "parameters": int, "versions": dict},
-    "resumed": [{"iter": int, "machine": MACHINE}],
+    "resumed": [{"iter": int, "machine": MACHINE, "lost?": {str: str}}],
     "init_from?": (dict, NoneType),
 }
 RESULT = {
     **{"status": str, "best_val_loss": NUMBER, "best_iter": (int, NoneType)},
-    **{"iterations": int, "tokens": int, "seconds": NUMBER},
+    **{"iterations": int, "tokens": int, "seconds": (int, float)},
 }
 LOSSES = dict.fromkeys(("final_train_loss", "minibatch_loss_last100", "final_val_loss"), NUMBER)
-ENDED = {"finished": LOSSES, "diverged": {"diverged_at": int}}  # what result.json has beside, by its status
+ENDED = {  # what result.json has beside, by its status
+    "finished": {**LOSSES, "best_val_loss": (int, float)},
+    "diverged": {"diverged_at": int},
+}
 MODEL = {"config": dict, "state": dict}
 RESUMED = {"model": MODEL, "step": int, "seconds": (int, float), "optimizer": dict}
 BEST = {"model": MODEL, "iter": int, "val_loss": float}
 STATES = {"last.pt": RESUMED, "previous.pt": RESUMED, "best.pt": BEST}
-EVENT = {"kind": str, "iter": int, "loss?": NUMBER}
+EVENT = {"kind": str, "iter": int}  # and other numbers
 EVENTS = {"eval": {"train_loss": NUMBER, "val_loss": NUMBER}, "train": {"loss": NUMBER}}  # by their kind
 
 
@@ -121,11 +124,13 @@ class RunFolder:
         return READERS[name](self.path)
 
     def write(self, name, value):
-        """Write a JSON file of the folder; result.json has the CRC-32 of the log too."""
+        """Write a JSON file of the folder. result.json has the CRC-32 of the log too, and ends previous.pt."""
         self.sync_log()
-        if name == "result.json":
-            value = {**value, "log_crc32": zlib.crc32(b"".join(self.log_lines()))}
-        write_json(self.path / name, sealed(finite(value)))
+        ended = name == "result.json"
+        crc = {"log_crc32": zlib.crc32(b"".join(self.log_lines()))} if ended else {}
+        write_json(self.path / name, sealed(finite({**value, **crc})))
+        if ended:
+            remove(self.path, ["previous.pt"])
 
     def can_resume(self, config, corpus_meta):
         """Whether a run of this config continues here: True to resume, False to begin.
@@ -180,8 +185,7 @@ class RunFolder:
         """
         kept = [line for line in self.log_lines() if (event := parse_event(line)) and event["iter"] < step]
         if before is not None:
-            known = set(before)
-            kept = [line for line in kept if zlib.crc32(line) in known]
+            kept = in_order(kept, before)
         with replacing(self.path / "log.jsonl") as file:
             file.writelines(kept)
         lost = len(before or kept) - len(kept)
@@ -214,8 +218,8 @@ class RunFolder:
         return load_checkpoint(self.path / name)
 
     def load_last(self):
-        """(last.pt's state, None); where it is damaged or lost, that of previous.pt, which takes its place, and
-        why, in words. The state is None where there is neither; UserError where neither is whole."""
+        """(last.pt's state, None); where it is damaged or lost, that of previous.pt, and why, in words. The
+        state is None where there is neither; UserError where neither is whole."""
         last, previous = (self.path / name for name in CHECKPOINTS)
         try:
             if (state := load_checkpoint(last)) or not previous.exists():
@@ -225,10 +229,23 @@ class RunFolder:
             if not previous.exists():
                 raise
             why = str(error).partition(":")[0]
-        state = load_checkpoint(previous)
+        return load_checkpoint(previous), why
+
+    def take_previous(self):
+        """Put previous.pt in the place of a damaged last.pt."""
+        last, previous = (self.path / name for name in CHECKPOINTS)
         os.replace(previous, last)
         sync_folder(self.path)
-        return state, why
+
+
+def in_order(lines, crcs):
+    """Those of the lines that have these CRC-32s, each once and in their order."""
+    places, last, kept = {crc: place for place, crc in enumerate(crcs)}, -1, []
+    for line in lines:
+        if (place := places.get(zlib.crc32(line), -1)) > last:
+            kept.append(line)
+            last = place
+    return kept
 
 
 def is_run(folder):
@@ -363,7 +380,7 @@ def parse_event(line):
         return None
     if misfit(event, EVENT) or misfit(event, EVENTS.get(event["kind"], {})):
         return None
-    return event
+    return None if misfit({**event, "kind": 0}, {str: NUMBER}) else event
 
 
 def find_runs(folders):

@@ -9,7 +9,7 @@ import time
 
 from config import UserError, source_wanted, user_path
 from data.files import lock
-from training.run_folder import RunFolder, parse_event, read_config, read_result
+from training.run_folder import RunFolder, parse_event, read_about, read_config, read_result
 
 TAIL = 4096  # bytes at the end of a log that hold its last event
 SETTLED = 2  # seconds of progress before the time left is told by them
@@ -27,6 +27,7 @@ def damage(run):
     try:
         read_result(run.folder)
         read_config(run.folder)
+        read_about(run.folder)
     except UserError as error:
         return str(error)
 
@@ -36,7 +37,8 @@ def outcome(result):
     if result["status"] == "diverged":
         return f"diverged at iteration {result['diverged_at']:,}"
     best, final = result["best_val_loss"], result["final_val_loss"]
-    return f"best val loss {best:.4f}, final {final:.4f}, {result['seconds']:.0f} s"
+    final = "not finite" if final is None else f"{final:.4f}"
+    return f"best val loss {best:.4f}, final {final}, {result['seconds']:.0f} s"
 
 
 def damaged(runs):

@@ -113,7 +113,7 @@ def starter():
     """
     if os.name != "posix":
         return None
-    if told := os.environ.get(SWEEP):
+    if (told := os.environ.pop(SWEEP, "")).isdigit():  # and not for those that this process starts
         return int(told)
     return os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
