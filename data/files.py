@@ -138,9 +138,9 @@ def crc32(value):
 def misfit(value, shape, at="it"):
     """In words, the first place where a JSON value has not a shape; None where it has.
 
-    A shape is a type or a tuple of types (none is bool, and an int has 64 bits at most), [shape of each item],
-    {key: shape of its value}, or {str: shape of every value}. A key that ends with "?" may be missing, others may
-    be there.
+    A shape is a type or a tuple of types (none is bool, and an int has 64 bits at most), a list of the shape of
+    each item, {key: shape of its value}, or {str: shape of every value}. A key that ends with "?" may be left
+    out; other keys may be there.
     """
     if isinstance(shape, dict) and isinstance(value, dict):
         wanted = dict.fromkeys(value, shape[str]) if str in shape else shape
