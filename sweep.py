@@ -33,7 +33,7 @@ from tqdm import tqdm
 from config import ROOT, UserError, cores, run_script
 from config.study import parse_seeds, read_study
 from data.files import write_json
-from training.status import Pace, check_runs, damage, damaged, is_free, outcome, reached, result_of, state_of
+from training.status import Pace, check_runs, damaged, is_free, outcome, reached, result_of, state_of
 from training.terminal import SWEEP, Signals, StatusLine
 
 WORKER = [sys.executable, str(ROOT / "train.py")]
@@ -112,7 +112,7 @@ class Sweep:
         self.study, self.jobs = study, jobs
         self.deadline = time.monotonic() + budget
         self.failed = damaged(study.runs)  # (run, what was said last), of those that failed on the way too
-        self.waiting = [run for run in study.runs if not damage(run)]
+        self.waiting = [run for run in study.runs if not any(run is bad for bad, _ in self.failed)]
         self.running = {}  # run's folder -> (run, process)
         self.told = set()  # the folders of the runs that were asked to stop
         self.signal = None

@@ -14,6 +14,7 @@ from types import NoneType
 import filelock
 
 from config import ROOT, UserError
+from config import shown as quoted
 
 FAILING = (errno.EIO, errno.ENOSPC, errno.EDQUOT)  # of a disk, not of what a file system cannot do
 NUMBER = (int, float, NoneType)  # of a shape: JSON has no NaN and no infinity, they are null
@@ -42,7 +43,7 @@ def replacing(path, mode="wb", keep=None, **options):
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        raise about(path, error) from None
+        raise naming(path, error) from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -59,7 +60,7 @@ def keep_as(path, name):
         os.replace(path, name)
 
 
-def about(path, error):
+def naming(path, error):
     """An OSError of the system's that names a file, this one where it named none."""
     if error.errno and error.filename is None:
         error.filename = str(path)
@@ -83,7 +84,7 @@ def sync_folder(path):
         os.fsync(folder)
     except OSError as error:
         if error.errno in FAILING:
-            raise about(path, error) from None
+            raise naming(path, error) from None
     finally:
         os.close(folder)
 
@@ -150,7 +151,7 @@ def misfit(value, shape, at="it"):
     else:
         fits = not isinstance(shape, (dict, list)) and isinstance(value, shape) and not isinstance(value, bool)
         fits &= not isinstance(value, int) or abs(value) < 1 << 63
-        found = [None if fits else f"{at} is {shown_value(value)}"]
+        found = [None if fits else f"{at} is {quoted(value, 40)}"]
     return next(filter(None, found), None)
 
 
@@ -159,11 +160,6 @@ def misfit_of_key(value, key, shape, at):
     if name in value:
         return misfit(value[name], shape, name)
     return f"{at} has no {name}" if name == key else None
-
-
-def shown_value(value):
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:40]}..."
 
 
 def hash_of(path):

@@ -25,10 +25,10 @@ from types import NoneType
 from config import UserError, identity, recorded, user_path
 from data.files import (
     NUMBER,
-    about,
     lock,
     make_folder,
     misfit,
+    naming,
     read_json,
     remove,
     replacing,
@@ -127,7 +127,7 @@ class RunFolder:
         """Write a JSON file of the folder. result.json has the CRC-32 of the log too, and ends previous.pt."""
         self.sync_log()
         ended = name == "result.json"
-        crc = {"log_crc32": zlib.crc32(b"".join(self.log_lines()))} if ended else {}
+        crc = {"log_crc32": zlib.crc32(b"".join(log_lines(self.path)))} if ended else {}
         write_json(self.path / name, sealed(finite({**value, **crc})))
         if ended:
             remove(self.path, ["previous.pt"])
@@ -168,14 +168,14 @@ class RunFolder:
             self._log.write(json.dumps(finite(event), allow_nan=False) + "\n")
             self._log.flush()
         except OSError as error:
-            raise about(path, error) from None
+            raise naming(path, error) from None
 
     def sync_log(self):
         try:
             if self._log:
                 os.fsync(self._log.fileno())
         except OSError as error:
-            raise about(self.path / "log.jsonl", error) from None
+            raise naming(self.path / "log.jsonl", error) from None
 
     def cut_log(self, step, before=None):
         """Drop what a resume at `step` will write again: events from `step` on, and damaged lines.
@@ -183,17 +183,13 @@ class RunFolder:
         before: the CRC-32 of each line that there was when the checkpoint of this step was written; None where
         that is not known. Returns, in words, what is lost of them; None for nothing.
         """
-        kept = [line for line in self.log_lines() if (event := parse_event(line)) and event["iter"] < step]
+        kept = [line for line in log_lines(self.path) if (event := parse_event(line)) and event["iter"] < step]
         if before is not None:
             kept = in_order(kept, before)
         with replacing(self.path / "log.jsonl") as file:
             file.writelines(kept)
         lost = len(before or kept) - len(kept)
         return f"log.jsonl has lost {lost} of {len(before)} lines" if lost else None
-
-    def log_lines(self):
-        path = self.path / "log.jsonl"
-        return path.read_bytes().splitlines(keepends=True) if path.is_file() else []
 
     def save(self, name, state):
         """Save a checkpoint, a nest of dicts, lists, tensors and plain values. last.pt becomes previous.pt."""
@@ -209,7 +205,7 @@ class RunFolder:
 
     def save_last(self, state):
         """Save what a resume needs as last.pt, with the CRC-32 of each line that the resume will keep."""
-        lines = self.log_lines()
+        lines = log_lines(self.path)
         while lines and (event := parse_event(lines[-1])) and event["iter"] >= state["step"]:
             lines.pop()  # the evaluation of this step
         self.save("last.pt", {**state, "log": [zlib.crc32(line) for line in lines]})
@@ -360,16 +356,18 @@ def corpus_title(meta):
     return meta["name"] + (f", the first {part['tokens']:,} {meta['unit']}s" if part else "")
 
 
+def log_lines(folder):
+    """The lines of log.jsonl, as bytes with their ends; none where there is no log."""
+    path = Path(folder) / "log.jsonl"
+    return path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+
+
 def read_log(folder):
     """(events of log.jsonl, whether it is damaged; then damaged lines are left out); no log is ([], False)."""
-    path = Path(folder) / "log.jsonl"
-    if not path.is_file():
-        return [], False
-    data, result = path.read_bytes(), read_result(folder)
-    events = [parse_event(line) for line in data.split(b"\n") if line]
-    whole = [event for event in events if event is not None]
+    lines, result = log_lines(folder), read_result(folder)
+    events = [event for event in map(parse_event, lines) if event]
     crc = (result or {}).get("log_crc32")
-    return whole, len(whole) < len(events) or crc not in (None, zlib.crc32(data))
+    return events, len(events) < len(lines) or crc not in (None, zlib.crc32(b"".join(lines)))
 
 
 def parse_event(line):
