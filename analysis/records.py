@@ -42,6 +42,7 @@ import zlib
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
+from types import NoneType
 
 import numpy as np
 import pandas as pd
@@ -198,9 +199,11 @@ def read_studies(folders):
     return studies
 
 
+CORPUS = {"name": str, "unit": str, "splits": {"train": {"tokens": int, "sha256": str}}}
 STUDY = {
-    **{"name": str, "size": str, "baseline": str, "arms": [str]},
-    **{"seeds?": [int], "versus?": dict, "decisive?": [str], "purpose?": str, "corpora?": dict},
+    **{"name": str, "size": str, "title": str, "baseline": str, "arms": [str]},
+    **{"seeds?": [int], "versus?": {str: str}, "decisive?": [str]},
+    **{"purpose?": str, "together?": (str, NoneType), "corpora?": {str: CORPUS}},
 }
 
 

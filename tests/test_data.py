@@ -436,6 +436,9 @@ def test_the_vocabulary_is_part_of_what_a_corpus_is(corpus, tmp_path):
     assert not same_corpus(meta, meta | {"unit": "byte"})
     assert not same_corpus(meta, read_json(corpus / "meta.json"))
     assert same_corpus(meta, meta | {"name": "moved", "source": {"from": "-", "sha256": "-"}})
+    old = {name: value for name, value in meta.items() if name != "vocabulary_sha256"}
+    assert fault_in(old) is None
+    assert fault_in(old | {"vocabulary": meta["vocabulary"][::-1]}) == "vocabulary", "its tokens mean others"
 
 
 def test_noised_inputs_are_replaced_at_the_rate_and_from_the_unigram_distribution(corpus):

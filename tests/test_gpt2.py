@@ -395,3 +395,12 @@ def test_a_mistake_of_an_export_is_one_line(run, words, named):
     with pytest.raises(UserError, match=rf"^[^\n]*{named}[^\n]*$"):
         export.main(f"{source}{words}".format(source).split())
     assert sorted(source.iterdir()) == before
+
+
+def test_another_programs_corpus_json_makes_no_export(run, tmp_path):
+    for name in ("corpus.json", "config.json", gpt2.WEIGHTS):
+        (tmp_path / "theirs").mkdir(exist_ok=True)
+        (tmp_path / "theirs" / name).write_text('{"documents": 3}')
+    with pytest.raises(UserError, match="something other"):
+        export.main([str(run(max_iters=5)), str(tmp_path / "theirs")])
+    assert all(path.read_text() == '{"documents": 3}' for path in (tmp_path / "theirs").iterdir())

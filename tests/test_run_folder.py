@@ -10,7 +10,7 @@ import random
 import pytest
 import torch
 from conftest import checkpoint, same_weights, weights
-from made_up import edit, fake_run, make_study
+from made_up import fake_run, make_study
 
 import plot
 import train
@@ -207,11 +207,19 @@ def test_a_link_at_a_temporary_name_is_not_written_through(tmp_path):
     assert not (tmp_path / "run.json").is_symlink()
 
 
-@pytest.mark.parametrize("name", ["../../out", "/tmp/x", "..", ""])
-def test_a_study_does_not_lead_out_of_the_records(tmp_path, name):
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"name": name} for name in ("../../out", "/tmp/x", "..", "")),
+        *({"title": "\ud800"}, {"title": -1}, {"arms": "baseline"}, {"seeds": ["1"]}),
+    ],
+    ids=repr,
+)
+def test_a_study_json_does_not_lead_out_of_the_records_nor_break_them(tmp_path, change):
     study = make_study(tmp_path / "out" / "tiny", {"baseline": {}})
-    edit(study / "study.json", name=name)
-    with pytest.raises(UserError, match="no name of a folder"):
+    there = json.loads((study / "study.json").read_text())
+    (study / "study.json").write_text(json.dumps({**there, **change}))
+    with pytest.raises(UserError, match=r"study\.json"):
         collect.main([str(study), f"--to={tmp_path / 'results'}"])
     assert not (tmp_path / "results").exists()
 

@@ -35,8 +35,9 @@ def test_the_parameters_are_counted_without_a_model(sizes, bias):
     assert shape.parameter_count(c, sizes[0]) == model.parameter_count()
 
 
-def test_training_takes_at_least_what_is_counted(new_run):
-    run = new_run()
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lion"])
+def test_training_takes_at_least_what_is_counted(new_run, optimizer):
+    run = new_run(optimizer=optimizer)
     for group in run.optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)

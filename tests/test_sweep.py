@@ -255,6 +255,7 @@ DAMAGED = [
     ),
     *(("result.json", json.dumps({**FINISHED, name: "x"})) for name in FINISHED),
     *(("config.json", text) for text in ("[]", "null", "{}", '{"seed"')),
+    ("run.json", "[]"),
 ]
 
 

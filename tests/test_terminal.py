@@ -119,6 +119,7 @@ def test_a_run_outlives_a_shell_but_no_sweep_and_no_torchrun(monkeypatch, enviro
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert starter() == parent
+    assert SWEEP not in os.environ, "what this process starts is no run of the sweep's"
 
 
 LOOP = """

@@ -17,6 +17,8 @@ import torch
 from config import ROOT, UserError, cores
 from training.operators import has_instructions
 
+MOST_THREADS = 32  # for a core; the system may refuse more
+
 EFFECTS = {  # of a field in which the machine of a resumed run differs
     "processes": "the same batches and noise, other dropout masks, other rounding",
     "device": "other noise and dropout from here on",
@@ -45,6 +47,8 @@ class Machine:
 
         Each of several processes has the CUDA card of its rank, or its share of the CPU's cores.
         """
+        if config.threads > MOST_THREADS * cores():
+            raise UserError(f"threads={config.threads}, and there are {cores()} cores here: use fewer")
         device = best_device() if config.device == "auto" else config.device
         check_device(device)
         if processes > 1:

@@ -23,7 +23,7 @@ def training_bytes(config, vocab_size, processes=1):
     """Bytes that training takes in each process at the least: four a weight, a gradient and each moment of the
     optimizer, the history's three numbers an iteration, the logits of a micro-step."""
     tokens = config.batch_size // processes * config.block_size
-    floats = {"sgd": 2, "lion": 3}.get(config.optimizer, 4)
+    floats = {"sgd": 2 + (config.beta1 > 0), "lion": 3}.get(config.optimizer, 4)
     return 4 * (floats * parameter_count(config, vocab_size) + 3 * config.max_iters + tokens * vocab_size)
 
 
