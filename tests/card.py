@@ -123,8 +123,9 @@ def pytest_runtest_protocol(item):
 
 def pytest_runtest_logreport(report):
     if report.when == "call" or report.outcome != "passed":
-        said = str(report.longrepr)[-SAID:] if report.longrepr else report.capstdout.strip().split("\n")[-1]
-        outcome = {"outcome": report.outcome, "seconds": round(report.duration, 2), "said": said}
+        outcome = {"outcome": report.outcome, "seconds": round(report.duration, 2)}
+        texts = {"said": str(report.longrepr or ""), "printed": report.capstdout + report.caplog}
+        outcome |= {name: text[-SAID:] for name, text in texts.items()}
         write(os.environ["CARD_FILE"], {"test": report.nodeid, **outcome})
     if "CUDA error" in str(report.longrepr):
         pytest_runtest_logfinish(report.nodeid)
