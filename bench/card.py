@@ -30,6 +30,7 @@ def step(config, corpus, machine):
     with run_folder(Path("out")) as folder:
         return {
             **{"how": noise.how, "compile": compile_seconds, "seconds": seconds, "peak": peak},
+            "cudagraph_skips": torch._dynamo.utils.counters["inductor"]["cudagraph_skips"],
             **{"flops_per_token": noise.model.flops_per_token(), "tokens": config.tokens_per_iter},
             "evaluation": min(clock(lambda: look(noise.run), machine) for _ in range(2)),
             "checkpoint": min(clock(lambda: noise.checkpoint(folder), machine) for _ in range(2)),
@@ -53,26 +54,19 @@ def peak_memory(loop):
 
 
 def largest(config, corpus, machine):
-    """The largest batch that ROOM holds, by a line through the peaks of two sizes, then tried; on a CPU that
-    which takes what twice the batch did."""
-
-    def peak(batch_size):
-        return peak_memory(OurLoop(dataclasses.replace(config, batch_size=batch_size), corpus, machine))
-
-    size, cuda = config.batch_size, machine.kind == "cuda"
-    one, two = peak(size), peak(2 * size)
-    room = ROOM if cuda else two
-    batch = int(2 * size + (room - two) / max(1, (two - one) / size))
-    if cuda:
-        total = torch.cuda.get_device_properties(machine.device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, room / total))
-    while True:
-        try:
-            return {"batch": batch, "peak": peak(batch), "room": room, "peaks": {size: one, 2 * size: two}}
-        except RuntimeError as error:
-            if not out_of_memory(error) or batch < size / 2:
-                raise
-        batch = int(0.95 * batch)
+    """The largest batch that ROOM holds, by doubling; on a CPU, which has no such limit, twice the batch."""
+    batch, peaks, sizes = config.batch_size, {}, 2
+    if machine.kind == "cuda":
+        total, sizes = torch.cuda.get_device_properties(machine.device).total_memory, 10
+        torch.cuda.set_per_process_memory_fraction(min(1.0, ROOM / total))
+    try:
+        for batch in (batch * 2**number for number in range(sizes)):
+            loop = OurLoop(dataclasses.replace(config, batch_size=batch), corpus, machine)
+            peaks[batch] = peak_memory(loop)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+    return {"batch": max(peaks, default=None), "room": ROOM, "peaks": peaks}
 
 
 def main(argv):

@@ -1,16 +1,17 @@
 """A CUDA card, in two commands that each keep their time, and leave what they have found whenever they end.
 
-    python -m bench.gpu check [config files] [--key=value] [--minutes=4] [--jobs=3] [--out=out/gpu]
-    python -m bench.gpu train [config files] [--key=value] [--minutes=8] [--jobs=3] [--out=out/gpu]
+    python -m bench.gpu check [config files] [--key=value] [--minutes=5] [--jobs=3] [--out=out/gpu]
+    python -m bench.gpu train [config files] [--key=value] [--minutes=7] [--jobs=3] [--out=out/gpu]
 
 check: the tests of a card, in so many processes, each test with a time limit of its own; then, alone on the
 card, a step uncompiled, compiled and in CUDA graphs, what the noise adds, and the largest batch that 16 GB
-hold. DIR gets tests.jsonl and check.json, written as results come.
+hold. DIR gets machine.json, tests.jsonl and check.json, written as results come.
 
 train: the missing runs of config/study/full_size.py, so many at once, baseline and noise of every seed before
 the third arm; then those of full_size_rates.py. No run is begun that could not end in time, going by the last
 one. DIR gets the compact records, written as each run ends, with those that results/ has, whose runs are not
-done again. What was stopped lies in out/, and goes on.
+done again. What was stopped lies in out/, and goes on. Without --compile it is that of check.json's ways, where
+DIR has one, in which a run is fastest and no test failed.
 
 Config files and keys go over the paper's size. Rehearsals without a card:
 
@@ -18,6 +19,9 @@ Config files and keys go over the paper's size. Rehearsals without a card:
     python -m bench.gpu train config/cpu.py --device=cpu --max_iters=20 --minutes=1
 """
 
+from bench.began import BEGAN  # first, so that the clock counts what the others take
+
+# isort: split
 import argparse
 import contextlib
 import dataclasses
@@ -25,6 +29,7 @@ import faulthandler
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -40,29 +45,31 @@ import pandas as pd
 from analysis.collect import collect
 from analysis.records import RUNS, read, read_lines
 from analysis.statistics import compare
-from bench.began import BEGAN
 from bench.report import milliseconds, shown
-from config import ROOT, UserError, load, run_script, user_path
+from bench.subprocesses import ended, kill
+from config import ROOT, UserError, cores, load, run_script, user_path
 from config.study import read_study
 from data.corpus import corpus_folder
-from data.files import write_json
+from data.files import read_json, write_json
 from sweep import TIME_IS_UP, Sweep, describe
 from training.machine import Machine, versions
 from training.status import check_runs, result_of
 
 CONFIG = str(ROOT / "config" / "shakespeare_noise.py")
 PLAN = [("full_size", ["noise"]), ("full_size", None), ("full_size_rates", None)]  # study, arms
-MINUTES = {"check": 4, "train": 8}
+MINUTES = {"check": 5, "train": 7}
 CACHE = "out/compile_cache"  # of all processes; check begins with none
 PARTS = {  # the words of a measurement, and its share of the time at most; the tests come before
     "uncompiled": (["-m", "bench.card", "step", CONFIG, "--compile=off"], 0.15),
     "compiled": (["-m", "bench.card", "step", CONFIG, "--compile=on"], 0.4),
+    "compiled again": (["-m", "bench.card", "step", CONFIG, "--compile=on"], 0.2),
     "in CUDA graphs": (["-m", "bench.card", "step", CONFIG, "--compile=graphs"], 0.3),
     "16 GB": (["-m", "bench.card", "largest", CONFIG, "--compile=off"], 0.2),
-    "compiled again": (["-m", "bench.card", "step", CONFIG, "--compile=on"], 0.2),
 }
+SAID = 30  # lines that are kept of what a measurement said
 TESTS, RESERVE = 0.4, 0.05  # shares of the time; RESERVE at the end is for stopping, and as much for telling
 TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "L4": 121, "T4": 65, "4090": 165, "3090": 71}  # dense, 16 bits
+GOOD = ("passed", "skipped")
 LOSSES = ["final_val_loss", "best_val_loss", "final_train_loss"]
 
 
@@ -80,8 +87,12 @@ def main(argv):
             raise UserError("PyTorch sees no CUDA card here; bench.gpu --help has a rehearsal without one")
         corpus_folder(config.dataset)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(CACHE).absolute())
-        print(f"{machine}; driver {driver()}; PyTorch {versions()['torch']}", flush=True)
-        return (check if options.command == "check" else train)(options, words, config, machine)
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(max(1, cores() // options.jobs)))
+        record = {"began": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine.record()}
+        record |= {"driver": driver(), "versions": versions(), "config": dataclasses.asdict(config)}
+        write_json(options.out / "machine.json", record)
+        print(f"{machine}; driver {record['driver']}; PyTorch {record['versions']['torch']}", flush=True)
+        return (check if options.command == "check" else train)(options, words, record)
     finally:
         faulthandler.cancel_dump_traceback_later()
 
@@ -116,18 +127,16 @@ def driver():
 # check
 
 
-def check(options, words, config, machine):
+def check(options, words, record):
     """The tests, then the measurements; the exit status is 1 where one failed."""
     shutil.rmtree(CACHE, ignore_errors=True)
-    record = {"began": datetime.now(UTC).isoformat(timespec="seconds"), "config": dataclasses.asdict(config)}
-    record |= {"machine": machine.record(), "driver": driver(), "versions": versions()}
-    well = run_tests(options, "cuda" if machine.kind == "cuda" else "not cuda")
+    well, record["tests failed"] = run_tests(options, record["machine"]["device"])
     for name, (part, share) in PARTS.items():
         began = time.monotonic()
-        status, lines = ended([*part, *words], min(share * options.seconds, options.end - began))
-        record[name] = json.loads(lines[-1]) if status == 0 else {"error": lines[-1]}
+        status, said = ended([*part, *words], min(share * options.seconds, options.end - began))
+        record[name] = found_in(said, status)
         write_json(options.out / "check.json", record)
-        well &= not status
+        well &= status == 0
         print(f"{name}: {record[name].get('error', 'done')} ({time.monotonic() - began:.0f} s)", flush=True)
     if rows := {name: row(record[name], record) for name in PARTS if "seconds" in record[name]}:
         print(pd.DataFrame(rows).map(shown).to_string())
@@ -135,56 +144,52 @@ def check(options, words, config, machine):
     return 0 if well else 1
 
 
-def run_tests(options, marker):
-    """Tell what the tests came to, which DIR/tests.jsonl has as it comes; returns whether all passed."""
-    file, tests = options.out / "tests.jsonl", {}
-    options.out.mkdir(parents=True, exist_ok=True)
+def found_in(said, status):
+    """What a measurement printed as JSON, or why it did not, and the last lines that it said."""
+    found = {"error": said[-1]}
+    if status == 0:
+        with contextlib.suppress(StopIteration, ValueError):
+            found = json.loads(next(line for line in reversed(said) if line.startswith("{")))
+    return {**found, "said": [line for line in said if not line.startswith("{")][-SAID:]}
+
+
+def run_tests(options, device):
+    """Tell what the tests came to, which DIR/tests.jsonl has as it comes; returns whether all passed, and the
+    names of those that did not."""
+    file, tests, marker = options.out / "tests.jsonl", {}, "cuda" if device.startswith("cuda") else "not cuda"
     file.write_text("")
     words = [str(ROOT / "tests" / "card.py"), str(file), str(options.jobs), marker]
-    status, lines = ended(words, BEGAN + TESTS * options.seconds - time.monotonic())
-    for line in map(json.loads, file.read_text().splitlines()):
-        tests.setdefault(line["test"].split("::")[-1], {}).update(line)
+    status, said = ended(words, BEGAN + TESTS * options.seconds - time.monotonic())
+    for line in file.read_text().splitlines():
+        with contextlib.suppress(ValueError):  # one that was cut off
+            tests.setdefault((event := json.loads(line))["test"].split("::")[-1], {}).update(event)
     outcomes = Counter(test.get("outcome", "not ended") for test in tests.values())
-    print("tests:", ", ".join(f"{count} {how}" for how, count in outcomes.items()) or lines[-1], flush=True)
-    for name, test in tests.items():
-        if "began" in test and test.get("outcome") not in ("passed", "skipped"):
-            print(f"  {name}: {test.get('outcome', 'cut off')} {test.get('said', '')}", flush=True)
-    return status == 0
+    print("tests:", ", ".join(f"{count} {how}" for how, count in outcomes.items()), flush=True)
+    if not tests or status is None:
+        print(*said[-SAID:], sep="\n", flush=True)
+    bad = {name: test for name, test in tests.items() if "began" in test and test.get("outcome") not in GOOD}
+    for name, test in bad.items():
+        print(f"  {name}: {test.get('outcome', 'cut off')} {in_short(test.get('said', ''))}", flush=True)
+    return status == 0, list(bad)
 
 
-def ended(words, seconds):
-    """(exit status, None where it took longer; the lines that it said) of a Python command."""
-    if seconds <= 0:
-        return None, ["no time was left for it"]
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    process = subprocess.Popen(
-        [sys.executable, *words], env=os.environ | {"PYTHONPATH": path}, start_new_session=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    try:
-        said = process.communicate(timeout=seconds)[0]
-        return process.returncode, said.strip().splitlines() or ["it said nothing"]
-    except subprocess.TimeoutExpired:
-        return None, [f"it took longer than its {seconds:.0f} seconds"]
-    finally:
-        kill(process)
-
-
-def kill(process):
-    """End a process, and all in its session."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+def in_short(said):
+    """The error of a failed test's report, or else its last line."""
+    lines = said.strip().splitlines() or [""]
+    return next((line for line in lines if line.startswith("E ")), lines[-1])
 
 
 def row(part, record):
     """What a way of computing a step comes to; a run's seconds are without its start."""
     noise, quiet = (part["seconds"][name] for name in ("noise", "quiet"))
-    tera = next((tera for name, tera in TFLOPS.items() if name in record["machine"]["name"]), None)
+    card = record["machine"]["name"]
+    tera = next((tera for name, tera in TFLOPS.items() if re.search(rf"\b{name}\b", card)), None)
     rate, config = part["tokens"] / median(noise), record["config"]
     steps, looks = config["max_iters"], config["max_iters"] / config["eval_interval"] + 1
     return {
         "compiled": part["how"],
         "compilation, s": part["compile"],
+        "graphs skipped": part["cudagraph_skips"],
         "a step without noise, ms": milliseconds(quiet),
         "the noise adds, ms": milliseconds(added := [a - b for a, b in zip(noise, quiet)]),
         "the noise adds, %": 100 * median(added) / median(quiet),
@@ -200,21 +205,37 @@ def row(part, record):
 # train
 
 
-def train(options, words, config, machine):
+def train(options, words, record):
     """Train what there is time for; returns the exit status, 1 where a run failed."""
+    if not any(word.startswith("--compile=") for word in words):
+        words = [*words, *fastest(read_json(options.out / "check.json") or {})]
     files, keys = ([word for word in words if word.startswith("-") == key] for key in (False, True))
-    places, seconds, status = {}, 0, 0
+    places, seconds, statuses, go_on = {}, 0, set(), True
     for name, arms in PLAN:
         study = read_study(ROOT / "config" / "study" / f"{name}.py", files, keys, arms=arms)
         places[name] = place = options.out / study.name / study.size
         done = begin_records(study, place)
         runs = tuple(run for run in study.runs if (run.arm, run.seed) not in done)
-        if runs and not status and time.monotonic() + seconds < options.end:
+        if runs and go_on and time.monotonic() + seconds < options.end:
             session = Session(dataclasses.replace(study, runs=runs), options, place, seconds)
             session.run()
-            status, seconds = session.report(), session.seconds
+            statuses.add(session.report())
+            seconds, go_on = session.seconds, session.ended and not session.signal
     tell([place for place in places.values() if (place / RUNS).is_file()])
-    return 0 if status == TIME_IS_UP else status
+    return max(statuses - {TIME_IS_UP}, default=0)
+
+
+def fastest(record):
+    """The --compile of the way of computing a step in which a run is fastest by check's record, without those
+    in which a test failed; none where there is no such record."""
+    failed = " ".join(record.get("tests failed", []))
+    rows = [row(part, record) for name in PARTS if "seconds" in (part := record.get(name, {}))]
+    rows = [way for way in rows if f"[{way['compiled']}" not in failed]
+    if not rows:
+        return []
+    how = min(rows, key=lambda way: way["a run, s"])["compiled"]
+    print(f"--compile={how}, in which a run is fastest by check.json", flush=True)
+    return [f"--compile={how}"]
 
 
 def begin_records(study, place):
@@ -224,7 +245,7 @@ def begin_records(study, place):
         shutil.copytree(known, place, dirs_exist_ok=True)
     check_runs(study.runs)
     write_json(study.folder / "study.json", study.record())
-    collect(study.folder, place)
+    collect(study.folder, study.record(), place)
     return {(line["arm"], line["seed"]) for line in read_lines(place / RUNS)}
 
 
@@ -237,7 +258,7 @@ class Session(Sweep):
     def __init__(self, study, options, place, seconds):
         describe(study, options.jobs)
         super().__init__(study, options.jobs, options.end - time.monotonic())
-        self.place, self.seconds, self.began = place, seconds, {}
+        self.place, self.seconds, self.began, self.ended = place, seconds, {}, 0
         self.grace = RESERVE * options.seconds
 
     def start(self):
@@ -253,7 +274,8 @@ class Session(Sweep):
         ended = [folder for folder in before.keys() - self.running.keys() if result_of(before[folder][0])]
         for folder in ended:
             self.seconds = time.monotonic() - self.began[folder]
-            collect(self.study.folder, self.place)
+            self.ended += 1
+            collect(self.study.folder, self.study.record(), self.place)
 
     def stop(self):
         """Ask each run to stop at a checkpoint; end those that have not after a while."""

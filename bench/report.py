@@ -44,9 +44,7 @@ def loops(bench):
             "tokens/s": bench["tokens_per_step"] / median(seconds),
             "times as fast": ratios(plain, seconds),
             "peak GB": (begun.get("peak_memory_bytes") or math.nan) / 1e9,
-            "compile s": begun.get(
-                "compile_seconds", begun.get("compile_cold_seconds")
-            ),  # as older records say
+            "compile s": begun.get("compile_seconds"),
         }
     return rows
 

@@ -1,11 +1,14 @@
-"""What is measured in processes of their own: peak memory, compilation, and several runs that train at once.
+"""Processes of their own: with a time limit, and what is measured in them: peak memory, compilation, and
+several runs that train at once.
 
 python -m bench.subprocesses LOOP CONFIG_FILES... begins a loop, says READY, takes steps for the seconds that it
 reads from its input, and prints what that took, as JSON.
 """
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +25,41 @@ from training.machine import Machine
 LOOPS = {"plain": PlainLoop, "ours": OurLoop}
 READY = "ready\n"
 SLICE = 5  # seconds that are measured of runs at once
+
+
+@contextlib.contextmanager
+def opened(words, **environment):
+    """A Python command that finds our code; at the end it is killed, and all in its session."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | environment
+    process = subprocess.Popen(
+        [sys.executable, "-P", *words], env=environment, start_new_session=True, text=True, errors="replace",
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        kill(process)
+
+
+def kill(process):
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(10)
+
+
+def ended(words, seconds):
+    """(exit status, None where it took longer; the lines that it said until then) of a Python command."""
+    if seconds <= 0:
+        return None, ["no time was left for it"]
+    with opened(words) as process:
+        try:
+            said = process.communicate(timeout=seconds)[0]
+            return process.returncode, said.strip().splitlines() or ["it said nothing"]
+        except subprocess.TimeoutExpired as late:
+            said = (late.output or b"").decode(errors="replace")
+            return None, [*said.strip().splitlines(), f"it took longer than its {seconds:.0f} seconds"]
 
 
 def started(name, words):
@@ -42,21 +80,15 @@ def runs_at_once(config, words, numbers):
 
 def at_once(name, words, jobs=1, seconds=0, **environment):
     """What `begin` finds in each of so many new processes, whose measured steps begin together."""
-    command = [sys.executable, "-P", "-m", "bench.subprocesses", name, *words]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
-    processes = [subprocess.Popen(command, env=environment, **pipes) for _ in range(jobs)]
-    try:
+    with contextlib.ExitStack() as stack:
+        command = ["-m", "bench.subprocesses", name, *words]
+        processes = [stack.enter_context(opened(command, **environment)) for _ in range(jobs)]
         for process in processes:
             read_until(READY, process, name)
         for process in processes:
             process.stdin.write(f"{seconds}\n")
             process.stdin.flush()
         return [json.loads(read_until("{", process, name)) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
 
 
 def read_until(start, process, name):

@@ -3,8 +3,9 @@
     python tests/card.py FILE PROCESSES MARKER
 
 runs the tests of a marker in tests/test_cuda.py, the most telling first. FILE gets JSON lines: a test is
-planned, it begins, it ends. A test that hangs or ends its process is noted, and the others go on in a new one.
-This file is those processes' pytest plugin too.
+planned, it begins, what came of it, it ends. A test that hangs or ends its process is noted, with where it
+hung, and the others go on in a new one; so they do after an error of CUDA, which spoils a process. This file is
+those processes' pytest plugin too.
 """
 
 import faulthandler
@@ -12,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +22,8 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 LIMIT = 20  # seconds a case
+BEGINNING = 60  # more for a process's first, in which CUDA begins
+SAID = 3000  # characters that are kept of a report
 ORDER = {  # the first tests, and their own limits
     "test_the_card_is_chosen_named_and_recorded": 40,
     "test_the_noise_is_added_whole_not_divided_by_the_loss_scale": LIMIT,
@@ -42,19 +46,36 @@ def main(file, processes, marker, tests=HERE / "test_cuda.py"):
 
 
 def run_share(file, share, marker, tests):
-    """One process's tests, in new processes while one is cut short within a test; returns the exit status."""
+    """One process's tests, in new processes as long as one leaves some and ends others; returns whether a test
+    failed."""
     words = ["-m", "pytest", str(tests), "-m", marker, f"--rootdir={HERE.parent}"]
     words += ["-p", "card", "-p", "no:faulthandler"]
     path = os.pathsep.join(filter(None, [str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": path, "CARD_FILE": file, "CARD_SHARE": share}
-    while True:
-        status = subprocess.call([sys.executable, *words], env=environment)
-        mine = [test for test in read(file).values() if test.get("share") == share]
-        unfinished = [test for test in mine if "outcome" not in test]
-        if not unfinished:
-            return status
-        seconds = time.time() - unfinished[0]["began"]
-        write(file, {"test": unfinished[0]["test"], "outcome": f"ended its process after {seconds:.0f} s"})
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    ended, failed = -1, False
+    with tempfile.NamedTemporaryFile("r") as hung:
+        environment["CARD_HUNG"] = hung.name
+        while True:
+            failed |= subprocess.call([sys.executable, *words], env=environment) != 0
+            mine = [test for test in read(file).values() if test["share"] == share]
+            for test in mine:
+                if "began" in test and "ended" not in test:
+                    failed = True
+                    note_cut(file, test, Path(hung.name).read_text(errors="replace"))
+            left, before = sum("began" not in test for test in mine), ended
+            ended = len(mine) - left
+            if not left or ended == before:
+                return failed
+
+
+def note_cut(file, test, where):
+    """A test that ended its process, or hung, where the trace says; also after its report, in its teardown."""
+    now, before = time.time(), f"{test['outcome']}, then " if "outcome" in test else ""
+    outcome = f"{before}ended its process after {now - test['began']:.0f} s"
+    trace = [line for line in where.splitlines() if "/_pytest/" not in line and "/pluggy/" not in line]
+    said = "\n".join([test.get("said", ""), *trace])[-SAID:]
+    write(file, {"test": test["test"], "outcome": outcome, "said": said, "ended": now})
 
 
 def read(file):
@@ -78,29 +99,41 @@ def limit(test):
 # The plugin.
 
 
+def pytest_configure(config):
+    config.hung = open(os.environ["CARD_HUNG"], "w")  # pytest captures what is written to descriptor 2
+
+
 @pytest.hookimpl(trylast=True)  # after the marker has chosen
 def pytest_collection_modifyitems(items):
     """This process's share, in order, without the tests that are done."""
     number, processes = map(int, os.environ["CARD_SHARE"].split("/"))
     done, order = read(os.environ["CARD_FILE"]), [*ORDER]
     items.sort(key=lambda item: order.index(item.originalname) if item.originalname in order else len(order))
-    items[:] = [item for item in items[number::processes] if "outcome" not in done.get(item.nodeid, {})]
+    items[:] = [item for item in items[number::processes] if "ended" not in done.get(item.nodeid, {})]
     for item in items:
-        write(os.environ["CARD_FILE"], {"test": item.nodeid})
+        write(os.environ["CARD_FILE"], {"test": item.nodeid, "share": os.environ["CARD_SHARE"]})
 
 
-def pytest_runtest_logstart(nodeid):
-    line = {"test": nodeid, "began": time.time(), "share": os.environ["CARD_SHARE"]}
-    write(os.environ["CARD_FILE"], line)
-    faulthandler.dump_traceback_later(limit(nodeid), exit=True, file=sys.__stderr__)
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item):
+    write(os.environ["CARD_FILE"], {"test": item.nodeid, "began": time.time()})
+    seconds = limit(item.nodeid) + (BEGINNING if item is item.session.items[0] else 0)
+    faulthandler.dump_traceback_later(seconds, exit=True, file=item.config.hung)
 
 
 def pytest_runtest_logreport(report):
     if report.when == "call" or report.outcome != "passed":
-        crash = getattr(report.longrepr, "reprcrash", None)
-        said = crash.message.splitlines()[0] if crash else report.capstdout.strip().split("\n")[-1]
-        outcome = {"outcome": report.outcome, "seconds": round(report.duration, 2), "said": said}
+        outcome = {"outcome": report.outcome, "seconds": round(report.duration, 2)}
+        texts = {"said": str(report.longrepr or ""), "printed": report.capstdout + report.caplog}
+        outcome |= {name: text[-SAID:] for name, text in texts.items()}
         write(os.environ["CARD_FILE"], {"test": report.nodeid, **outcome})
+    if "CUDA error" in str(report.longrepr):
+        pytest_runtest_logfinish(report.nodeid)
+        os._exit(1)
+
+
+def pytest_runtest_logfinish(nodeid):
+    write(os.environ["CARD_FILE"], {"test": nodeid, "ended": time.time()})
 
 
 def pytest_sessionfinish():

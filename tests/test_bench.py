@@ -25,7 +25,7 @@ from config.study import read_study
 from data.files import read_json, write_json
 from model import GPT
 from train import learning_rate
-from training.machine import Machine
+from training.machine import Machine, versions
 
 SMALL = """
 block_size, batch_size, n_layer, n_head, n_embd, dropout = 16, 4, 1, 2, 16, 0.1
@@ -226,6 +226,14 @@ def test_peak_memory_is_a_processes_own_and_may_be_unknown(monkeypatch):
     assert Machine("cpu", "float32", 1, False).peak_memory() is None
 
 
+def test_outside_git_the_revision_is_that_of_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setattr("training.machine.ROOT", tmp_path)
+    monkeypatch.setenv("CODE_REVISION", "abc")
+    assert versions()["revision"] == "abc"
+    monkeypatch.delenv("CODE_REVISION")
+    assert versions()["revision"] is None
+
+
 # The report.
 
 COLUMNS = [name for part in ("begun", "full") for name in (f"{part}_cached_seconds", f"{part}_plain_seconds")]
@@ -293,20 +301,41 @@ def test_a_test_that_hangs_or_ends_its_process_is_noted_and_the_others_go_on(tmp
     tests = {
         "hangs": "time.sleep(100)",
         "ends": "os._exit(5)",
+        "spoils": "raise RuntimeError('CUDA error: an illegal access')",
         "fails": "assert 1 == 2, 'no'",
+        "leaves": "assert 'spoils' not in STATE, STATE",
         "passes": "pass",
     }
-    lines = [f"def test_{name}(): {does}" for name, does in tests.items()]
-    (tmp_path / "test_these.py").write_text("\n".join(["import os, time", *lines]))
+    lines = ["import os, time, pytest", "STATE = set()", "@pytest.fixture", "def slow():"]
+    lines += ["    yield", "    time.sleep(100)"]
+    for name, does in tests.items():
+        lines.append(f"def test_{name}({'slow' if name == 'leaves' else ''}): STATE.add('{name}'); {does}")
+    (tmp_path / "test_these.py").write_text("\n".join(lines))
     monkeypatch.setattr(card_tests, "HERE", tmp_path)
     monkeypatch.chdir(tmp_path)
     plugin = Path(card_tests.__file__).read_text().replace("LIMIT = 20 ", "LIMIT = 1 ")
+    plugin = plugin.replace("BEGINNING = 60 ", "BEGINNING = 1 ")
     (tmp_path / "card.py").write_text(plugin)
     assert card_tests.main("found", 2, "not cuda", "test_these.py") == 1
     found = {test.split("_")[-1]: known for test, known in card_tests.read("found").items()}
-    assert [found[name]["outcome"] for name in ("fails", "passes")] == ["failed", "passed"]
-    assert "no" in found["fails"]["said"]
-    assert all(found[name]["outcome"].startswith("ended its process") for name in ("hangs", "ends"))
+    outcomes = {name: re.sub(r" after.*", "", test["outcome"]) for name, test in found.items()}
+    cut = "ended its process"
+    assert outcomes == {
+        **{"hangs": cut, "ends": cut, "spoils": "failed", "fails": "failed", "passes": "passed"},
+        "leaves": f"passed, then {cut}",
+    }
+    assert "assert 1 == 2" in found["fails"]["said"], "the whole report"
+    assert "in test_hangs" in found["hangs"]["said"]
+    assert "in slow" in found["leaves"]["said"]
+
+
+def test_a_hang_alone_is_a_failure(tmp_path, monkeypatch):
+    (tmp_path / "test_these.py").write_text("import os\ndef test_ends(): os._exit(0)\ndef test_passes(): pass")
+    shutil.copy(card_tests.__file__, tmp_path)
+    monkeypatch.setattr(card_tests, "HERE", tmp_path)
+    assert card_tests.main(str(tmp_path / "found"), 1, "not cuda", tmp_path / "test_these.py") == 1
+    outcomes = [test["outcome"] for test in card_tests.read(tmp_path / "found").values()]
+    assert outcomes == ["ended its process after 0 s", "passed"]
 
 
 def test_the_tests_that_come_first_and_those_of_the_page_are_there():
@@ -323,7 +352,10 @@ def test_a_command_has_its_time_and_is_ended_with_all_that_it_began(tmp_path, mo
     assert gpu.ended(["-c", "raise SystemExit('no such card')"], 60) == (1, ["no such card"])
     code = "import subprocess as s; p = s.Popen(['sleep', '100']); open('pid', 'w').write(str(p.pid)); p.wait()"
     monkeypatch.chdir(tmp_path)
-    assert gpu.ended(["-c", code], 5) == (None, ["it took longer than its 5 seconds"])
+    assert gpu.ended(["-c", f"print('so far'); {code}"], 5) == (
+        None,
+        ["so far", "it took longer than its 5 seconds"],
+    )
     state, until = Path("/proc") / Path("pid").read_text() / "stat", time.monotonic() + LIMIT
     while state.exists() and state.read_text().split()[2] != "Z":
         assert time.monotonic() < until
@@ -332,14 +364,46 @@ def test_a_command_has_its_time_and_is_ended_with_all_that_it_began(tmp_path, mo
 def test_a_way_of_computing_a_step_in_a_row():
     part = {"seconds": {"noise": [0.0051, 0.0053, 0.0052], "quiet": [0.005, 0.005, 0.005]}, "peak": 3e9}
     part |= {"how": "on", "compile": 9.0, "tokens": 52, "flops_per_token": 98.9e9}
-    part |= {"evaluation": 0.5, "checkpoint": 0.1}
-    config = {"max_iters": 1000, "eval_interval": 100}
-    found = gpu.row(part, {"machine": {"name": "NVIDIA H100 80GB HBM3"}, "config": config})
+    part |= {"evaluation": 0.5, "checkpoint": 0.1, "cudagraph_skips": 0}
+    record = {"config": {"max_iters": 1000, "eval_interval": 100}}
+    found = gpu.row(part, record | {"machine": {"name": "NVIDIA H100 80GB HBM3"}})
     assert found["the noise adds, ms"] == pytest.approx([0.1, 0.3, 0.2])
     assert found["the noise adds, %"] == pytest.approx(4)
     assert found["tokens a second"] == pytest.approx(10_000)
     assert found["FLOP/s, % of the card's"] == pytest.approx(100)
     assert found["a run, s"] == pytest.approx(5.2 + 11 * 0.6)
+    assert gpu.row(part, record | {"machine": {"name": "NVIDIA L40S"}})["FLOP/s, % of the card's"] is None
+    record |= {"machine": {"name": "a card"}, "compiled": part, "16 GB": {"batch": 64}}
+    record["in CUDA graphs"] = part | {"how": "graphs", "evaluation": 0.4}
+    assert gpu.fastest(record) == ["--compile=graphs"]
+    assert gpu.fastest(record | {"tests failed": ["test_x[graphs-float32]"]}) == ["--compile=on"]
+    assert gpu.fastest({}) == []
+
+
+def test_what_a_measurement_found_is_its_last_json_and_what_it_said_is_kept():
+    said = ["{a set}", "CUDA graphs failed", '{"how": "on"}', "[W] a warning at exit"]
+    kept = {"said": ["CUDA graphs failed", "[W] a warning at exit"]}
+    assert gpu.found_in(said, 0) == {"how": "on"} | kept
+    assert gpu.found_in(said[:2], 0) == {"error": "CUDA graphs failed", "said": ["CUDA graphs failed"]}
+    assert gpu.found_in(said, None) == {"error": "[W] a warning at exit"} | kept
+    assert len(gpu.found_in(["no"] * 40, 1)["said"]) == 30
+
+
+@pytest.mark.parametrize(("ended", "begun"), [(1, 3), (0, 1)])
+def test_a_failed_run_keeps_no_other_study_from_beginning(small, monkeypatch, ended, begun):
+    """Unless nothing ended at all."""
+
+    class Session:
+        def __init__(self, study, *_):
+            sessions.append(study.name)
+            self.ended, self.seconds, self.signal = ended, 0, None
+            self.run, self.report = lambda: None, lambda: 1
+
+    sessions = []
+    monkeypatch.setattr(gpu, "Session", Session)
+    options = SimpleNamespace(out=Path("kept"), end=time.monotonic() + 100)
+    assert gpu.train(options, [small, "--compile=off"], {}) == 1
+    assert sessions == ["full_size", "full_size", "full_size_rates"][:begun]
 
 
 @pytest.fixture
@@ -387,10 +451,11 @@ def test_both_commands_for_a_card_are_rehearsed_whole(small, gpu_command, capsys
     said, found = capsys.readouterr().out, read_json("kept/check.json")
     assert "the noise adds, ms" in said
     assert [found[name]["how"] for name in gpu.PARTS if name != "16 GB"] == ["off"] * 4
-    assert abs(found["16 GB"]["batch"] - 8) <= 1, "on a CPU as many as twice the batch took"
+    assert found["16 GB"]["batch"] == 8, "on a CPU twice the batch"
     monkeypatch.setattr(gpu, "read_study", functools.partial(read_study, seeds=[1]))
     words = ["train", small, "--max_iters=4", "--eval_interval=2", "--minutes=10"]
     assert gpu_command(*words) == 0
+    assert read_json("kept/machine.json")["config"]["max_iters"] == 4
     said = capsys.readouterr().out
     assert re.findall(r"(?m)^(\w+), seed 1: best", said)[2] == "mild", "after the first two arms"
     assert said.count("1 of 16") == 3 * 2, "three losses of two arms"

@@ -128,7 +128,9 @@ def no_waiting(device):
 @pytest.mark.parametrize(
     "options",
     [
-        *({"dtype": dtype, "noise_scale": s} for dtype in DTYPES for s in ("absolute", "global", "tensor")),
+        *({"dtype": "bfloat16", "noise_scale": scale} for scale in ("absolute", "global", "tensor")),
+        *({"dtype": dtype, "noise_scale": "tensor"} for dtype in ("float16", "float32")),
+        {"dtype": "bfloat16", "batch_size": 64, "block_size": 256},  # from 3,073 indices on embeddings differ
         *({"dtype": "float32", "noise_sigma": 0.006, **control} for control in CONTROLS),
     ],
     ids=str,
@@ -273,8 +275,14 @@ def test_a_stopped_run_resumes_to_the_same_weights(run, stop_at, device, dtype):
 def compiles():
     """Compilation from nothing: what other tests compiled would make a rate of dropout symbolic."""
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     yield
     torch._dynamo.reset()
+
+
+def check_captured(how):
+    """That CUDA graphs were captured where they were asked for: Inductor counts those that it skips."""
+    assert how == "on" or torch._dynamo.utils.counters["inductor"]["cudagraph_skips"] == 0
 
 
 def test_on_a_card_the_whole_model_is_compiled_without_a_break(compiles):
@@ -296,15 +304,14 @@ def test_on_a_card_the_whole_model_is_compiled_without_a_break(compiles):
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize(
-    ("how", "dtype"), [("on", "bfloat16"), ("graphs", "bfloat16"), ("on", "float16"), ("on", "float32")]
-)
+@pytest.mark.parametrize(("how", "dtype"), [("on", "bfloat16"), ("graphs", "bfloat16"), ("on", "float16")])
 def test_compiled_by_inductor(run, compiles, capsys, how, dtype):
     options = {"device": "cuda", "dtype": dtype, "dropout": 0.0, "gradient_accumulation_steps": 1}
     compiled = run("compiled", compile=how, **options)
     assert "failed, going on without" not in capsys.readouterr().out
-    eager, rtol = run("eager", compile="off", **options), 1e-3 if dtype == "float32" else 2e-2
-    torch.testing.assert_close(losses_of(compiled), losses_of(eager), rtol=rtol, atol=0)
+    check_captured(how)
+    eager = run("eager", compile="off", **options)
+    torch.testing.assert_close(losses_of(compiled), losses_of(eager), rtol=2e-2, atol=0)
 
 
 @pytest.mark.cuda
@@ -317,6 +324,7 @@ def test_a_compiled_run_with_dropout_resumes(run, compiles, stop_at, tmp_path, h
     stop_at(7, "part", **options)
     torch.testing.assert_close(losses_of(run("part", **options)), whole, rtol=1e-4, atol=0)
     assert result_of(tmp_path / "part")["compiled"]
+    check_captured(how)
     other = losses_of(run("other", **{**options, "compile": "off", "dropout": 0.0}))
     assert (other - whole).abs().max() > 1e-3 * whole.max(), "dropout shows in the losses"
 
@@ -331,6 +339,7 @@ def test_the_host_does_not_wait_in_a_compiled_step(new_run, compiles, how):
     with no_waiting("cuda"):
         for _ in range(3):
             train.train_step(run)
+    check_captured(how)
     assert run.history[:4].isfinite().all()
 
 
@@ -363,8 +372,7 @@ LARGEST = {"batch_size": 64, "block_size": 256, "n_layer": 6, "n_head": 6, "n_em
 TINY = {"batch_size": 2, "block_size": 32, "n_layer": 1, "n_head": 2, "n_embd": 16, "eval_tokens": 512}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("noise_scale", ["absolute", "tensor"])
+@pytest.mark.parametrize(("dtype", "noise_scale"), [("bfloat16", "absolute"), ("float32", "tensor")])
 def test_the_papers_model_trains_within_16_gb(run, sixty_five_symbols, device, dtype, noise_scale, request):
     if device == "cuda":
         request.getfixturevalue("limit")(16 * GIB)

@@ -263,7 +263,8 @@ def versions():
 
 
 def revision():
-    """The commit of the code, with "+changes" where the tree differs from it; None outside git."""
+    """The commit of the code, with "+changes" where the tree differs from it; outside git what the environment
+    variable CODE_REVISION says, or None."""
 
     def git(*words):
         return subprocess.run(
@@ -272,4 +273,4 @@ def revision():
 
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
-    return None
+    return os.environ.get("CODE_REVISION")
