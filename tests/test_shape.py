@@ -211,8 +211,8 @@ def test_no_json_of_another_shape_is_a_traceback_in_what_reads_a_run(commands, n
     path = folder / name
     lines = (f"{text}\n" for text in (*OTHERS, '{"kind": [], "iter": 5}'))
     before = path.read_text()
-    for text in list(lines if name == "log.jsonl" else spoilt(path)):
-        path.write_text(text)
+    for text in [*(lines if name == "log.jsonl" else spoilt(path)), None]:
+        path.unlink() if text is None else path.write_text(text)
         for which in READ_BY[name]:
             _, said = outcome(reads[which], folder)
             assert said is None or said.isprintable()

@@ -17,7 +17,7 @@ from data.meta import same_corpus
 from model import GPT
 from training import gpt2
 from training.machine import best_device, enough_memory, out_of_memory
-from training.run_folder import corpus_meta, corpus_title, load_checkpoint, read_config
+from training.run_folder import config_of, corpus_meta, corpus_title, load_checkpoint
 from training.shape import parameter_count, saved_shape
 
 
@@ -142,9 +142,7 @@ def dataset_of(folder, meta):
     """(the dataset of a run, as it was given, or of an exported model, by its name; its train_tokens)."""
     if gpt2.is_model(folder):
         return meta["name"], None
-    config = read_config(folder)
-    if config is None:
-        raise UserError(f"{folder} is no run folder: it lacks config.json")
+    config = config_of(folder)
     return config.dataset, config.train_tokens
 
 

@@ -15,7 +15,7 @@ from data.files import read_json, replacing, write_json
 from data.meta import fault_in
 from training import gpt2
 from training.evaluate import model_in, with_bits
-from training.run_folder import best_checkpoint, corpus_meta, corpus_title, read_about, read_config, read_log
+from training.run_folder import best_checkpoint, config_of, corpus_meta, corpus_title, read_about, read_log
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -71,7 +71,7 @@ def end_of_text(meta):
 
 def model_card(run, folder, meta, path, checkpoint, model):
     """README.md of an export: what the model is, how it was trained, how good it is, how to load it."""
-    config, metadata = read_config(run), read_about(run)
+    config, metadata = config_of(run), read_about(run)
     shape, best = model.config, path.name == "best.pt"
     iteration = checkpoint["iter" if best else "step"]
     changed = {name: value for name, value in differences(config).items() if name in identity(config)}

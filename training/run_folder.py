@@ -263,6 +263,13 @@ def read_config(folder):
     return None if options is None else recorded(options, path)
 
 
+def config_of(folder):
+    """The Config of a run; UserError where its folder has none."""
+    if config := read_config(folder):
+        return config
+    raise UserError(f"{folder} is no run folder: it lacks config.json")
+
+
 def read_about(folder):
     """What a run's run.json holds, or None where there is none; UserError where it is damaged."""
     path = Path(folder) / "run.json"
@@ -388,7 +395,7 @@ def find_runs(folders):
         if not folder.is_dir():
             raise UserError(f"no such folder: {folder}")
         found.update(path.parent for path in folder.rglob("run.json"))
-    return sorted(path for path in found if (path / "config.json").exists())
+    return sorted(path for path in found if os.path.lexists(path / "config.json"))
 
 
 def finite(value):
