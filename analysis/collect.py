@@ -36,7 +36,8 @@ def main(argv):
         record = read_study_json(study)
         place = target / record["name"] / record["size"]
         ended, left = collect(study, record, place)
-        print(f"{place}: runs taken: {ended}, not finished yet: {left}")
+        named = f" ({', '.join(left[:3])}{', ...' if len(left) > 3 else ''})" if left else ""
+        print(f"{place}: runs taken: {ended}, not finished yet: {len(left)}{named}")
     return 0
 
 
@@ -51,7 +52,8 @@ def find_studies(folders):
 
 
 def collect(study, record, place):
-    """Add the ended runs of one study to the records in `place`; returns how many have ended, how many not."""
+    """Add the ended runs of one study to the records in `place`; returns their number, and the folders of the
+    others."""
     entries = list(read_folders([study]))
     ended = [entry for entry in entries if entry["result"]]
     if ended:
@@ -62,7 +64,7 @@ def collect(study, record, place):
             line = compact(entry, corpora)
             lines[line["arm"], line["seed"]] = line
         merge(place, record, corpora, lines)
-    return len(ended), len(entries) - len(ended)
+    return len(ended), [str(entry["folder"]) for entry in entries if not entry["result"]]
 
 
 def compact(entry, corpora):

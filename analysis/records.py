@@ -36,6 +36,7 @@ wrote, and `corpora`, the meta of each corpus by an id. runs.jsonl.gz: a line a 
 import dataclasses
 import gzip
 import json
+import os
 import re
 import sys
 import zlib
@@ -130,7 +131,7 @@ def read_folders(folders):
         except (UserError, OSError) as error:
             print(f"left out: {error}", file=sys.stderr)
             continue
-        at = next((folder for folder in path.parents if (folder / "study.json").is_file()), None)
+        at = next((folder for folder in path.parents if os.path.lexists(folder / "study.json")), None)
         yield {**entry, "folder": path, "at": at}
 
 

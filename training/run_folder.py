@@ -68,7 +68,7 @@ ENDED = {  # what result.json has beside, by its status
     "diverged": {"diverged_at": int},
 }
 MODEL = {"config": dict, "state": dict}
-RESUMED = {"model": MODEL, "step": int, "seconds": (int, float), "optimizer": dict}
+RESUMED = {"model": MODEL, "step": int, "seconds": (int, float), "optimizer": dict, "log?": [int]}
 BEST = {"model": MODEL, "iter": int, "val_loss": float}
 STATES = {"last.pt": RESUMED, "previous.pt": RESUMED, "best.pt": BEST}
 EVENT = {"kind": str, "iter": int}  # and other numbers
@@ -183,13 +183,14 @@ class RunFolder:
         before: the CRC-32 of each line that there was when the checkpoint of this step was written; None where
         that is not known. Returns, in words, what is lost of them; None for nothing.
         """
-        kept = [line for line in log_lines(self.path) if (event := parse_event(line)) and event["iter"] < step]
-        if before is not None:
-            kept = in_order(kept, before)
+        lines = [line for line in log_lines(self.path) if (event := parse_event(line)) and event["iter"] < step]
+        kept = lines if before is None else in_order(lines, before)
         with replacing(self.path / "log.jsonl") as file:
             file.writelines(kept)
-        lost = len(before or kept) - len(kept)
-        return f"log.jsonl has lost {lost} of {len(before)} lines" if lost else None
+        lost, strange = len(kept if before is None else before) - len(kept), len(lines) - len(kept)
+        if lost or strange:
+            return f"log.jsonl has lost {lost} of {len(before)} lines, and {strange} not its own are left out"
+        return None
 
     def save(self, name, state):
         """Save a checkpoint, a nest of dicts, lists, tensors and plain values. last.pt becomes previous.pt."""
