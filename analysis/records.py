@@ -54,10 +54,10 @@ from training.run_folder import (
     ABOUT,
     EVENT,
     RESULT,
+    config_of,
     corpus_title,
     find_runs,
     read_about,
-    read_config,
     read_log,
     read_result,
 )
@@ -137,7 +137,7 @@ def read_folders(folders):
 
 def read_run(path):
     """A run folder as an entry; its arm is the folder's name, or the folder above's where it is seed<n>."""
-    seed, about = read_config(path).seed, read_about(path)
+    seed, about = config_of(path).seed, read_about(path)
     sharpness = read_json(path / "sharpness.json", {"rises": {str: [(int, float)]}})
     events, truncated = read_log(path)
     truncated |= any("log" in part.get("lost", {}) for part in about["resumed"])

@@ -117,6 +117,7 @@ def read_json(path, shape=None):
         value = json.loads(Path(path).read_text(encoding="utf-8"))
         json.dumps(value, ensure_ascii=False).encode()  # half a pair of surrogates is no text
     except FileNotFoundError:
+        is_file(path)
         return None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
@@ -125,6 +126,13 @@ def read_json(path, shape=None):
     if shape and (found := misfit(value, shape)):
         raise UserError(f"{path} is damaged: {found}; restore it")
     return value
+
+
+def is_file(path):
+    """Whether there is a file; UserError where something else is in its place, or a link that leads nowhere."""
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise UserError(f"{path} is no file, or a link that leads to none: restore it")
+    return os.path.isfile(path)
 
 
 def sealed(value):

@@ -130,6 +130,8 @@ def resume(run, folder):
         run.pretrained = load_pretrained(folder, run)
     gap = folder.cut_log(run.step, (state or {}).get("log"))
     best = folder.load("best.pt")
+    if best and not 0 <= best["iter"] <= run.config.max_iters:
+        raise UserError(f"{folder.path / 'best.pt'} is no checkpoint of this run: restore it")
     lost = {"checkpoint": why} if why else {}
     lost |= {"log": gap} if gap else {}
     before = any("checkpoint" in part.get("lost", {}) for part in about["resumed"])

@@ -25,6 +25,7 @@ from types import NoneType
 from config import UserError, identity, recorded, user_path
 from data.files import (
     NUMBER,
+    is_file,
     lock,
     make_folder,
     misfit,
@@ -309,7 +310,7 @@ def load_hashed(path):
     import torch
 
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         return None, None
     say_if_large([path])
     with open(path, "rb") as file:  # once: a run in progress may replace the file
@@ -367,7 +368,7 @@ def corpus_title(meta):
 def log_lines(folder):
     """The lines of log.jsonl, as bytes with their ends; none where there is no log."""
     path = Path(folder) / "log.jsonl"
-    return path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    return path.read_bytes().splitlines(keepends=True) if is_file(path) else []
 
 
 def read_log(folder):
@@ -396,7 +397,8 @@ def find_runs(folders):
         if not folder.is_dir():
             raise UserError(f"no such folder: {folder}")
         found.update(path.parent for path in folder.rglob("run.json"))
-    return sorted(path for path in found if os.path.lexists(path / "config.json"))
+    marks = ("config.json", "result.json", *CHECKPOINTS, "best.pt")  # run.json alone has only just begun
+    return sorted(path for path in found if any(os.path.lexists(path / name) for name in marks))
 
 
 def finite(value):

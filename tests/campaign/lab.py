@@ -44,7 +44,8 @@ sys.path.insert(0, str(TREE))
 import torch  # noqa: E402
 
 ROOMS = ("train", "plot", "sweep", "analysis.collect", "analysis.report")
-for module in ("torch._dynamo", "requests", "xml.etree.ElementTree", "encodings.utf_32_be", *ROOMS):
+CODECS = (f"encodings.{name}" for name in ("utf_32_be", "unicode_escape", "idna", "latin_1"))  # nobody may read
+for module in ("torch._dynamo", "requests", "xml.etree.ElementTree", *CODECS, *ROOMS):
     importlib.import_module(module)  # once, for all children
 
 torch.set_num_threads(1)
