@@ -38,7 +38,6 @@ import gzip
 import json
 import os
 import re
-import sys
 import zlib
 from dataclasses import dataclass
 from operator import attrgetter
@@ -57,6 +56,7 @@ from training.run_folder import (
     config_of,
     corpus_title,
     find_runs,
+    leave_out,
     read_about,
     read_log,
     read_result,
@@ -129,7 +129,7 @@ def read_folders(folders):
         try:
             entry = read_run(path)
         except (UserError, OSError) as error:
-            print(f"left out: {error}", file=sys.stderr)
+            leave_out(error)
             continue
         at = next((folder for folder in path.parents if os.path.lexists(folder / "study.json")), None)
         yield {**entry, "folder": path, "at": at}

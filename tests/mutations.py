@@ -210,8 +210,8 @@ MUTATIONS = [  # law, what it does, file, old, new, test
     ),
     (
         *(7, "a damaged run stops its whole study", "analysis/records.py"),
-        "        except (UserError, OSError) as error:\n            print(f\"left out",
-        "        except KeyError as error:\n            print(f\"left out",
+        "        except (UserError, OSError) as error:\n            leave_out",
+        "        except KeyError as error:\n            leave_out",
         f"{FOLDER}::test_one_damaged_run_does_not_stop_a_study",
     ),
 ]  # fmt: skip

@@ -111,7 +111,8 @@ def test_two_damaged_checkpoints_are_refused(command, stop_at, tmp_path):
         ("last.pt", lambda state: state | {"seconds": None}),
         ("last.pt", lambda state: {key: state[key] for key in state if key != "history"}),
         ("best.pt", lambda state: {key: state[key] for key in state if key != "val_loss"}),
-        ("best.pt", lambda state: state | {"iter": "7"}),
+        *(("best.pt", lambda state, n=n: state | {"iter": n}) for n in ("7", -1)),
+        ("best.pt", lambda state: state | {"val_loss": float("nan")}),
     ],
 )
 def test_a_checkpoint_of_another_shape_is_one_line(command, stop_at, tmp_path, name, change):
@@ -392,6 +393,15 @@ def test_one_damaged_run_does_not_stop_a_study(tmp_path, capsys):
         ("baseline", 3),
         ("noise", 1),
     ]
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="everybody may read, or root does")
+@pytest.mark.parametrize("mode", [0o000, 0o400])
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, capsys, mode):
+    study = make_study(tmp_path / "tiny", {"baseline": {}})
+    (study / "baseline" / "seed2").chmod(mode)
+    assert len(records.read([study]).runs) == 2
+    assert "baseline/seed2" in capsys.readouterr().err
 
 
 def test_a_folder_explains_that_another_process_trains_into_it(tmp_path):

@@ -130,7 +130,7 @@ def resume(run, folder):
         run.pretrained = load_pretrained(folder, run)
     gap = folder.cut_log(run.step, (state or {}).get("log"))
     best = folder.load("best.pt")
-    if best and not 0 <= best["iter"] <= run.config.max_iters:
+    if best and not (0 <= best["iter"] <= run.config.max_iters and math.isfinite(best["val_loss"])):
         raise UserError(f"{folder.path / 'best.pt'} is no checkpoint of this run: restore it")
     lost = {"checkpoint": why} if why else {}
     lost |= {"log": gap} if gap else {}

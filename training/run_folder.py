@@ -17,6 +17,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -391,14 +392,23 @@ def parse_event(line):
 
 
 def find_runs(folders):
-    """The run folders at or below `folders`, sorted; UserError for a folder that does not exist."""
+    """The run folders at or below `folders`, sorted; UserError for a folder that does not exist. One that
+    may not be read is said and left out."""
+    marks = {"config.json", "result.json", *CHECKPOINTS, "best.pt"}  # run.json alone has only just begun
     found = set()
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise UserError(f"no such folder: {folder}")
-        found.update(path.parent for path in folder.rglob("run.json"))
-    marks = ("config.json", "result.json", *CHECKPOINTS, "best.pt")  # run.json alone has only just begun
-    return sorted(path for path in found if any(os.path.lexists(path / name) for name in marks))
+        for path, folders_in, files in os.walk(folder, onerror=leave_out):
+            names = {*folders_in, *files}
+            if "run.json" in names and names & marks:
+                found.add(Path(path))
+    return sorted(found)
+
+
+def leave_out(error):
+    """Say what is left out."""
+    print(f"left out: {error}", file=sys.stderr)
 
 
 def finite(value):
