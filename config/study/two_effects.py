@@ -1,4 +1,4 @@
-"""Two effects: is the noise its variance in the second moment and a wider initialization, and nothing else?
+"""Two effects: the noise as its variance in the second moment and a wider initialization, and nothing else.
 
 The sd of `init_noise` is that of the random displacement that the noise adds up to through the first moment
 (theory.py), for gradients of norm 1. docs/hypotheses.md says what is expected.
