@@ -138,6 +138,8 @@ def read_folders(folders):
 def read_run(path):
     """A run folder as an entry; its arm is the folder's name, or the folder above's where it is seed<n>."""
     seed, about = config_of(path).seed, read_about(path)
+    if about is None:
+        raise UserError(f"{path} is no run folder: it lacks run.json")
     sharpness = read_json(path / "sharpness.json", {"rises": {str: [(int, float)]}})
     events, truncated = read_log(path)
     truncated |= any("log" in part.get("lost", {}) for part in about["resumed"])

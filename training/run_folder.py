@@ -394,14 +394,14 @@ def parse_event(line):
 def find_runs(folders):
     """The run folders at or below `folders`, sorted; UserError for a folder that does not exist. One that
     may not be read is said and left out."""
-    marks = {"config.json", "result.json", *CHECKPOINTS, "best.pt"}  # run.json alone has only just begun
+    marks = {"config.json", "result.json", *CHECKPOINTS, "best.pt"}  # without any, a run has only just begun
     found = set()
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise UserError(f"no such folder: {folder}")
         for path, folders_in, files in os.walk(folder, onerror=leave_out):
             names = {*folders_in, *files}
-            if "run.json" in names and names & marks:
+            if names & {"run.json", "log.jsonl"} and names & marks:
                 found.add(Path(path))
     return sorted(found)
 
