@@ -109,6 +109,8 @@ def test_two_damaged_checkpoints_are_refused(command, stop_at, tmp_path):
         ("last.pt", lambda state: [state]),
         ("last.pt", lambda state: state | {"step": 10**9}),
         ("last.pt", lambda state: state | {"seconds": None}),
+        ("last.pt", lambda state: state | {"history": -1}),
+        ("last.pt", lambda state: state | {"history": torch.zeros(1, 3)}),
         ("last.pt", lambda state: {key: state[key] for key in state if key != "history"}),
         ("best.pt", lambda state: {key: state[key] for key in state if key != "val_loss"}),
         *(("best.pt", lambda state, n=n: state | {"iter": n}) for n in ("7", -1)),

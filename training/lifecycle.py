@@ -120,7 +120,7 @@ def resume(run, folder):
     if state:
         try:
             run.restore(state)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             if out_of_memory(error):
                 raise
             raise UserError(f"{folder.path / 'last.pt'} is no checkpoint of this run: restore it") from None

@@ -84,7 +84,10 @@ class Run:
         self.scaler.load_state_dict(state["scaler"])
         self.step = self.checked = self.saved = state["step"]
         self.meter.seconds_before = state["seconds"]
-        self.history[: self.step] = state["history"] if "history" in state else state["trace"][:, :3]  # old
+        history = state["history"] if "history" in state else state["trace"][:, :3]  # of an older version
+        if history.shape != (self.step, 3):
+            raise ValueError("its history is of another length")
+        self.history[: self.step] = history
         if self.config.noise_schedule == "plateau":
             vars(self.noise.sigma).update(state["plateau"])
         self.control.restore(state)
