@@ -153,6 +153,8 @@ def models_in(folder, meta):
     checkpoints = {name: load_checkpoint(folder / f"{name}.pt") for name in ("best", "last")}
     if not any(checkpoints.values()):
         raise UserError(f"{folder} has no checkpoint yet, neither best.pt nor last.pt")
+    for name in (name for name, checkpoint in checkpoints.items() if not checkpoint):
+        print(f"{folder} has no {name}.pt")
     return {
         f"{name} weights": model_in(checkpoint, meta, folder / f"{name}.pt")
         for name, checkpoint in checkpoints.items()
