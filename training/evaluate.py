@@ -8,6 +8,7 @@ RUN may also be an exported model, of a corpus under data/.
 
 import contextlib
 import math
+import sys
 
 import torch
 
@@ -153,8 +154,8 @@ def models_in(folder, meta):
     checkpoints = {name: load_checkpoint(folder / f"{name}.pt") for name in ("best", "last")}
     if not any(checkpoints.values()):
         raise UserError(f"{folder} has no checkpoint yet, neither best.pt nor last.pt")
-    for name in (name for name, checkpoint in checkpoints.items() if not checkpoint):
-        print(f"{folder} has no {name}.pt")
+    if missing := [f"{name}.pt" for name in checkpoints if not checkpoints[name]]:
+        print(f"{folder} has no {missing[0]}", file=sys.stderr)
     return {
         f"{name} weights": model_in(checkpoint, meta, folder / f"{name}.pt")
         for name, checkpoint in checkpoints.items()
