@@ -121,8 +121,10 @@ def read_json(path, shape=None):
         return None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
-    if isinstance(value, dict) and "crc32" in value and value.pop("crc32") != crc32(value):
-        raise UserError(f"{path} is damaged: it is not as it was written, by its crc32; restore it")
+    if isinstance(value, dict) and SEAL & value.keys():
+        written, _ = (value.pop(key, None) for key in ("crc32", "verified_by"))
+        if written != crc32(value):
+            raise UserError(f"{path} is damaged: it is not as it was written, by its crc32; restore it")
     if shape and (found := misfit(value, shape)):
         raise UserError(f"{path} is damaged: {found}; restore it")
     return value
@@ -135,9 +137,12 @@ def is_file(path):
     return os.path.isfile(path)
 
 
+SEAL = {"crc32", "verified_by"}  # the second says that the first must be there
+
+
 def sealed(value):
     """A dict with the CRC-32 of what it holds, by which `read_json` knows a change."""
-    return {**value, "crc32": crc32(value)}
+    return {**value, "verified_by": "crc32", "crc32": crc32(value)}
 
 
 def crc32(value):
