@@ -70,6 +70,7 @@ class Config:
     n_embd: Size = 384  # width, a multiple of n_head
     dropout: Fraction = 0.2  # probability, on embeddings, attention and both residual branches
     bias: bool = False  # biases in Linear and LayerNorm
+    activation: Literal["gelu", "gelu_tanh"] = "gelu"  # exact, as nanoGPT's; gelu_tanh: GPT-2's approximation
     init_from: Name | None = None  # a run folder's best weights, or a GPT-2 folder; None: fresh ones
     init_scale: Strength = 1.0  # times the sd of fresh matrices and embeddings
     init_noise: Strength = 0.0  # sd of Gaussian noise added once to all fresh weights
@@ -162,6 +163,7 @@ ALIASES = {  # options' earlier names, which old records and command lines have
     "noise_where": "noise_params",
     "noisytune_draw": "noisytune_distribution",
 }
+BEFORE = {"activation": "gelu_tanh"}  # what runs had before there was the option, where not its default
 # As nanoGPT says.
 SAME = {("compile", "true"): "on", ("compile", "false"): "off", ("init_from", "scratch"): None}
 NANOGPT = {  # nanoGPT's options that are none here, and what to do instead
@@ -195,12 +197,14 @@ def identity(config):
 
 
 def recorded(options, where="a config.json"):
-    """The Config that a config.json tells of. Options that it does not know yet have their defaults, which
-    leave things as they were without the option. UserError for one that there is no more, and for a value that
-    it cannot have; `where` names the file."""
+    """The Config that a config.json tells of. Options that it does not know yet are as they were before there
+    was a choice. UserError for one that there is no more, and for a value that it cannot have.
+
+    where: names the file.
+    """
     if not isinstance(options, dict):
         raise UserError(f"{where} holds {shown(options)} where the options should be")
-    options = today(options)
+    options = BEFORE | today(options)
     if gone := options.keys() - OPTIONS.keys():
         raise UserError(
             f"{where} has the option {min(gone)!r}, which this version does not have:"

@@ -31,7 +31,6 @@ SHAPE = {"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12,
 FIXED = {  # values that config.json may have; the first is its default, and what we write
     "architectures": (["GPT2LMHeadModel"], ["GPT2Model"], None),
     "model_type": ("gpt2",),
-    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),  # two names of one function
     "layer_norm_epsilon": (1e-5,),
     "scale_attn_weights": (True,),
     "scale_attn_by_inverse_layer_idx": (False,),
@@ -39,6 +38,7 @@ FIXED = {  # values that config.json may have; the first is its default, and wha
     "add_cross_attention": (False,),
     "tie_word_embeddings": (True,),
 }
+ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}  # the file's: ours
 BUFFER = re.compile(r"h\.\d+\.attn\.(masked_)?bias")  # the causal mask, which old files hold
 
 
@@ -81,9 +81,15 @@ def read_config(folder):
     for name, allowed in {**FIXED, "n_inner": (4 * width, None)}.items():
         if (value := values.get(name, allowed[0])) not in allowed:
             raise UserError(f"{path}: {name}={value!r}, and the GPT here has {allowed[0]!r} alone")
+    activation = values.get("activation_function", "gelu_new")
+    if activation not in (*ACTIVATIONS,):
+        raise UserError(
+            f"{path}: activation_function={activation!r}, and the GPT here has {', '.join(ACTIVATIONS)}"
+        )
     if width % shape["n_head"]:
         raise UserError(f"{path}: n_embd={width} is not a multiple of n_head={shape['n_head']}")
-    return GPTConfig(block_size=shape.pop("n_positions"), bias=True, **shape)
+    shape["block_size"] = shape.pop("n_positions")
+    return GPTConfig(bias=True, activation=ACTIVATIONS[activation], **shape)
 
 
 def weight_files(folder):
@@ -177,6 +183,7 @@ def write(folder, config, weights, end_of_text=None):
     rates = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), config.dropout)
     ends = dict.fromkeys(("bos_token_id", "eos_token_id"), end_of_text)
     fixed = {name: allowed[0] for name, allowed in FIXED.items()}
+    fixed["activation_function"] = next(name for name, ours in ACTIVATIONS.items() if ours == config.activation)
     write_json(Path(folder) / "config.json", {**fixed, **shape, "n_inner": None, **rates, **ends})
     with replacing(Path(folder) / WEIGHTS) as file:
         file.write(weights)

@@ -125,7 +125,7 @@ def new_history(length, device):
 
 
 def model_config(config, corpus):
-    names = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "bias")
+    names = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "bias", "activation")
     return GPTConfig(corpus.meta["vocab_size"], **{name: getattr(config, name) for name in names})
 
 
