@@ -2,8 +2,8 @@
 
     python -m training.export RUN FOLDER
 
-These are RUN's best weights, or its last if there are no best. FOLDER gets what transformers loads (config.json,
-generation_config.json and model.safetensors, see training/gpt2.py; tokenizer.json and tokenizer_config.json, see
+These are RUN's best weights, or its last where there are none. FOLDER gets what transformers loads (config.json,
+generation_config.json and model.safetensors, in training/gpt2.py; tokenizer.json and tokenizer_config.json, in
 training/tokenizer.py), corpus.json (the vocabulary, and where the text is from), and README.md, a model card.
 FOLDER must be new, empty, or an earlier export, which is replaced.
 """
