@@ -2,7 +2,7 @@
 
     python -m training.export RUN FOLDER
 
-These are RUN's best weights, or its last where there are none. FOLDER gets what transformers loads (config.json,
+These are the best weights of RUN, or else its last. FOLDER gets what transformers loads (config.json,
 generation_config.json and model.safetensors, in training/gpt2.py; tokenizer.json and tokenizer_config.json, in
 training/tokenizer.py), corpus.json (the vocabulary, and where the text is from), and README.md, a model card.
 FOLDER must be new, empty, or an earlier export, which is replaced.
