@@ -119,6 +119,8 @@ class Config:
     log_interval: Size = 10  # iterations between log lines
     checkpoint_interval: Size = 500  # iterations between checkpoints
     sample_tokens: Count = 0  # length of the sample printed at the end, tokens; 0: none
+    tensorboard: bool = False  # the log as TensorBoard's event files too, in the run folder
+    wandb_log: bool = False  # the log to Weights & Biases too; WANDB_MODE=offline: into the run folder
     plot: bool = False  # draw the run's figures at the end, as `python plot.py RUN` does
 
     # == machine ==
@@ -171,10 +173,8 @@ NANOGPT = {  # nanoGPT's options that are none here, and what to do instead
     "eval_only": "python -m training.evaluate RUN evaluates a run",
     "always_save_checkpoint": "last.pt and best.pt are always kept; --checkpoint_interval says how often",
     "decay_lr": "leave it out: the learning rate always decays, to --min_lr",
-    **dict.fromkeys(
-        ("wandb_log", "wandb_project", "wandb_run_name"),
-        "leave it out: log.jsonl has all, and python plot.py RUN draws it",
-    ),
+    "wandb_project": "set WANDB_PROJECT in the environment",
+    "wandb_run_name": "set WANDB_NAME in the environment; it is the run folder without",
     "backend": "leave it out: under torchrun the device decides",
 }
 
@@ -182,6 +182,7 @@ NANOGPT = {  # nanoGPT's options that are none here, and what to do instead
 # and eval_train_tokens: they change no weight, but what a logged loss is the mean of.
 NOT_IDENTITY = {
     *("eval_interval", "log_interval", "checkpoint_interval", "sample_tokens", "plot"),
+    *("tensorboard", "wandb_log"),
     *("device", "compile", "threads", "out_dir", "overwrite"),
 }
 

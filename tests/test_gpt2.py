@@ -6,17 +6,19 @@ import random
 import re
 import shutil
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from conftest import checkpoint, same_weights, write_corpus
+from conftest import TEXT, checkpoint, same_weights, write_corpus
 from test_init_from import crash_after, record_of
+from test_subword import rank_file
 
 import sample
 import train
 from config import UserError, load
-from data import files
-from data.corpus import Corpus
+from data import build, files, subword
+from data.corpus import Corpus, decode, encode
 from data.files import read_json, write_json
 from data.meta import vocabulary_sha256
 from data.subword import GPT2_TOKENS
@@ -169,6 +171,57 @@ def test_the_model_card_says_what_it_is_and_its_lines_run(exported, transformers
     text = capsys.readouterr().out
     assert text[0] == "\n"
     assert len(text.replace("<|endoftext|>", "7")) <= 17
+
+
+ODD = "Ada saw\n\n\none  ship,\t naïve café — 日本 🙂 \r\n e\u0301 it's 12's\u3000<|endoftext|>\n"
+
+
+@pytest.fixture
+def exported_of(run, tmp_path):
+    """exported_of(unit) is the export of a run on a text of such symbols, all of ODD's among them."""
+
+    def make(unit):
+        text = (ODD + TEXT) * 3
+        if unit == "token":
+            vocabulary = subword.read_vocabulary(rank_file(tmp_path / "ranks"))
+            subword.write_corpus(tmp_path / "c", lambda: iter([text]), vocabulary, {"from": "-", "sha256": "-"})
+        else:
+            data = build.code_points(text) if unit == "character" else np.frombuffer(text.encode(), np.uint8)
+            build.write_corpus(tmp_path / "c", lambda: iter([data]), {"from": "-", "sha256": "-"}, unit)
+        folder = run(dataset=tmp_path / "c", max_iters=5, block_size=64)
+        assert export.main([str(folder), str(tmp_path / "exported")]) == 0
+        return tmp_path / "exported"
+
+    return make
+
+
+@pytest.mark.parametrize("unit", ["character", "byte", "token"])
+def test_an_export_has_its_tokenizer_and_is_a_pipeline(transformers, exported_of, unit):
+    folder = exported_of(unit)
+    meta, draw = corpus_meta(folder), random.Random(2)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    texts = [ODD, "\n", " \n  \n", "", *("".join(draw.choices(ODD, k=30)) for _ in range(100))]
+    for text in texts:
+        tokens = tokenizer(text).input_ids
+        assert tokens == encode(text, meta)
+        assert tokenizer.decode(tokens) == text == decode(tokens, meta)
+    some = draw.choices(range(meta["vocab_size"]), k=200)
+    assert tokenizer.decode(some) == decode(some, meta), "bytes that are no UTF-8"
+    assert len(tokenizer) == meta["vocab_size"]
+    if unit == "token":
+        assert tokenizer.eos_token_id == meta["vocab_size"] - 1
+    else:
+        with pytest.raises(Exception, match="vocabulary"):
+            tokenizer("Ada \u03bb")
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    limits = (tokenizer.model_max_length, model.config.n_positions, model.generation_config.max_length)
+    assert limits == (64, 64, 64)
+    generate = transformers.pipeline("text-generation", str(folder))
+    (made,) = generate("Ada saw")
+    assert made["generated_text"].startswith("Ada saw")
+    assert unit == "token" or len(made["generated_text"]) > 30
+    with pytest.raises(ValueError, match="64"):
+        generate("Ada saw " * 40)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -372,7 +425,8 @@ def test_no_flipped_bit_in_an_export_is_read(exported, tmp_path):
 def test_an_export_replaces_an_export_and_one_that_broke_off_is_no_model(exported, monkeypatch, capsys):
     source, folder = exported()
     names = {path.name for path in folder.iterdir()}
-    assert names == {"README.md", "config.json", "corpus.json", "model.safetensors"}
+    configs = {"config.json", "generation_config.json", "tokenizer_config.json"}
+    assert names == configs | {"README.md", "corpus.json", "model.safetensors", "tokenizer.json"}
     with monkeypatch.context() as patch:
         patch.setattr(export, "end_of_text", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):

@@ -1,6 +1,7 @@
 """The Hugging Face GPT-2 format, read and written.
 
     config.json          the shape; of the rest the keys in FIXED must have values that our GPT supports
+    generation_config.json   how long a text may be, and its end; written alone
     model.safetensors    the weights; or shards of them, which model.safetensors.index.json names
 
     our parameter                    its tensor in the file, with or without "transformer." before it
@@ -27,6 +28,7 @@ from model import GPT, GPTConfig
 from training.shape import check_size, parameter_count
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+GENERATION = "generation_config.json"
 SHAPE = {"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12}  # if not stated
 FIXED = {  # values that config.json may have; the first is its default, and what we write
     "architectures": (["GPT2LMHeadModel"], ["GPT2Model"], None),
@@ -185,6 +187,7 @@ def write(folder, config, weights, end_of_text=None):
     fixed = {name: allowed[0] for name, allowed in FIXED.items()}
     fixed["activation_function"] = next(name for name, ours in ACTIVATIONS.items() if ours == config.activation)
     write_json(Path(folder) / "config.json", {**fixed, **shape, "n_inner": None, **rates, **ends})
+    write_json(Path(folder) / GENERATION, {"max_length": config.block_size, "do_sample": True, **ends})
     with replacing(Path(folder) / WEIGHTS) as file:
         file.write(weights)
 

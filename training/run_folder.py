@@ -6,6 +6,7 @@
     previous.pt   the last.pt before this one, until the run has ended
     start.pt      only with init_from: the weights that it gave, before NoisyTune
     sharpness.json   only if training.sharpness has measured it
+    tensorboard/, wandb/   only with the options that feed the log to them (training/mirrors.py)
     lock          held while a process trains
 
 What is read is verified: a JSON file by its shape and its crc32, a checkpoint by its archive's CRCs, the log by
@@ -48,6 +49,7 @@ OWN_FILES = (  # in the order in which they go: what an interruption leaves is n
     *("config.json", "result.json", "sharpness.json", *CHECKPOINTS, "best.pt", "start.pt", "log.jsonl"),
     "run.json",
 )
+EVENT_FILES = "tensorboard/events.out.tfevents.*"  # of option tensorboard
 
 OPTIONS = {"dataset": str, "seed": int, "max_iters": int}  # of config.json; `recorded` checks all
 MACHINE = {"device": str, "dtype": str, "threads": int, "name": (str, NoneType)}
@@ -83,6 +85,7 @@ class RunFolder:
     def __init__(self, path, writes=True):
         self.path, self.writes = user_path(path), writes
         self._lock = self._log = None
+        self.mirrors = []  # training.mirrors: what else the log's events are fed to
 
     def __enter__(self):
         if not self.writes:
@@ -102,6 +105,8 @@ class RunFolder:
         return self
 
     def __exit__(self, *_):
+        for mirror in self.mirrors:
+            mirror.close()
         if self._log:
             with contextlib.suppress(OSError):  # of a line that could not be written, which was said then
                 self._log.close()
@@ -136,7 +141,7 @@ class RunFolder:
         A run of another config or another corpus is refused with what differs; config.overwrite removes it.
         """
         if config.overwrite:
-            remove(self.path, OWN_FILES)
+            remove(self.path, [*OWN_FILES, *self.path.glob(EVENT_FILES)])
         there, about = self.read("config.json"), self.read("run.json")
         left = [name for name in (*CHECKPOINTS, "best.pt", "result.json") if (self.path / name).exists()]
         if there is None and not left:
@@ -167,6 +172,8 @@ class RunFolder:
             self._log.flush()
         except OSError as error:
             raise naming(path, error) from None
+        for mirror in self.mirrors:
+            mirror.feed(event)
 
     def sync_log(self):
         try:
