@@ -245,7 +245,7 @@ def cost(found):
 
 
 def unit_for(most, units):
-    """The largest of some (size, name) of which `most` has two or more; the smallest where it has that of none."""
+    """The largest of some (size, name) of which `most` has two or more, or else the smallest."""
     return next((unit for unit in reversed(units) if most >= 2 * unit[0]), units[0])
 
 

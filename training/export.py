@@ -9,7 +9,7 @@ card. FOLDER must be new, empty, or an earlier export, which is replaced.
 
 import hashlib
 
-from config import UserError, differences, identity, run_script, user_path
+from config import UserError, command, differences, identity, run_script, user_path
 from data.corpus import symbol_indices
 from data.files import read_json, replacing, write_json
 from data.meta import fault_in
@@ -36,7 +36,7 @@ def main(argv):
         file.write(card)
     gpt2.write(folder, model.config, weights, end_of_text(meta))
     last = ", since there is no best.pt" if path.name == "last.pt" else ""
-    print(f"{folder}: the weights of {path}{last}; python sample.py {folder} draws text from them")
+    print(f"{folder}: the weights of {path}{last}; {command('sample.py', folder)} draws text from them")
     return 0
 
 
@@ -98,6 +98,7 @@ def model_card(run, folder, meta, path, checkpoint, model):
         start=start,
         text=joined(meta),
         length=min(200, shape.block_size - 1),
+        command=command("sample.py", folder.as_posix()),
     )
 
 
@@ -146,7 +147,7 @@ print({text})
 In the code that trained it:
 
 ```sh
-python sample.py {folder}
+{command}
 ```
 """
 
