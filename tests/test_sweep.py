@@ -144,6 +144,7 @@ def test_a_mistake_in_a_study_is_one_line(study, old, new, words):
         ([], "which study"),
         (["tiny.py", "--seed=3"], "--seeds"),
         (["tiny.py", "--out_dir=x"], "out_dir"),
+        (["tiny.py", "--overwrite=True"], "delete or rename"),
         (["tiny.py", "--learning_rat=3"], "did you mean 'learning_rate'"),
         (["tiny.py", "--jobs=0"], "--jobs"),
         (["tiny.py", "--jobs=two"], "--jobs"),
@@ -176,12 +177,15 @@ def test_runs_are_shared_out_among_the_cards_that_are_to_be_seen(study, monkeypa
     assert seen == wanted
 
 
-def test_a_folder_of_another_config_is_refused_before_any_work(study):
+@pytest.mark.parametrize(("option", "value"), [("noise_sigma", 0.5), ("max_iters", 50)])
+def test_a_folder_of_another_config_is_refused_before_any_work(study, option, value):
     other = read_study(file := study()).runs[1]
     other.folder.mkdir(parents=True)
-    (other.folder / "config.json").write_text(json.dumps({**vars(other.config), "noise_sigma": 0.5}))
-    with pytest.raises(UserError, match=r"another config: noise_sigma \(0.5 there, 0.01 here\)"):
+    (other.folder / "config.json").write_text(json.dumps({**vars(other.config), option: value}))
+    wanted = rf"another config: {option} \({value} there, .* here\).*; delete or rename {other.folder}"
+    with pytest.raises(UserError, match=wanted) as caught:
         sweep.main([file])
+    assert "--" not in str(caught.value), "what it takes no option for"
     assert not (Path("out/tiny/full/baseline")).exists()
 
 
