@@ -212,7 +212,8 @@ def test_a_dry_run_shows_what_there_is_and_what_is_left_and_list_a_command_for_e
     assert sweep.main([file, "--dry-run", "--jobs=2"]) == 0
     held.release()
     said = capsys.readouterr().out
-    for part in ("1 finished, 1 missing", "1 running, 1 missing", "3 of 4 runs are left"):
+    wanted = ("(tiny): 2 arms", "1 finished, 1 missing", "1 running, 1 missing", "3 of 4 runs are left")
+    for part in wanted:
         assert part in said
     assert "about 23:20 left, 2 at a time" in said, "(80 + 100 + 100) iterations of 10 s by two"
     assert not (Path("out/tiny/full") / "study.json").exists()
@@ -220,6 +221,9 @@ def test_a_dry_run_shows_what_there_is_and_what_is_left_and_list_a_command_for_e
     words = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
     assert [load(command[2:]) for command in words] == [run.config for run in runs[1:]]
     assert {(*command[:2],) for command in words} == {("python", "train.py")}
+    assert sweep.main([file, "--dry-run", "--arms=baseline", "--threads=1"]) == 0
+    assert "(tiny, threads" not in (said := capsys.readouterr().out)
+    assert "1 arm, seeds 1, 2" in said
 
 
 def test_a_run_that_another_process_trains_is_left_alone_until_it_is_free(study, monkeypatch):

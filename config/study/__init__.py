@@ -93,6 +93,11 @@ class Study:
     def folder(self):
         return Path("out") / self.name / self.size
 
+    @property
+    def label(self):
+        """Its name, and the overlays if it has any."""
+        return self.name if self.size == WHOLE else f"{self.name}, {self.size}"
+
     def record(self):
         """For study.json, by which the runs' readers know the whole study, whatever part of it was trained."""
         names = ("name", "size", "title", "purpose", "together", "baseline", "versus", "decisive")
