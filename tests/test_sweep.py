@@ -222,8 +222,7 @@ def test_a_dry_run_shows_what_there_is_and_what_is_left_and_list_a_command_for_e
     assert [load(command[2:]) for command in words] == [run.config for run in runs[1:]]
     assert {(*command[:2],) for command in words} == {("python", "train.py")}
     assert sweep.main([file, "--dry-run", "--arms=baseline", "--threads=1"]) == 0
-    assert "(tiny, threads" not in (said := capsys.readouterr().out)
-    assert "1 arm, seeds 1, 2" in said
+    assert "1 arm, seeds 1, 2" in capsys.readouterr().out
 
 
 def test_a_run_that_another_process_trains_is_left_alone_until_it_is_free(study, monkeypatch):
