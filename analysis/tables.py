@@ -148,10 +148,11 @@ def means_of(runs, names):
 
 
 def target_loss(records):
-    """The lowest mean val loss of the baseline up to half-way through its training, NaN without a baseline."""
+    """The lowest mean val loss of the baseline up to half-way through its training, its start aside; NaN where
+    there is none."""
     curve = records.of(arm=arms(records).baseline.iloc[0]).curve("eval", "val_loss")
     half_way = records.runs.max_iters.iloc[0] / 2
-    return curve[curve.index <= half_way].mean(axis=1).min() if len(curve) else math.nan
+    return curve[(curve.index > 0) & (curve.index <= half_way)].mean(axis=1).min() if len(curve) else math.nan
 
 
 def iterations_to(events, target):

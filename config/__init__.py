@@ -7,6 +7,7 @@ an underscore, functions and imports are the file's own.
 
 import contextlib
 import dataclasses
+import difflib
 import inspect
 import re
 import runpy
@@ -18,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from config._command import PATH, UserError, can_be_path, did_you_mean, shown, user_path
+from config._command import PATH, UserError, can_be_path, command, did_you_mean, shown, user_path
 from config._command import cores as cores
+from config._command import counted as counted
 from config._command import run_script as run_script
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -177,6 +179,7 @@ NANOGPT = {  # nanoGPT's options that are none here, and what to do instead
     "wandb_run_name": "set WANDB_NAME in the environment; it is the run folder without",
     "backend": "leave it out: under torchrun the device decides",
 }
+NANOGPT_FILES = {"train_shakespeare_char": "shakespeare_baseline"}  # its configs, and ours of the same kind
 
 # What two runs may differ in and still be one run: cadence, logging, place and machine. Not eval_tokens
 # and eval_train_tokens: they change no weight, but what a logged loss is the mean of.
@@ -240,15 +243,15 @@ def load(argv, say=print):
         print(help_text())
         sys.exit(0)
     typed = dict(read_option(word) for word in argv if word.startswith("-"))
-    files = [user_path(word) for word in argv if not word.startswith("-")]
+    files = [config_path(word) for word in argv if not word.startswith("-")]
     options = {name: value for file in files for name, value in read_file(file).items()} | typed
-    if typed.keys() & {"max_iters", "lr_decay_iters"} and "warmup_iters" not in typed:
+    if "warmup_iters" not in typed:
         fit_warmup(options, say)
     return settle(options, files)
 
 
 def fit_warmup(options, say):
-    """Shorten the warm-up of a run that the command line has made shorter than it: to a tenth of the run."""
+    """Shorten a warm-up that is longer than the run, and that nobody typed: to a tenth of the run."""
     end = options.get("lr_decay_iters") or options.get("max_iters", Config.max_iters)
     warmup = options.get("warmup_iters", Config.warmup_iters)
     if 1 <= end < warmup:
@@ -273,11 +276,12 @@ def settle(options, files=()):
 
 def read_file(path):
     """The options that a config file assigns, checked by name and type."""
-    if not path.is_file() and "=" in str(path):
+    if not path.is_file() and re.match(r"\w+=", str(path)):
+        read_option(f"--{path}")
         raise UserError(f"no config file {path}; did you mean --{path}?")
     assigned = run_file(path)
     if {"base", "arms"} <= assigned.keys():
-        raise UserError(f"{path} is a study, not the config of a run: python sweep.py {path}")
+        raise UserError(f"{path} is a study, not the config of a run: {command('sweep.py', path)}")
     return checked(assigned, path)
 
 
@@ -290,11 +294,16 @@ def checked(options, where):
     }
 
 
+def config_path(word):
+    """The file that a user named, seen from the working folder or else from the repository's root."""
+    path = user_path(word)
+    return inside if not path.is_file() and (inside := ROOT / path).is_file() else path
+
+
 def run_file(path, kind="config file"):
     """What a file of plain Python assigns: {name: value}, without what is the file's own."""
     if not path.is_file():
-        known = [str(file.relative_to(ROOT)) for file in sorted((ROOT / "config").rglob("[a-z]*.py"))]
-        raise UserError(f"no {kind} {path}{did_you_mean(str(path), known)}")
+        raise UserError(f"no {kind} {path}{similar_file(path.stem, kind)}")
     try:
         names = runpy.run_path(str(path))
     except (Exception, SystemExit) as error:
@@ -308,12 +317,23 @@ def run_file(path, kind="config file"):
     }
 
 
+def similar_file(stem, kind):
+    """The repository's own file whose name is most like a stem, as a hint."""
+    files = (ROOT / "config" / ("study" if kind == "study file" else "")).glob("[a-z]*.py")
+    known = {file.stem: str(file.relative_to(ROOT)) for file in files}
+    known |= {theirs: known[ours] for theirs, ours in NANOGPT_FILES.items() if ours in known}
+    close = difflib.get_close_matches(stem, known, n=1, cutoff=0.7)
+    return f"; did you mean {known[close[0]]!r}?" if close else ""
+
+
 def read_option(word):
     """(option, value) of a --key=value."""
     match = re.fullmatch(r"--(\w+)=(.*)", word, re.DOTALL)
     if not match:
         name, _, value = word.lstrip("-").partition("=")
         name = name.replace("-", "_")
+        if name.isidentifier():
+            known_options([ALIASES.get(name, name)], "the command line")
         example = f"--{name}={value or getattr(Config, name)}" if name in OPTIONS else "--seed=2"
         raise UserError(f"{word} is no option; options are written --key=value, for instance {example}")
     name, text = match.groups()

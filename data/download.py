@@ -10,7 +10,7 @@ import os
 import time
 from pathlib import Path
 
-from config import UserError, user_path
+from config import UserError, command, user_path
 from data.files import hash_of, make_folder, naming, replacing, shown, sync_folder
 
 PIECE = 1 << 16  # bytes taken from a connection at a time, at most
@@ -48,7 +48,8 @@ def fetch(urls, sha256, target, source=None, size=None, most=MOST):
         return target, url
     raise UserError(
         f"{target.name} could not be downloaded from {'; '.join(failures)}. If you have the file, use"
-        f" python {shown(target.parent / 'prepare.py')} --source=PATH; config/quickstart.py needs no download"
+        f" {command(shown(target.parent / 'prepare.py'), '--source=PATH')}; config/quickstart.py needs no"
+        " download"
     )
 
 

@@ -1,14 +1,29 @@
 """Options: files, command line, checks, and one line for every mistake."""
 
 import dataclasses
+import io
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
 
 import noise
-from config import OPTIONS, ROOT, Config, UserError, help_text, identity, load, recorded, settle, user_path
+from config import (
+    OPTIONS,
+    ROOT,
+    Config,
+    UserError,
+    counted,
+    help_text,
+    identity,
+    load,
+    recorded,
+    run_script,
+    settle,
+    user_path,
+)
 from config.study import MOST_RUNS, parse_seeds, read_study
 
 
@@ -36,7 +51,7 @@ def test_what_nanogpt_says_with_the_same_meaning_is_accepted(tmp_path):
         assert (load(argv).compile, load(argv).init_from) == ("off", None)
 
 
-def test_a_shorter_run_on_the_command_line_shortens_the_warm_up_of_its_preset_and_says_so(tmp_path):
+def test_a_run_that_is_shorter_than_its_warm_up_shortens_what_was_not_typed_and_says_so(tmp_path):
     said, preset = [], tmp_path / "preset.py"
     preset.write_text("warmup_iters = 300\nmax_iters = 1000\n")
     for words, warmup in (
@@ -49,8 +64,33 @@ def test_a_shorter_run_on_the_command_line_shortens_the_warm_up_of_its_preset_an
         assert load([str(preset), *words], said.append).warmup_iters == warmup
     assert len(said) == 2, "what fits is left as it is"
     preset.write_text("warmup_iters = 300\nmax_iters = 100\n")
+    assert load([str(preset)], said.append).warmup_iters == 10
+    assert len(said) == 3
     with pytest.raises(UserError, match="warmup_iters=300"):
-        load([str(preset)])
+        load([str(preset), "--warmup_iters=300"])
+
+
+def test_a_config_is_looked_for_here_and_then_in_the_repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load(["config/cpu.py"]).n_layer == 4
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "cpu.py").write_text("n_layer = 7\r\nn_head = 4\r\n")
+    assert (load(["config/cpu.py"]).n_layer, load(["config/cpu.py"]).n_head) == (7, 4)
+    assert read_study("config/study/quickstart.py", ["config/cpu.py"]).runs[0].config.n_layer == 7
+
+
+@pytest.mark.parametrize("stream", [None, io.StringIO()])
+def test_a_command_runs_with_its_outputs_closed_or_in_a_notebook(monkeypatch, stream):
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", stream)
+    with pytest.raises(SystemExit) as end:
+        run_script(lambda _: print("é", flush=True) or sys.stdout.flush() or print("é", file=sys.stderr))
+    assert not end.value.code
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 arms"), (1, "1 arm"), (2000, "2,000 arms")])
+def test_one_is_no_plural(number, text):
+    assert counted(number, "arm") == text
 
 
 @pytest.mark.parametrize(
@@ -63,6 +103,9 @@ def test_a_shorter_run_on_the_command_line_shortens_the_warm_up_of_its_preset_an
         ("--overwrite", ["for instance --overwrite="]),
         ("--noise-sigma=0.1", ["for instance --noise_sigma=0.1"]),
         ("seed=2", ["did you mean --seed=2"]),
+        *((word, ["training.evaluate"]) for word in ("eval_only=True", "--eval-only", "--eval_only=True")),
+        ("--learning-rte 1", ["did you mean 'learning_rate'"]),
+        ("config/train_shakespeare_char.py", ["did you mean 'config/shakespeare_baseline.py'"]),
         ("--out_dir=", ["out_dir is empty"]),
         ("--max_iters=99999999999999999999", ["max_iters", "1e8"]),
         ("--learning_rate=1e999", ["learning_rate=inf"]),

@@ -10,7 +10,7 @@ FOLDER must be new, empty, or an earlier export, which is replaced.
 
 import hashlib
 
-from config import UserError, differences, identity, run_script, user_path
+from config import UserError, command, differences, identity, run_script, user_path
 from data.corpus import symbol_indices
 from data.files import read_json, replacing, write_json
 from data.meta import fault_in
@@ -38,7 +38,7 @@ def main(argv):
     tokenizer.write(folder, meta, model.config.block_size)
     gpt2.write(folder, model.config, weights, end_of_text(meta))
     last = ", since there is no best.pt" if path.name == "last.pt" else ""
-    print(f"{folder}: the weights of {path}{last}; python sample.py {folder} draws text from them")
+    print(f"{folder}: the weights of {path}{last}; {command('sample.py', folder)} draws text from them")
     return 0
 
 
@@ -94,8 +94,15 @@ def model_card(run, folder, meta, path, checkpoint, model):
     table = "\n".join(f"| {what} | {value} |" for what, value in rows.items())
     known = symbol_indices(meta)
     start = next(symbol for symbol in ("\n", " ", *known) if symbol in known and isinstance(symbol, str))
-    length = shape.block_size
-    return CARD.format(name=folder.name, table=table, folder=folder.as_posix(), start=start, length=length)
+    place = folder.as_posix()
+    return CARD.format(
+        name=folder.name,
+        table=table,
+        folder=place,
+        start=start,
+        length=shape.block_size,
+        command=command("sample.py", place),
+    )
 
 
 def logged_loss(run, iteration, meta, config):
@@ -130,7 +137,7 @@ A prompt and what follows it are {length:,} tokens at most. A symbol that is not
 In the code that trained it:
 
 ```sh
-python sample.py {folder}
+{command}
 ```
 """
 
