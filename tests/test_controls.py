@@ -45,7 +45,9 @@ def make(sigma=0.03):
 
 
 def add_noise(target, noise, optimizer, step):
-    return noise.add_(step) if target == "gradient" else add_to_moments_(noise, step, optimizer, target)
+    return (
+        noise.add_(step, norm=True) if target == "gradient" else add_to_moments_(noise, step, optimizer, target)
+    )
 
 
 def give_gradients(model, step):

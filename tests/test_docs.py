@@ -239,7 +239,9 @@ def run_loop(code, tmp_path, monkeypatch):
     model = torch.nn.Sequential(torch.nn.Linear(5, 400), torch.nn.Tanh(), torch.nn.Linear(400, 3))
     batches = [(torch.randn(8, 5), torch.randn(8, 3)) for _ in range(6)]
     calls, add_ = [], noise.GradientNoise.add_
-    monkeypatch.setattr(noise.GradientNoise, "add_", lambda noise, t: calls.append((t, add_(noise, t).item())))
+    monkeypatch.setattr(
+        noise.GradientNoise, "add_", lambda noise, t: calls.append((t, add_(noise, t, norm=True).item()))
+    )
     given = {"torch": torch, "model": model, "loss_function": torch.nn.functional.mse_loss, "batches": batches}
     exec(code, given | {"optimizer": torch.optim.AdamW(model.parameters(), lr=1e-3)})
     elements = sum(parameter.numel() for parameter in model.parameters())
