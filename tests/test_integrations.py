@@ -219,8 +219,8 @@ def module(lightning, fused=False, automatic=True):
     return Module()
 
 
-def loader(accumulation=1):
-    rows = [(a, b) for x, y in data(count=3 * accumulation) for a, b in zip(x, y)]  # an epoch: three steps
+def loader(batches):
+    rows = [(a, b) for x, y in batches for a, b in zip(x, y)]
     return torch.utils.data.DataLoader(rows, batch_size=8)
 
 
@@ -230,7 +230,7 @@ QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "e
 @pytest.mark.filterwarnings("ignore")
 def test_lightning(watch):
     lightning = pytest.importorskip("lightning.pytorch")
-    exec(example("Lightning"), {"model": module(lightning), "batches": loader()})
+    exec(example("Lightning"), {"model": module(lightning), "batches": loader(data(count=4))})
     watch.check(range(STEPS))
 
 
@@ -241,14 +241,15 @@ def test_lightning_with_accumulation_float16_and_a_resume(watch):
     def train(**options):
         scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
         precision = lightning.plugins.MixedPrecision("16-mixed", "cpu", scaler=scaler)
-        saved = lightning.callbacks.ModelCheckpoint("saved", "{step}", save_top_k=-1)
+        saved = lightning.callbacks.ModelCheckpoint("saved", "{step}", save_top_k=-1, every_n_train_steps=3)
         callbacks = [saved, noise_callbacks.lightning_noise(SIGMA, seed=1, clip=1.0)]
         trainer = lightning.Trainer(
             max_steps=STEPS, accumulate_grad_batches=2, plugins=[precision], callbacks=callbacks, **QUIET
         )
-        trainer.fit(trained := module(lightning), loader(2), **options)
+        trainer.fit(trained := module(lightning), loader(batches), **options)
         return torch.cat([parameter.detach().flatten() for parameter in trained.parameters()])
 
+    batches = data(count=1) * 2 * STEPS  # all alike: a resume begins its loader anew
     whole = train()
     resumed = train(ckpt_path="saved/step=3.ckpt")
     watch.check([*range(STEPS), *range(3, STEPS)])
@@ -272,7 +273,7 @@ def test_lightning_refuses_what_would_clip_or_scale_the_noise(watch, how):
     )
     mends = {"manual": "training_step", "fused": "fused=False"}
     with pytest.raises(ValueError, match=mends.get(how, "`clip`")):
-        trainer.fit(a_module, loader())
+        trainer.fit(a_module, loader(data()))
     assert not watch.steps
 
 
