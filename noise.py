@@ -126,7 +126,7 @@ def absolute(gradients):
 def global_rms(gradients):
     """sigma is a multiple of ||g|| / sqrt N, over all the elements that get noise."""
     count = sum(gradient.numel() for gradient in gradients)
-    return total_norm(gradients) / math.sqrt(count)
+    return torch.linalg.vector_norm(torch.stack(norms(gradients))) / math.sqrt(count)
 
 
 def tensor_rms(gradients):
@@ -135,10 +135,6 @@ def tensor_rms(gradients):
 
 
 SCALES = {"absolute": absolute, "global": global_rms, "tensor": tensor_rms}
-
-
-def total_norm(tensors):
-    return torch.linalg.vector_norm(torch.stack(norms(tensors)))
 
 
 def norms(tensors):
@@ -178,13 +174,13 @@ class GradientNoise:
     """Add noise to gradients, once an iteration, between clipping and `optimizer.step()`.
 
     named_parameters: `model.named_parameters()`, all on one device, after fully_shard; tied weights count once.
-        Frozen ones are drawn for but get none, so that freezing a layer, or thawing it, leaves the others'
-        noise as it is. Where most are frozen, as beside adapters, leave them out by `where`.
+        Frozen ones are drawn for, too: freezing or thawing one changes no other's noise.
     sigma: iteration -> standard deviation, for instance schedule("exponential", sigma=0.1, gamma=0.99).
     seed: the run's seed. xi_t is a function of (seed, t), the order of the parameters and the device alone:
         resumes, ranks and other generators do not change it, nor does it change them.
     distribution: a name in DISTRIBUTIONS. scale: a name in SCALES.
-    where: (name, parameter) -> bool, which parameters get noise; by default all.
+    where: (name, parameter) -> bool, which parameters get noise; by default all. Beside adapters, say, leave
+        out the frozen ones, whose draw is wasted.
     anticorrelated: (xi_t - xi_(t-1)) / sqrt 2 in place of xi_t, of the same sd (Orvieto et al.,
         arXiv:2202.02831); it needs a second draw and, meanwhile, a second buffer.
 
@@ -231,8 +227,7 @@ class GradientNoise:
     def add_(self, step, norm=False):
         """Add the noise of iteration `step` (from 0) to the gradients, in place.
 
-        norm: return the L2 norm of what was added, for another pass over it: a 0-dim tensor on the gradients'
-            device, not synchronised.
+        norm: return the L2 norm of what was added, a 0-dim tensor on its device, for another pass over it.
         A parameter without a gradient gets none, and the others' noise does not depend on that. Where
         sigma(step) is under SIGMA_FLOOR nothing is drawn and no gradient is touched.
         """
@@ -242,7 +237,7 @@ class GradientNoise:
         _, gradients, noise = self.scaled(self.unit(step))
         here, noise_here = zip(*map(on_this_rank, gradients, noise))
         torch._foreach_add_(here, noise_here, alpha=sigma)
-        return sigma * total_norm(noise) if norm else None
+        return sigma * torch.linalg.vector_norm(torch.stack(norms(noise))) if norm else None
 
     def sigma_at(self, step):
         """sigma(step), or 0 where it is under the floor; then the buffer is freed."""
