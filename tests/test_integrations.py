@@ -269,7 +269,7 @@ def test_lightning_refuses_what_would_clip_or_scale_the_noise(watch, how):
         scaler = torch.amp.GradScaler("cpu")
         options["plugins"] = [lightning.plugins.MixedPrecision("16-mixed", "cpu", scaler=scaler)]
     trainer = lightning.Trainer(
-        max_steps=2, callbacks=[noise_callbacks.lightning_noise(SIGMA, seed=1)], **options, **QUIET
+        max_epochs=1, callbacks=[noise_callbacks.lightning_noise(SIGMA, seed=1)], **options, **QUIET
     )
     mends = {"manual": "training_step", "fused": "fused=False"}
     with pytest.raises(ValueError, match=mends.get(how, "`clip`")):
