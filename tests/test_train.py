@@ -127,6 +127,7 @@ def test_the_log_and_the_result_tell_what_was_promised(run):
     history = checkpoint(folder)["history"]
     assert steps[2]["loss"] == pytest.approx(history[4:7, 0].mean().item())
     assert steps[2]["noise_norm"] == history[6, 2].item()
+    assert history[:, 2].isfinite().nonzero().flatten().tolist() == [0, 3, 6, 9, 11], "a norm costs a pass"
     assert steps[2]["sigma"] == pytest.approx(0.01 * 0.9**6)
     result = json.loads((folder / "result.json").read_text())
     assert result["best_val_loss"] == min(event["val_loss"] for event in evals)

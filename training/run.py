@@ -31,7 +31,7 @@ class Run:
     step: updates done; saved: those in last.pt; checked: those whose loss is known to be finite.
     best: the lowest val loss so far, and its iteration; best.pt is the same on disk.
     history: (max_iters, 3) on the device, a row an iteration: mini-batch loss, gradient norm before clipping,
-        noise norm; nothing is fetched from the device between log lines.
+        noise norm (NaN where it is not logged); nothing is fetched from the device between log lines.
     """
 
     def __init__(self, config, corpus, machine, source=None, ranks=None):
@@ -64,6 +64,9 @@ class Run:
             seed = stream_seed(config.seed, "input", self.step, micro_step)
             x = self.corpus.noised(x, seed, config.input_noise)
         return x, y
+
+    def is_logged(self, step):
+        return step % self.config.log_interval == 0 or step + 1 == self.config.max_iters
 
     def state(self):
         """Everything that a resume needs beside best.pt."""
