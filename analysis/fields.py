@@ -151,6 +151,16 @@ class Fields:
         """Of an arm's losses, with half of its 95 % t interval."""
         return with_interval(*statistics.interval(self._losses(study, arm, loss)))
 
+    def spread(self, study, arm, loss="val"):
+        """Of an arm's losses over its seeds."""
+        return f"{self._losses(study, arm, loss).std():.4f}"
+
+    def spread_p(self, study, arm, loss="val"):
+        """p that an arm's losses and its reference's have one sd."""
+        ours, reference = (self._losses(study, a, loss) for a in (arm, self._row(study, arm, loss).reference))
+        both = ours.index.intersection(reference.index)
+        return probability(statistics.spread_p(ours[both], reference[both]))
+
     def parameters(self, study, arm):
         return f"{self._of(study, arm).runs.parameters.iloc[0] / 1e6:.2f} M"
 

@@ -135,6 +135,12 @@ def equivalence_p(differences, bound):
     return float(max(above, below))
 
 
+def spread_p(a, b):
+    """p that two paired columns of numbers have one standard deviation: Pearson's test of the correlation of
+    a + b and a - b, which is 0 where they have (Pitman 1939, Morgan 1939)."""
+    return float(stats.pearsonr(a + b, a - b).pvalue)
+
+
 def interval(values):
     """(mean, half of the 95 % t interval of the mean, ddof 1); the half is NaN for a single value."""
     values = pd.Series(values, dtype=float)

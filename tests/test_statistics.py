@@ -40,6 +40,17 @@ def test_two_one_sided_tests_are_the_90_percent_interval_within_the_bound():
     assert st.equivalence_p(differences, 1.1 * edge) < 0.05 < st.equivalence_p(differences, 0.9 * edge)
 
 
+def test_the_test_of_two_spreads_is_the_t_test_of_their_formula():
+    """Of paired columns with the ratio of variances F and the correlation r: t = (F - 1) sqrt(n - 2) /
+    (2 sqrt(F (1 - r^2))) (Snedecor and Cochran, Statistical Methods, on correlated variances)."""
+    a, b = np.random.default_rng(2).normal(size=(2, 9)) * [[1.0], [2.5]]
+    b += 0.5 * a
+    ratio, r = a.var() / b.var(), np.corrcoef(a, b)[0, 1]
+    t = (ratio - 1) * math.sqrt(7) / (2 * math.sqrt(ratio * (1 - r**2)))
+    assert st.spread_p(a, b) == pytest.approx(2 * stats.t.sf(abs(t), 7))
+    assert st.spread_p(a, 9 * b) < 0.01 < st.spread_p(a, b)
+
+
 def test_a_band_is_the_interval_at_each_iteration_over_the_seeds_that_have_it():
     curve = pd.DataFrame({1: [3.0, 2.0, np.nan], 2: [3.5, 2.1, 1.0], 3: [3.1, np.nan, np.nan]}, [0, 10, 20])
     found = st.band(curve)
