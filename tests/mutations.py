@@ -28,8 +28,8 @@ MUTATIONS = [  # law, what it does, file, old, new, test
     ),
     (
         *(2, "a checkpoint rounds the weights that it saves", "training/run.py"),
-        '"model": self.model.weights(),',
-        '"model": self.model.bfloat16().float().weights(),',
+        "return self.model.weights()",
+        "return self.model.bfloat16().float().weights()",
         f"{LAWS}::test_law_2_looking_changes_no_weight",
     ),
     (

@@ -49,7 +49,7 @@ OWN_FILES = (  # in the order in which they go: what an interruption leaves is n
     "run.json",
 )
 
-OPTIONS = {"dataset": str, "seed": int, "max_iters": int}  # of config.json; `recorded` checks all
+OPTIONS = {"dataset?": str, "seed": int, "max_iters": int}  # of config.json; `recorded` checks all
 MACHINE = {"device": str, "dtype": str, "threads": int, "name": (str, NoneType)}
 ABOUT = {
     **{"machine": MACHINE, "corpus": dict, "parameters": int, "versions": dict},

@@ -87,9 +87,10 @@ class Progress(StatusLine):
         self.val_loss = f"val {event['val_loss']:.3f}"
         self.show_figures()
         rate = f", {self.rate}" if self.rate else ""
+        score = f", val score {event['val_score']:.4f}" if "val_score" in event else ""
         self.print_above(
             f"iteration {event['iter']:>6,}: train loss {event['train_loss']:.4f},"
-            f" val loss {event['val_loss']:.4f}{rate}"
+            f" val loss {event['val_loss']:.4f}{score}{rate}"
         )
 
     def logged(self, event):
