@@ -13,11 +13,13 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from analysis import look, records, statistics, theory
 from analysis.figures import span, title
-from analysis.look import BLACK, GREY, label_below, number, panels, settings, signed, styled
+from analysis.look import BLACK, BLUE, GREY, label_below, number, panels, settings, signed, styled
 from analysis.statistics import Verdict
 
 BEST = "best_val_loss"
-OTHER_LOSSES = {
+WORDS = {
+    "final_val_score": "final validation score",
+    BEST: "best validation loss",
     "final_val_loss": "final validation loss",
     "best_weights_test_loss": "test loss of the best weights",
 }
@@ -55,9 +57,12 @@ def differences(found, by=None):
     elif len(best) > 1:
         columns = [(corpus_of(rows), rows) for rows in best]
     else:
-        others = [(words, next(compared(found, loss))) for loss, words in OTHER_LOSSES.items()]
-        others = [(words, rows) for words, rows in others if rows and not alike(rows, best[0])]
-        columns = [("best validation loss", best[0]), *others]
+        columns = [(words, next(compared(found, loss))) for loss, words in WORDS.items()]
+        columns = [
+            (words, rows)
+            for words, rows in columns
+            if rows and (words == WORDS[BEST] or not alike(rows, best[0]))
+        ]
     return forest(columns, union=not by, share=len(best) > 1)
 
 
@@ -92,7 +97,8 @@ def forest(columns, union, share):
     one_colour = GREY if len(set(drawn.values())) < len(drawn) else None  # colours that repeat tell nothing
     for place, (ax, (words, rows), labels) in enumerate(zip(axes, columns, lists)):
         draw_forest(ax, every if union else labels, dict(zip(labels, rows)), one_colour)
-        ax.set(title=words + pairs(rows), xlabel="difference (nats)   worse →")
+        direction = "difference   better →" if words.endswith("score") else "difference (nats)   worse →"
+        ax.set(title=words + pairs(rows), xlabel=direction)
         ax.tick_params(labelleft=not (union and place))
     resolved = {row["verdict"] in RESOLVED for _, rows in columns for row in rows}
     for face, label, there in ((BLACK, "resolved", True), ("white", "not resolved", False)):
@@ -206,6 +212,76 @@ def draw_map(axes, cells):
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
+
+
+# Loss, or score, and distance against NoisyTune's lambda.
+
+
+@styled
+def lambdas(found):
+    """Above, the final val score, or the best val loss where there is none, and beneath, how far the weights
+    were moved, against lambda: a column a setting with three lambdas or more; means with 95 % t intervals over
+    seeds, and their mean at lambda 0 as a line. Noise in the gradients stands at lambda 0 too, in grey."""
+    groups = [group for group in settings(found) if len(by_lambda(group)) >= 3]
+    if not groups:
+        return None
+    figure, axes = panels(2 * len(groups), 2.2, columns=len(groups))
+    for group, *column in zip(groups, *axes.reshape(2, -1)):
+        draw_lambdas(column, group)
+    axes[0].set_ylabel(WORDS[measure(groups[0])].replace("validation ", "validation\n"))
+    axes[len(groups)].set_ylabel("mean distance moved,\nthousandths")
+    label_below(figure, [axes[-1]])
+    return figure
+
+
+def by_lambda(group):
+    """{lambda: Arm} of a setting's arms that differ in NoisyTune's lambda alone."""
+    first = next((arm for arm in group if not arm.row.noisy), None)
+    alone = {"noisytune_lambda"}
+    alike = [
+        arm for arm in group if first and records.changed_options(arm.config, first.config).keys() <= alone
+    ]
+    return {arm.config.noisytune_lambda: arm for arm in alike}
+
+
+def measure(group):
+    """The name of what is shown of a setting."""
+    scored = any("final_val_score" in arm.found.runs for arm in group)
+    return "final_val_score" if scored and group[0].config.program == "classify" else BEST
+
+
+def draw_lambdas(axes, group):
+    upper, lower = axes
+    alike, name = by_lambda(group), measure(group)
+    draw_points(upper, {lam: records.losses(arm.found.runs, name) for lam, arm in alike.items()}, BLACK, "s")
+    for arm in group:
+        if arm.config.noisy and not arm.config.noisytune_lambda:
+            values = records.losses(arm.found.runs, name)
+            draw_points(upper, {0.0: values}, GREY, "D", "noise in the gradients")
+    kinds = {
+        "distance": (BLACK, "from the pretrained weights"),
+        "update": (BLUE, "from those that NoisyTune gave"),
+    }
+    for kind, (colour, label) in kinds.items():
+        moved = {lam: 1000 * last_of(arm.curve(kind, "all")) for lam, arm in alike.items()}
+        if any(map(len, moved.values())):
+            draw_points(lower, moved, colour, "o", label)
+    upper.set_title(title(list(alike.values())))
+    lower.set_xlabel(r"NoisyTune's $\lambda$")
+
+
+def last_of(curve):
+    """The last value of each seed's curve."""
+    return curve.ffill().iloc[-1] if len(curve) else pd.Series(dtype=float)
+
+
+def draw_points(axes, values, colour, marker, label=None):
+    """Means with 95 % t intervals of {x: values over seeds}, joined by a line."""
+    points = {x: statistics.interval(each) for x, each in sorted(values.items()) if len(each)}
+    if points:
+        means, halves = zip(*points.values())
+        look_of = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1, "label": label}
+        axes.errorbar(list(points), means, yerr=np.nan_to_num(halves), **look_of)
 
 
 # Loss against learning rate.

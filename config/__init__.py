@@ -457,7 +457,9 @@ def differences(config):
     return {
         name: value
         for name, value in vars(config).items()
-        if value != getattr(type(config), name) and value != derived(vars(config)).get(name) and name != "out_dir"
+        if value != getattr(type(config), name)
+        and value != derived(vars(config)).get(name)
+        and name != "out_dir"
     }
 
 

@@ -61,7 +61,9 @@ def read_task(name, val_file=None):
     if path.suffix in READERS or path.is_file():
         return own_task(path, val_file and user_path(val_file))
     if val_file:
-        raise UserError(f"val_file goes with a file of your own, and task={name!r} has its val split: leave it out")
+        raise UserError(
+            f"val_file goes with a file of your own, and task={name!r} has its val split: leave it out"
+        )
     folder = path if path.is_dir() and (path / "meta.json").is_file() else glue_folder(name)
     return prepared_task(folder)
 
@@ -164,9 +166,7 @@ def example_of(row, where, pairs, labels):
             raise UserError(f"{where}: its {column} is empty or no text: mend it, or take the line out")
         found.append(value)
     if labels and found[0] not in labels:
-        raise UserError(
-            f"{where}: the label {quoted(found[0])} is none of the task's: {', '.join(labels)}"
-        )
+        raise UserError(f"{where}: the label {quoted(found[0])} is none of the task's: {', '.join(labels)}")
     return Example(*found)
 
 

@@ -142,7 +142,9 @@ def fresh_(model, names, seed):
 def positions(model):
     """The longest text that a model has positions for, in tokens; infinity where they are not learned."""
     tables = [m for name, m in model.named_modules() if name.endswith(POSITIONS) and hasattr(m, "weight")]
-    return min((len(m.weight) - (0 if m.padding_idx is None else m.padding_idx + 1) for m in tables), default=math.inf)
+    return min(
+        (len(m.weight) - (0 if m.padding_idx is None else m.padding_idx + 1) for m in tables), default=math.inf
+    )
 
 
 def tokens_of(tokenizer, examples, limit=None):
