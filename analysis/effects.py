@@ -23,6 +23,10 @@ WORDS = {
     "final_val_loss": "final validation loss",
     "best_weights_test_loss": "test loss of the best weights",
 }
+MOVED = {  # kinds of events
+    "distance": (BLACK, "from the pretrained weights"),
+    "update": (BLUE, "from those that NoisyTune gave"),
+}
 FAR = 10  # times the next smaller difference: beyond the scale
 RESOLVED = (Verdict.BETTER, Verdict.WORSE)
 
@@ -57,12 +61,9 @@ def differences(found, by=None):
     elif len(best) > 1:
         columns = [(corpus_of(rows), rows) for rows in best]
     else:
-        columns = [(words, next(compared(found, loss))) for loss, words in WORDS.items()]
-        columns = [
-            (words, rows)
-            for words, rows in columns
-            if rows and (words == WORDS[BEST] or not alike(rows, best[0]))
-        ]
+        others = [(words, next(compared(found, loss))) for loss, words in WORDS.items() if loss != BEST]
+        others = [(words, rows) for words, rows in others if rows and not alike(rows, best[0])]
+        columns = [(WORDS[BEST], best[0]), *others]
     return forest(columns, union=not by, share=len(best) > 1)
 
 
@@ -236,12 +237,11 @@ def lambdas(found):
 
 def by_lambda(group):
     """{lambda: Arm} of a setting's arms that differ in NoisyTune's lambda alone."""
-    first = next((arm for arm in group if not arm.row.noisy), None)
-    alone = {"noisytune_lambda"}
-    alike = [
-        arm for arm in group if first and records.changed_options(arm.config, first.config).keys() <= alone
-    ]
-    return {arm.config.noisytune_lambda: arm for arm in alike}
+    first, found = next((arm for arm in group if not arm.row.noisy), None), {}
+    for arm in group if first else ():
+        if records.changed_options(arm.config, first.config).keys() <= {"noisytune_lambda"}:
+            found[arm.config.noisytune_lambda] = arm
+    return found
 
 
 def measure(group):
@@ -258,11 +258,7 @@ def draw_lambdas(axes, group):
         if arm.config.noisy and not arm.config.noisytune_lambda:
             values = records.losses(arm.found.runs, name)
             draw_points(upper, {0.0: values}, GREY, "D", "noise in the gradients")
-    kinds = {
-        "distance": (BLACK, "from the pretrained weights"),
-        "update": (BLUE, "from those that NoisyTune gave"),
-    }
-    for kind, (colour, label) in kinds.items():
+    for kind, (colour, label) in MOVED.items():
         moved = {lam: 1000 * last_of(arm.curve(kind, "all")) for lam, arm in alike.items()}
         if any(map(len, moved.values())):
             draw_points(lower, moved, colour, "o", label)

@@ -363,8 +363,8 @@ def check_alike(row, others):
     same_source = [other for other in others if other["config"].init_from == row["config"].init_from]
     if any(other["init_sha256"] != row["init_sha256"] for other in same_source):
         raise UserError(
-            f"{row['folder']}: {row['config'].init_from} had other weights when this run began than for another of"
-            f" {row['arm']!r}, by the SHA-256 in their run.json; give the arms folders of their own"
+            f"{row['folder']}: {row['config'].init_from} had other weights when this run began than for another"
+            f" of {row['arm']!r}, by the SHA-256 in their run.json; give the arms folders of their own"
         )
 
 

@@ -43,13 +43,13 @@ NOTES = {  # beneath the tables of a file
     "table1": f"{INTERVALS} Losses are in nats per token. Bits a character: nats / ln 2 times the tokens"
     " of the whole split, over its characters. Iterations to val X: when an arm's runs first reach X, the"
     " lowest mean val loss of the baseline in the first half of its run, interpolated between evaluations."
-    " Scores are the task's: accuracy, F1 or Matthews' correlation. W₀ are the pretrained weights, W₁ those that"
-    " training began with, after NoisyTune."
+    " Scores are the task's: accuracy, F1 or Matthews' correlation. W₀ are the pretrained weights, W₁ those"
+    " that training began with, after NoisyTune."
     " The paper's rows are one seed each, of its own size and length: not comparable with runs of a reduced"
     " size or of a part of the corpus.",
     "comparisons": "Difference: arm minus reference, mean over seeds, paired (Welch's where marked), below 0"
-    f" better, of a score above 0, ± half of its 95 % t interval (unadjusted). Verdict: paired t-test at {LEVEL:g}, Holm-adjusted"
-    " over a table's comparisons. Sign flips: the permutation test's p, and the least that so many seeds can"
+    " better, of a score above 0, ± half of its 95 % t interval (unadjusted). Verdict: paired t-test at"
+    f" {LEVEL:g}, Holm-adjusted over a table's comparisons. Sign flips: the permutation test's p, and the least that so many seeds can"
     " give. Detectable: what these seeds find with 80 % power at the strictest of these levels. r: the"
     " correlation of the pairs. One seed gives no interval and no test.",
     "sharpness": "Rise of the mean loss over fixed train windows when every weight w becomes w + rho |w| xi,"

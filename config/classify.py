@@ -50,9 +50,7 @@ class Classify:
     noisytune_lambda: Strength = 0.0  # W + U(-lambda/2, lambda/2) * std(W); its paper's is 0.15; 0: none
     noisytune_distribution: Literal["uniform", "gaussian"] = "uniform"  # of sd lambda * std(W) / sqrt 12
     noisytune_std: Literal["tensor", "global"] = "tensor"  # tensor: each one's own; global: one for all
-    noisytune_params: Params = (
-        "encoder"  # encoder: all that the model came with; head: what is fresh; all: both
-    )
+    noisytune_params: Params = "encoder"  # encoder: all but the head; head: it alone; all: both
 
     # == gradient noise (noise.py) ==
     noise_schedule: Schedule = "exponential"  # how sigma falls from iteration to iteration

@@ -16,7 +16,6 @@ import io
 import json
 import runpy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from config import ROOT, UserError, did_you_mean, user_path

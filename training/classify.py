@@ -3,12 +3,11 @@
     python -m training.classify config/glue/rte.py [more files] [--key=value ...]
     python -m training.classify --task=mine.tsv --model=models/minilm --noisytune_lambda=0.15
 
-A run is a function of its config, its texts, its model and its seed, and lives in a run folder as train.py's do:
-the same command resumes it, and sweep.py, plot.py and analysis.collect take it as they take those.
+A run is a function of its config, its texts, its model and its seed, and lives in a run folder as train.py's
+do: the same command resumes it, and sweep.py, plot.py and analysis.collect take it as they take those.
 docs/glue.md tells of the tasks, the tables and the model.
 """
 
-import sys
 import warnings
 
 import torch
@@ -61,7 +60,8 @@ def train(run, folder, signals):
     with Progress(run.step, config.max_iters) as progress:
         while True:
             last, stop = run.step == config.max_iters, signals.caught
-            if run.step > began_at and (last or run.step % config.checkpoint_interval == 0) or stop:
+            due = last or run.step % config.checkpoint_interval == 0
+            if stop or (due and run.step > began_at):
                 lifecycle.checkpoint(run, folder)
             if stop:
                 raise lifecycle.Stopped(stop)

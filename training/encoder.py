@@ -1,6 +1,6 @@
 """An encoder that learns to classify texts: a run in memory, what it reads, its evaluation.
 
-The model and its tokenizer are transformers', the scores scikit-learn's; both are asked for where they are used.
+The model and its tokenizer are transformers', the scores scikit-learn's; neither is imported before it is used.
 """
 
 import collections
@@ -101,8 +101,8 @@ def check_encoder(transformers, model, name, is_folder):
     classifies = shape.model_type in auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
     if not (masked and classifies) or shape.is_encoder_decoder or getattr(shape, "is_decoder", False):
         raise UserError(
-            f"model={model!r} is a {shape.model_type}, which is no encoder that can classify texts: name one like"
-            " bert-base-uncased"
+            f"model={model!r} is a {shape.model_type}, which is no encoder that can classify texts: name one"
+            " like bert-base-uncased"
         )
 
 
@@ -142,9 +142,8 @@ def fresh_(model, names, seed):
 def positions(model):
     """The longest text that a model has positions for, in tokens; infinity where they are not learned."""
     tables = [m for name, m in model.named_modules() if name.endswith(POSITIONS) and hasattr(m, "weight")]
-    return min(
-        (len(m.weight) - (0 if m.padding_idx is None else m.padding_idx + 1) for m in tables), default=math.inf
-    )
+    unused = [0 if table.padding_idx is None else table.padding_idx + 1 for table in tables]  # RoBERTa's first
+    return min((len(table.weight) - first for table, first in zip(tables, unused)), default=math.inf)
 
 
 def tokens_of(tokenizer, examples, limit=None):
@@ -279,7 +278,7 @@ class EncoderRun(Trained):
         fresh = ", ".join(encoder.record["fresh"]) or "nothing"
         return (
             f"weights from {encoder.record['run']}, fresh: {fresh}; {self.epochs():.1f} passes over"
-            f" {len(self.task.train):,} texts; {encoder.cut:,} of {many:,} texts are cut at {encoder.limit} tokens"
+            f" {len(self.task.train):,} texts; {encoder.cut:,} of {many:,} are cut at {encoder.limit} tokens"
         )
 
     def distances(self):

@@ -1,8 +1,8 @@
 """Tasks of GLUE: CoLA, MRPC, RTE and SST-2 (its sentences), as tables of labels and texts.
 
-python data/glue/prepare.py [cola] [mrpc] [rte] [sst2], all of them if none is named. GLUE's hidden test sets are
-not among them: val is a task's development set, of MRPC its test set. --source is a folder with the publishers'
-files.
+python data/glue/prepare.py [cola] [mrpc] [rte] [sst2], all of them if none is named. GLUE's hidden test sets
+are not among them: val is a task's development set, of MRPC its test set. --source is a folder with the
+publishers' files.
 """
 
 import hashlib
