@@ -49,10 +49,11 @@ def compare(records, study, size, loss):
 
     setting, reference. n: pairs, or the smaller arm's seeds where not `paired`. mean: arm minus reference,
     below 0 better, of a score above it. half_width: half of its 95 % t interval, unadjusted. p, p_holm: of the
-    t-test, alone and adjusted over the frame. p_flip, flip_floor: of the sign-flip test, and the least that it can give. mde: the
-    minimum detectable effect, which this test would find with 80 % power at these seeds' spread and the frame's
-    strictest level. r: correlation of the pairs. verdict, and remarks: what is to be said of runs that were
-    lost, a list. seeds: "5 of 6" planned ones, or "" where none are. p_holm and mde are NaN while incomplete.
+    t-test, alone and adjusted over the frame. p_flip, flip_floor: of the sign-flip test, and the least that it
+    can give. mde: the minimum detectable effect, which this test would find with 80 % power at these seeds'
+    spread and the frame's strictest level. r: correlation of the pairs. verdict, and remarks: what is to be
+    said of runs that were lost, a list. seeds: "5 of 6" planned ones, or "" where none are. p_holm and mde are
+    NaN while incomplete.
     """
     here = records.of(study=study, size=size)
     found = {(row.setting, row.arm): row for row in arms(here).itertuples()}

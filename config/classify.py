@@ -31,7 +31,7 @@ class Classify:
 
     # == task and model ==
     task: Name = "rte"  # one of data/glue/, or a file of your own: .tsv, .csv or .jsonl
-    val_file: Name | None = None  # of a file of your own; None: each tenth text of `task`
+    val_file: Name | None = None  # of a file of your own; None: a tenth of its texts, always the same
     metric: Literal["auto", "accuracy", "f1", "matthews"] = "auto"  # the score; auto: the task's, else accuracy
     model: Name = "models/minilm"  # an encoder, as transformers has it: a folder, or a name on its hub
     max_length: Length = 128  # tokens of a text; a longer one is cut

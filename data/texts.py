@@ -18,6 +18,8 @@ import runpy
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from config import ROOT, UserError, did_you_mean, user_path
 from config import shown as quoted
 from data.build import preparing
@@ -27,7 +29,7 @@ from data.meta import FORMAT, read_meta, vocabulary_sha256
 COLUMNS = ("label", "text", "text2")
 GLUE = ROOT / "data" / "glue"
 NAMES = ("cola", "mrpc", "rte", "sst2")
-HOLD_OUT = 10  # of a file without another to validate on, each so-manieth text
+HOLD_OUT = 10  # of a file without another to validate on, one of so many texts
 
 
 class Example(NamedTuple):
@@ -103,7 +105,7 @@ def own_task(path, val_path):
     if val_path:
         val = read_table(val_path, labels)
     else:
-        val, train = train[HOLD_OUT - 1 :: HOLD_OUT], [e for i, e in enumerate(train, 1) if i % HOLD_OUT]
+        train, val = held_out(train)
     if not val:
         raise UserError(f"{path}: {len(train)} texts are too few to validate on a tenth: name a --val_file")
     if (train[0].text2 is None) != (val[0].text2 is None):
@@ -111,6 +113,13 @@ def own_task(path, val_path):
     files = [path, *([val_path] if val_path else [])]
     source = {"from": " ".join(file.name for file in files), "sha256": " ".join(map(hash_of, files))}
     return Task(meta_of(path.stem, labels, {"train": train, "val": val}, source), train, val)
+
+
+def held_out(examples):
+    """(train, val) of some examples: a draw that depends on their number alone, for labels may come in turn."""
+    drawn = np.random.default_rng(len(examples)).permutation(len(examples))[: len(examples) // HOLD_OUT]
+    val = {*drawn.tolist()}
+    return [[e for n, e in enumerate(examples) if (n in val) == chosen] for chosen in (False, True)]
 
 
 def meta_of(name, labels, splits, source, **more):

@@ -57,7 +57,7 @@ def train(run, folder, signals):
     """From the step that the run has reached to max_iters: checkpoint, evaluate, step, log; as in train.py."""
     config, began_at = run.config, run.step
     run.meter.start(run.step)
-    with Progress(run.step, config.max_iters) as progress:
+    with Progress(run.step, config.max_iters, unit="texts") as progress:
         while True:
             last, stop = run.step == config.max_iters, signals.caught
             due = last or run.step % config.checkpoint_interval == 0

@@ -9,6 +9,7 @@ import importlib
 import json
 import math
 import re
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -352,8 +353,10 @@ def predict(run, split, rows):
 def scores(labels, predicted, kinds):
     """Accuracy, F1 (of the second of two labels; of more the mean over them) and Matthews' correlation."""
     metrics = needed("sklearn.metrics")
-    return {
-        "accuracy": float(metrics.accuracy_score(labels, predicted)),
-        "f1": float(metrics.f1_score(labels, predicted, average="binary" if kinds == 2 else "macro")),
-        "matthews": float(metrics.matthews_corrcoef(labels, predicted)),
-    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where all have one label: F1 and Matthews' are then 0
+        return {
+            "accuracy": float(metrics.accuracy_score(labels, predicted)),
+            "f1": float(metrics.f1_score(labels, predicted, average="binary" if kinds == 2 else "macro")),
+            "matthews": float(metrics.matthews_corrcoef(labels, predicted)),
+        }

@@ -68,19 +68,19 @@ def open_corpus(config, machine):
     return corpus
 
 
-def begin_or_resume(folder, config, machine, corpus, source, ranks, kind=Run):
+def begin_or_resume(folder, config, machine, corpus, source, ranks, kind=None):
     """The Run that belongs in this folder, at the step that it has reached; None where it has ended already.
 
-    kind: the class of the run, a training.run.Trained.
+    kind: the class of the run, a training.run.Trained; train.py's unless given.
     """
     resuming = ranks.on_rank0(folder.can_resume, config, corpus.meta)
     if resuming and ranks.on_rank0(folder.read, "result.json"):
         return None
     if resuming:
         machine = machine.as_recorded(folder.read("run.json")["machine"])
-    if kind is Run and ranks.is_main and slow_to_build(config, corpus.meta["vocab_size"]):
+    if not kind and ranks.is_main and slow_to_build(config, corpus.meta["vocab_size"]):
         print("building the model", flush=True)
-    run = kind(config, corpus, machine, source, ranks)
+    run = (kind or Run)(config, corpus, machine, source, ranks)
     (resume if resuming else begin)(run, folder)
     if not ranks.is_main and (state := folder.load("last.pt")):
         run.restore(state)

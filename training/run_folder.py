@@ -349,7 +349,10 @@ def corpus_meta(folder):
             " exported model"
         )
     if found[0].name == "run.json":
-        return read_about(folder)["corpus"]
+        meta = read_about(folder)["corpus"]
+        if meta["unit"] == "text":
+            raise UserError(f"{folder} is a run of training.classify, whose log.jsonl has all that it measured")
+        return meta
     meta = read_json(found[0])
     if wrong := fault_in(meta):
         raise UserError(f"{found[0]} is damaged, in its corpus's {wrong}: restore it")
