@@ -267,7 +267,9 @@ def test_a_score_is_of_the_metric_that_is_asked_for(run):
 
 def test_the_evaluation_is_that_of_transformers(new_run):
     run = new_run()
+    run.model.train()
     found, (row,) = encoder.evaluation(run), run.encoder.rows["val"][3:4]
+    assert run.model.training
     inputs = {key: torch.tensor([value]) for key, value in row.items()}
     with torch.no_grad():
         alone = run.model.eval()(**inputs, labels=run.labels["val"][3:4]).loss

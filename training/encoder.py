@@ -230,6 +230,8 @@ class EncoderRun(Trained):
         "update" those that training began with, after NoisyTune.
     """
 
+    packages = ("transformers", "tokenizers", "scikit-learn")
+
     def __init__(self, config, task, machine, encoder, ranks=None):
         machine.apply()
         self.config, self.corpus, self.task, self.machine = config, task, task, machine
@@ -278,7 +280,7 @@ class EncoderRun(Trained):
         many = len(self.task.train) + len(self.task.val)
         fresh = ", ".join(encoder.record["fresh"]) or "nothing"
         return (
-            f"weights from {encoder.record['run']}, fresh: {fresh}; {self.epochs():.1f} passes over"
+            f"weights from {encoder.record['run']}, fresh: {fresh}; {self.epochs():.2g} passes over"
             f" {len(self.task.train):,} texts; {encoder.cut:,} of {many:,} are cut at {encoder.limit} tokens"
         )
 

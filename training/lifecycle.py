@@ -101,7 +101,7 @@ def begin(run, folder):
     about = {
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": run.machine.record(),
-        "versions": versions(),
+        "versions": versions(run.packages),
         "seeds": {"seed": run.config.seed, "data_seed": run.config.data_seed},
         "parameters": run.parameter_count(),
         "corpus": run.corpus.meta,
@@ -152,7 +152,7 @@ def resume(run, folder):
         print(
             f"{folder.path}: {'; '.join(lost.values())}; going on from the checkpoint of iteration {run.step:,}"
         )
-    now = {"iter": run.step, "machine": run.machine.record(), "versions": versions()}
+    now = {"iter": run.step, "machine": run.machine.record(), "versions": versions(run.packages)}
     about["resumed"].append(now | ({"lost": lost} if lost else {}))
     folder.write("run.json", about)
     if why:

@@ -27,6 +27,7 @@ class Trained:
     """What a run of every program has, which training/lifecycle.py relies on: config, corpus, machine, ranks,
     model, optimizer, scaler, noise, and
 
+    packages: those beside PyTorch whose versions its results may depend on.
     source_record: run.json's record of the weights that it started from; None where they are fresh.
     pretrained: those weights, before NoisyTune, by name, as start.pt has them; None where there is none.
     step: updates done; saved: those in last.pt; checked: those whose loss is known to be finite.
@@ -34,6 +35,8 @@ class Trained:
     history: (max_iters, 3) on the device, a row an iteration: mini-batch loss, gradient norm before clipping,
         noise norm; nothing is fetched from the device between log lines.
     """
+
+    packages = ()
 
     def count_from_0(self):
         self.step, self.checked, self.saved = 0, 0, None
