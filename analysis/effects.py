@@ -288,23 +288,51 @@ def learning_rates(found):
     """Best val loss against learning rate, a curve a kind of arm, and beside it each kind's difference to the
     baseline's kind at the same rate; dots are seeds, lines their means, a ring the best rate.
 
-    Of the first setting with kinds of three rates or more.
+    Of the first setting with kinds of three rates or more; where several have one kind each, as tasks have, a
+    panel each with its loss or score.
     """
+    groups = []
     for group in settings(found):
         kinds = {}
         for arm in group:
             kinds.setdefault(look.kind_of(arm.row.arm), []).append(arm)
         kinds = {kind: arms for kind, arms in kinds.items() if len(arms) >= 3}
         if any(len(records.losses(arm.found.runs, BEST)) for arms in kinds.values() for arm in arms):
-            return draw_rates(kinds, group)
-    return None
+            groups.append((kinds, group))
+    if len(groups) > 1 and all(len(kinds) == 1 for kinds, _ in groups):
+        return draw_rates_apart([group for _, group in groups])
+    return draw_rates(*groups[0]) if groups else None
+
+
+def draw_rates_apart(groups):
+    figure, axes = panels(len(groups), 2.2, columns=4)
+    for ax, group in zip(axes, groups):
+        name = measure(group)
+        table = by_rate(group, name)
+        mean = draw_seeds(ax, table, BLACK, None)
+        best = mean.idxmax() if statistics.is_score(name) else mean.idxmin()
+        ax.plot(best, mean[best], "o", color=BLACK, markersize=12, markerfacecolor="none")
+        ax.set_title(title(group))
+        rate_axis(ax, table)
+    axes[0].set_ylabel(WORDS[measure(groups[0])].replace("validation ", "validation\n"))
+    return figure
+
+
+def by_rate(arms, name):
+    """A frame of a loss or score, a row a seed and a column a rate."""
+    return pd.DataFrame({arm.config.learning_rate: records.losses(arm.found.runs, name) for arm in arms})
+
+
+def rate_axis(axes, rates):
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(sorted(rates)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels([number(rate) for rate in sorted(rates)])
+    axes.set_xlabel("learning rate")
 
 
 def draw_rates(kinds, group):
-    losses = {
-        kind: pd.DataFrame({arm.config.learning_rate: records.losses(arm.found.runs, BEST) for arm in arms})
-        for kind, arms in kinds.items()
-    }
+    losses = {kind: by_rate(arms, BEST) for kind, arms in kinds.items()}
     first = max(kinds, key=lambda kind: any(arm.is_baseline for arm in kinds[kind]))
     figure, axes = panels(2 if len(kinds) > 1 else 1, 2.6)
     for place, (kind, arms) in enumerate(kinds.items()):
@@ -315,13 +343,8 @@ def draw_rates(kinds, group):
         if kind != first:
             draw_seeds(axes[1], losses[kind] - losses[first], colour, label)
     axes[0].set(ylabel="best validation loss (nats)", title=title(group))
-    rates = sorted(set().union(*losses.values()))
     for ax in axes:
-        ax.set_xscale("log", base=2)
-        ax.xaxis.set_major_locator(FixedLocator(rates))
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.set_xticklabels([number(rate) for rate in rates])
-        ax.set_xlabel("learning rate")
+        rate_axis(ax, set().union(*losses.values()))
     if len(kinds) > 1:
         axes[1].axhline(0, color=kinds[first][0].colour, linewidth=1.3)
         axes[1].set_ylabel("difference to the baseline\nat the same rate (nats)")

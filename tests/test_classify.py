@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import checkpoint, same_weights, weights
-from made_up import fake_run
+from made_up import META, OTHER_DATA, fake_run
 from test_laws import timeless
 
 import sample
@@ -489,6 +489,24 @@ def test_a_changed_table_of_a_prepared_task_is_found(glue, tmp_path):
 
 
 # From runs to records, verdicts and figures.
+
+
+def scored(folder, seed, score, meta=META, **options):
+    """A made-up run with a score in its result."""
+    fake_run(folder, seed, meta=meta, **options)
+    result = {**read_json(folder / "result.json"), "final_val_score": score}
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def test_each_task_has_its_panel_of_rates(tmp_path):
+    for name, meta in (("a", META), ("b", OTHER_DATA)):
+        for number, rate in enumerate((1e-4, 2e-4, 4e-4)):
+            folder = tmp_path / f"{name}_lr{rate:g}" / "seed1"
+            scored(folder, 1, number, meta, learning_rate=rate, min_lr=rate / 10)
+    figure = effects.learning_rates(records.read([tmp_path]))
+    assert len(figure.axes) == 2
+    for axes in figure.axes:
+        assert list(axes.get_lines()[-2].get_xdata()) == [1e-4, 2e-4, 4e-4]
 
 
 @pytest.mark.parametrize(("loss", "verdict"), [("final_val_score", "better"), ("final_val_loss", "worse")])
