@@ -222,7 +222,7 @@ def draw_map(axes, cells):
 def lambdas(found):
     """Above, the final val score, or the best val loss where there is none, and beneath, how far the weights
     were moved, against lambda: a column a setting with three lambdas or more; means with 95 % t intervals over
-    seeds, and their mean at lambda 0 as a line. Noise in the gradients stands at lambda 0 too, in grey."""
+    seeds. Noise in the gradients, without NoisyTune, is a line and a band in grey."""
     groups = [group for group in settings(found) if len(by_lambda(group)) >= 3]
     if not groups:
         return None
@@ -231,7 +231,7 @@ def lambdas(found):
         draw_lambdas(column, group)
     axes[0].set_ylabel(WORDS[measure(groups[0])].replace("validation ", "validation\n"))
     axes[len(groups)].set_ylabel("mean distance moved,\nthousandths")
-    label_below(figure, [axes[-1]])
+    label_below(figure, axes)
     return figure
 
 
@@ -245,23 +245,24 @@ def by_lambda(group):
 
 
 def measure(group):
-    """The name of what is shown of a setting."""
-    scored = any("final_val_score" in arm.found.runs for arm in group)
-    return "final_val_score" if scored and group[0].config.program == "classify" else BEST
+    """What is shown of a setting: the score where there is one."""
+    scored = any(len(records.losses(arm.found.runs, "final_val_score")) for arm in group)
+    return "final_val_score" if scored else BEST
 
 
 def draw_lambdas(axes, group):
     upper, lower = axes
     alike, name = by_lambda(group), measure(group)
-    draw_points(upper, {lam: records.losses(arm.found.runs, name) for lam, arm in alike.items()}, BLACK, "s")
+    draw_points(upper, {lam: records.losses(arm.found.runs, name) for lam, arm in alike.items()}, BLACK)
     for arm in group:
         if arm.config.noisy and not arm.config.noisytune_lambda:
-            values = records.losses(arm.found.runs, name)
-            draw_points(upper, {0.0: values}, GREY, "D", "noise in the gradients")
+            mean, half = statistics.interval(records.losses(arm.found.runs, name))
+            upper.axhline(mean, color=GREY, label="noise in the gradients", zorder=0)
+            upper.axhspan(mean - half, mean + half, color=GREY, alpha=0.15, linewidth=0, zorder=0)
     for kind, (colour, label) in MOVED.items():
         moved = {lam: 1000 * last_of(arm.curve(kind, "all")) for lam, arm in alike.items()}
         if any(map(len, moved.values())):
-            draw_points(lower, moved, colour, "o", label)
+            draw_points(lower, moved, colour, label)
     upper.set_title(title(list(alike.values())))
     lower.set_xlabel(r"NoisyTune's $\lambda$")
 
@@ -271,12 +272,12 @@ def last_of(curve):
     return curve.ffill().iloc[-1] if len(curve) else pd.Series(dtype=float)
 
 
-def draw_points(axes, values, colour, marker, label=None):
+def draw_points(axes, values, colour, label=None):
     """Means with 95 % t intervals of {x: values over seeds}, joined by a line."""
     points = {x: statistics.interval(each) for x, each in sorted(values.items()) if len(each)}
     if points:
         means, halves = zip(*points.values())
-        look_of = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1, "label": label}
+        look_of = {"color": colour, "marker": "o", "markersize": 4, "linewidth": 1, "label": label}
         axes.errorbar(list(points), means, yerr=np.nan_to_num(halves), **look_of)
 
 

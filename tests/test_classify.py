@@ -507,6 +507,7 @@ def test_each_task_has_its_panel_of_rates(tmp_path):
     assert len(figure.axes) == 2
     for axes in figure.axes:
         assert list(axes.get_lines()[-2].get_xdata()) == [1e-4, 2e-4, 4e-4]
+        assert list(axes.get_lines()[-1].get_xdata()) == [4e-4]  # the highest score
 
 
 @pytest.mark.parametrize(("loss", "verdict"), [("final_val_score", "better"), ("final_val_loss", "worse")])
@@ -557,8 +558,8 @@ def test_a_study_goes_all_the_way(study, tmp_path):
         assert list(found.runs.unit.unique()) == ["text"]
         (figure,) = [effects.lambdas(found)]
         upper, lower = figure.axes
-        assert len(upper.containers) == 2
-        assert [len(c.lines[0].get_xdata()) for c in upper.containers] == [3, 1]
+        assert list(upper.containers[0].lines[0].get_xdata()) == [0.0, 0.2, 0.4]
+        assert "noise in the gradients" in upper.get_legend_handles_labels()[1]
         assert list(lower.containers[0].lines[0].get_xdata()) == [0.0, 0.2, 0.4]
         assert np.all(np.diff(lower.containers[0].lines[0].get_ydata()) > 0)
         made = tables.all_tables(found)

@@ -108,7 +108,7 @@ def check_encoder(transformers, model, name, is_folder):
 
 
 def load(transformers, config, name, labels):
-    """(the model, the names of the parameters that the folder has not); these are drawn by the run's seed."""
+    """(the model, the names of the parameters that the folder has not, as a head); the seed draws these."""
     torch.manual_seed(stream_seed(config.seed, "init"))
     model, found = attempt(
         config.model,
@@ -125,19 +125,7 @@ def load(transformers, config, name, labels):
             f"model={config.model!r} has not all weights of a {model.config.model_type}: {len(lacking)} are"
             f" missing or of another shape, such as {lacking[0]}"
         )
-    fresh_(model, fresh, config.seed)
     return model, fresh
-
-
-@torch.no_grad()
-def fresh_(model, names, seed):
-    """Draw the matrices among some parameters from N(0, initializer_range^2), as transformers does, but each
-    as a function of the seed and its name."""
-    for name, parameter in model.named_parameters():
-        if name in names and parameter.dim() >= 2:
-            number = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest())
-            generator = torch.Generator().manual_seed(stream_seed(seed, "init", number))
-            parameter.normal_(0.0, getattr(model.config, "initializer_range", 0.02), generator=generator)
 
 
 def positions(model):
