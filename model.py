@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from training import operators as ops
 
+GELU = {"gelu": "none", "gelu_tanh": "tanh"}  # an activation's name -> F.gelu's `approximate`
+
 
 @dataclass(frozen=True)
 class GPTConfig:
@@ -24,7 +26,7 @@ class GPTConfig:
     n_embd: int = 384
     dropout: float = 0.0
     bias: bool = False
-    activation: str = "gelu_tanh"  # GPT-2's, the only one here; nanoGPT's is the exact GELU
+    activation: str = "gelu"  # nanoGPT's; "gelu_tanh" is GPT-2's
 
 
 class KeyValueCache:
@@ -68,12 +70,12 @@ class CausalSelfAttention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, config):
         super().__init__()
-        self.dropout = config.dropout
+        self.dropout, self.approximate = config.dropout, GELU[config.activation]
         self.fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
         self.proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
 
     def forward(self, x):
-        x = ops.linear(ops.linear_gelu(x, self.fc), self.proj)
+        x = ops.linear(ops.linear_gelu(x, self.fc, self.approximate), self.proj)
         return ops.dropout(x, self.dropout if self.training else 0.0)
 
 

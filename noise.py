@@ -16,9 +16,8 @@ import math
 
 import torch
 
-# Under this sd nothing is drawn. A gradient of RMS 3e-4 (10.7 M parameters, norm 1) has a float32
-# resolution of 3e-11, and AdamW's epsilon of 1e-8 is ten million times as large: noise of 1e-15 moves
-# no weight by more than 1e-7 learning rates, even one whose gradient is zero.
+# Under this sd nothing is drawn: AdamW's epsilon is 1e-8, so that it would move no weight by more than 1e-7
+# learning rates, even one of gradient 0. One of RMS 3e-4 (10.7 M parameters, norm 1) has a resolution of 3e-11.
 SIGMA_FLOOR = 1e-15
 
 
@@ -127,16 +126,38 @@ def absolute(gradients):
 def global_rms(gradients):
     """sigma is a multiple of ||g|| / sqrt N, over all the elements that get noise."""
     count = sum(gradient.numel() for gradient in gradients)
-    return torch.nn.utils.get_total_norm(gradients) / math.sqrt(count)
+    return torch.linalg.vector_norm(torch.stack(norms(gradients))) / math.sqrt(count)
 
 
 def tensor_rms(gradients):
     """sigma is a multiple of each tensor's own ||g_p|| / sqrt n_p."""
-    norms = torch._foreach_norm(gradients)
-    return [norm / math.sqrt(gradient.numel()) for norm, gradient in zip(norms, gradients)]
+    return [norm / math.sqrt(gradient.numel()) for norm, gradient in zip(norms(gradients), gradients)]
 
 
 SCALES = {"absolute": absolute, "global": global_rms, "tensor": tensor_rms}
+
+
+def norms(tensors):
+    """The L2 norm of each, 0-dim: in float32 at least, and of the whole where a tensor is sharded."""
+    dtype = functools.reduce(torch.promote_types, [tensor.dtype for tensor in tensors], torch.float32)
+    if not any(map(is_sharded, tensors)):
+        return torch._foreach_norm(tensors, 2, dtype)
+    found = [torch.linalg.vector_norm(tensor, dtype=dtype) for tensor in tensors]
+    return [norm.full_tensor() if is_sharded(norm) else norm for norm in found]
+
+
+def is_sharded(tensor):
+    return hasattr(tensor, "device_mesh")  # a DTensor, as FSDP2 has them
+
+
+def on_this_rank(gradient, noise):
+    """(gradient, noise), or the part of each that lies on this rank. Every rank has drawn the whole noise."""
+    if not is_sharded(gradient):
+        return gradient, noise
+    from torch.distributed.tensor import distribute_tensor
+
+    part = distribute_tensor(noise, gradient.device_mesh, gradient.placements, src_data_rank=None)
+    return gradient.to_local(), part.to_local()
 
 
 def stream_seed(seed, stream, *counters):
@@ -152,14 +173,16 @@ def stream_seed(seed, stream, *counters):
 class GradientNoise:
     """Add noise to gradients, once an iteration, between clipping and `optimizer.step()`.
 
-    named_parameters: `model.named_parameters()`, all on one device; tied weights count once.
+    named_parameters: `model.named_parameters()`, all on one device, after fully_shard; tied weights count once.
+        Frozen ones are drawn for, too: freezing or thawing one changes no other's noise.
     sigma: iteration -> standard deviation, for instance schedule("exponential", sigma=0.1, gamma=0.99).
     seed: the run's seed. xi_t is a function of (seed, t), the order of the parameters and the device alone:
         resumes, ranks and other generators do not change it, nor does it change them.
     distribution: a name in DISTRIBUTIONS. scale: a name in SCALES.
-    where: (name, parameter) -> bool, which parameters get noise; by default all.
+    where: (name, parameter) -> bool, which parameters get noise; by default all. Beside adapters, say, leave
+        out the frozen ones, whose draw is wasted.
     anticorrelated: (xi_t - xi_(t-1)) / sqrt 2 in place of xi_t, of the same sd (Orvieto et al.,
-        arXiv:2202.02831); it needs a second draw and a second buffer.
+        arXiv:2202.02831); it needs a second draw and, meanwhile, a second buffer.
 
     With a gradient scaler always call `scaler.unscale_(optimizer)` first, or the scaler divides the noise by
     the loss scale. With gradient accumulation call `add_` once, after the last micro-step.
@@ -175,50 +198,65 @@ class GradientNoise:
         where=None,
         anticorrelated=False,
     ):
-        chosen = {
-            id(parameter): parameter
-            for name, parameter in named_parameters
-            if parameter.requires_grad and (where is None or where(name, parameter))
-        }
-        self.parameters = list(chosen.values())
-        if not self.parameters:
-            raise ValueError("no trainable parameter was chosen to get noise")
-        if len({parameter.device for parameter in self.parameters}) > 1:
+        chosen = {p: name for name, p in named_parameters if where is None or where(name, p)}
+        self.parameters, self.names = list(chosen), list(chosen.values())
+        if not chosen:
+            raise ValueError("no parameter was chosen to get noise")
+        if len({parameter.device for parameter in chosen}) > 1:
             raise ValueError("the parameters lie on several devices: make one GradientNoise for each")
         self.sigma, self.seed, self.anticorrelated = sigma, seed, anticorrelated
         self.distribution, self.scale = look_up(DISTRIBUTIONS, distribution), look_up(SCALES, scale)
-        self._buffer = self._previous = self._views = None
+        self._row = self._views = None
+        self.check()
+
+    def __getstate__(self):
+        """Without the buffer: a copy's views would not be of its row."""
+        return vars(self) | {"_row": None, "_views": None}
+
+    def check(self):
+        """ValueError where a parameter or its gradient is of a kind that cannot get the noise."""
+        for name, parameter in zip(self.names, self.parameters):
+            if parameter.is_complex():
+                raise ValueError(f"{name} is complex: leave it out by `where`")
+            if getattr(parameter, "_fsdp_flattened", False):
+                raise ValueError(f"{name} is a flat shard of FSDP1: shard by FSDP2's fully_shard")
+            if parameter.grad is not None and parameter.grad.layout is not torch.strided:
+                raise ValueError(f"the gradient of {name} is sparse: make its layer with sparse=False")
 
     @torch.no_grad()
-    def add_(self, step):
+    def add_(self, step, norm=False):
         """Add the noise of iteration `step` (from 0) to the gradients, in place.
 
-        Returns the L2 norm of what was added: a 0-dim tensor on the gradients' device, not synchronised.
+        norm: return the L2 norm of what was added, a 0-dim tensor on its device, for another pass over it.
         A parameter without a gradient gets none, and the others' noise does not depend on that. Where
         sigma(step) is under SIGMA_FLOOR nothing is drawn and no gradient is touched.
         """
         sigma = self.sigma_at(step)
         if not sigma:
-            return torch.zeros((), device=self.parameters[0].device)
+            return torch.zeros((), device=self.parameters[0].device) if norm else None
         _, gradients, noise = self.scaled(self.unit(step))
-        torch._foreach_add_(gradients, noise, alpha=sigma)
-        return sigma * torch.nn.utils.get_total_norm(noise)
+        here, noise_here = zip(*map(on_this_rank, gradients, noise))
+        torch._foreach_add_(here, noise_here, alpha=sigma)
+        return sigma * torch.linalg.vector_norm(torch.stack(norms(noise))) if norm else None
 
     def sigma_at(self, step):
-        """sigma(step), or 0 where it is under the floor; then the buffers are freed."""
+        """sigma(step), or 0 where it is under the floor; then the buffer is freed."""
         sigma = self.sigma(step)
+        if not 0 <= sigma < math.inf:
+            raise ValueError(f"sigma({step}) is {sigma}: a standard deviation is finite and not below 0")
         if sigma >= SIGMA_FLOOR:
             return sigma
-        self._buffer = self._previous = self._views = None
+        self._row = self._views = None
         return 0.0
 
     def scaled(self, unit):
         """(parameters, their gradients, `unit` times the scale, in place), for those that have a gradient.
         unit: a tensor for each of self.parameters."""
+        self.check()
         found = [(p, p.grad, xi) for p, xi in zip(self.parameters, unit) if p.grad is not None]
         if not found:
             raise ValueError("no parameter has a gradient: call this after backward, before zero_grad")
-        parameters, gradients, noise = [list(column) for column in zip(*found)]
+        parameters, gradients, noise = map(list, zip(*found))
         factor = self.scale(gradients)
         if factor is not None:
             torch._foreach_mul_(noise, factor)
@@ -229,24 +267,20 @@ class GradientNoise:
 
         They are valid until the next call. One draw fills the buffer, so that no two tensors share values.
         """
-        buffer = self._draw(step, self._buffer)
-        if buffer is not self._buffer:
-            pieces = buffer.split([parameter.numel() for parameter in self.parameters])
-            self._views = [piece.view(parameter.shape) for piece, parameter in zip(pieces, self.parameters)]
-        self._buffer = buffer
+        device = self.parameters[0].device
+        if self._row is None or self._row.device != device:
+            sizes = [parameter.numel() for parameter in self.parameters]
+            self._row = torch.empty(sum(sizes), dtype=torch.float32, device=device)
+            self._views = [xi.view(p.shape) for xi, p in zip(self._row.split(sizes), self.parameters)]
+        self._draw(step, self._row)
         if self.anticorrelated:
-            self._previous = self._draw(step - 1, self._previous)
-            self._buffer.sub_(self._previous).div_(math.sqrt(2))
+            self._row.sub_(self._draw(step - 1, torch.empty_like(self._row))).div_(math.sqrt(2))
         return self._views
 
-    def _draw(self, step, buffer):
-        """xi of (seed, step) for all parameters in one row, in `buffer` if it lies on their device."""
-        device = self.parameters[0].device
-        if buffer is None or buffer.device != device:
-            total = sum(parameter.numel() for parameter in self.parameters)
-            buffer = torch.empty(total, dtype=torch.float32, device=device)
-        generator = torch.Generator(device).manual_seed(stream_seed(self.seed, "noise", step))
-        return self.distribution(buffer, generator)
+    def _draw(self, step, row):
+        """Fill a row with xi of (seed, step), for all the parameters."""
+        generator = torch.Generator(row.device).manual_seed(stream_seed(self.seed, "noise", step))
+        return self.distribution(row, generator)
 
 
 # NoisyTune: noise in pretrained weights, once, before they are fine-tuned.

@@ -31,7 +31,8 @@ def main(argv):
     meta = corpus_meta(folder)
     prompt = None if options.prompt is None else encode(read_prompt(options.prompt), meta)
     device = Machine.choose(settle({"device": options.device})).device
-    sys.stdout.reconfigure(encoding="utf-8", errors="replace")
+    if hasattr(sys.stdout, "reconfigure"):  # a notebook's has no need of it
+        sys.stdout.reconfigure(encoding="utf-8", errors="replace")
     settings = {name: getattr(options, name) for name in ("max_new_tokens", "temperature", "top_k", "seed")}
     with enough_memory(device, "ask for fewer --num_samples at once, or for --device=cpu"):
         model = read_model(folder, meta, device)

@@ -30,7 +30,7 @@ import time
 
 from tqdm import tqdm
 
-from config import ROOT, UserError, cores, run_script
+from config import ROOT, UserError, cores, counted, run_script
 from config.study import parse_seeds, read_study
 from data.files import write_json
 from training.status import Pace, check_runs, damaged, is_free, outcome, reached, result_of, state_of
@@ -92,7 +92,7 @@ def read_command(argv):
 def describe(study, jobs):
     """The arms, the seeds, what exists and what is left."""
     arms, seeds = (list(dict.fromkeys(getattr(run, name) for run in study.runs)) for name in ("arm", "seed"))
-    print(f"{study.title} ({study.name}, {study.size}): {len(arms)} arms, seeds {', '.join(map(str, seeds))}")
+    print(f"{study.title} ({study.label}): {counted(len(arms), 'arm')}, seeds {', '.join(map(str, seeds))}")
     width = max(map(len, arms))
     for arm in arms:
         states = [state_of(run) for run in study.runs if run.arm == arm]

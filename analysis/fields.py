@@ -16,7 +16,7 @@ from scipy import integrate, stats
 
 from analysis import effects, records, statistics, tables, theory
 from analysis.tables import PAPER, probability, with_interval
-from config import ROOT, UserError, did_you_mean, load
+from config import ROOT, UserError, counted, did_you_mean, load
 
 LOSSES = {
     "minibatch": "minibatch_loss_last100",
@@ -227,7 +227,8 @@ class Fields:
         words = [f"--{part}" if "=" in part else f"config/{part}.py" for part in parts]
         planned, there = self._records.studies[name, size]["arms"], self.arms(study)
         words += [f"--arms={','.join(there)}"] if len(there) < len(planned) else []
-        return " ".join(["python sweep.py", f"config/study/{name}.py", *words])
+        file = f"config/study/{name}.py"
+        return " ".join(["python sweep.py", file if (ROOT / file).is_file() else f"{name}.py", *words])
 
     def tables(self, study):
         """(title, rows as Markdown) of its comparisons, losses and sharpness."""
@@ -245,6 +246,9 @@ class Fields:
     def runs(self, study=None):
         """How many runs a study has, or all studies."""
         return len(self._runs(study))
+
+    def counted_runs(self, study):
+        return counted(self.runs(study), "run")
 
     def hours(self, study=None):
         return f"{self._runs(study).reindex(columns=['seconds']).seconds.sum() / 3600:.1f}"

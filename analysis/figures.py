@@ -5,6 +5,7 @@ its seeds, with the 95 % t interval as a band; the settings of studies, such as 
 """
 
 import itertools
+import math
 import re
 
 import numpy as np
@@ -16,6 +17,9 @@ from analysis.look import label_below, label_end, panels, settings, signed, styl
 FADED = 1e-5  # of the strongest noise; what is under it is not drawn
 MOST = 7  # arms in a panel; more are spread over several, the baseline in each
 HIDDEN = 0.005  # of a panel's height: a curve so near to another lies on it
+FEW = 5  # points; a shorter curve is drawn from its start
+THOUSAND, MILLION = (1e3, "thousand"), (1e6, "million")
+SECONDS, MINUTES = (1, "seconds"), (60, "minutes")
 VAL = "validation loss (nats)"
 GROUPS = ("all", "embeddings", "attention", "mlp", "norms")  # of weights
 
@@ -88,10 +92,10 @@ def labelled(figure, axes, label, legend=None):
 # Lines and bands.
 
 
-def draw_curves(axes, arms, kind, name, direct=False):
+def draw_curves(axes, arms, kind, name, direct=False, few=FEW):
     """A logged value of some arms, mean and interval over seeds."""
     bands = [band_of(arm.curve(kind, name)) for arm in arms]
-    draw_bands(axes, arms, bands, limits_of(arms, bands), direct=direct)
+    draw_bands(axes, arms, bands, limits_of(arms, bands, few=few), direct=direct)
 
 
 def draw_bands(axes, arms, bands, limits, log=False, direct=False, marker=None):
@@ -101,6 +105,7 @@ def draw_bands(axes, arms, bands, limits, log=False, direct=False, marker=None):
     """
     end_of_axis = max(arm.config.max_iters for arm in arms)
     axes.set(yscale="log" if log else "linear", xlim=(0, end_of_axis), ylim=limits, xlabel="iteration")
+    axes.locator_params(axis="x", integer=True)
     low, high = axes.get_ylim()
     for place, (arm, band) in enumerate(zip(arms, bands)):
         under = next((other for other, b in zip(arms, bands[:place]) if coincide(axes, band, b)), None)
@@ -126,17 +131,24 @@ def band_of(curve, log=False):
     return np.exp(band.assign(**ends)) if log else band.assign(**ends)
 
 
-def limits_of(arms, bands, log=False):
+def limits_of(arms, bands, log=False, few=FEW):
     """Around the means and their bands from a tenth of the way on, of arms that ended below their start: the
-    fall before, and the arms that ended above it, would flatten the others. None where nothing varies."""
+    fall before, and the arms that ended above it, would flatten the others. With fewer than `few` points left
+    of it a band counts whole. None where there is nothing."""
     calm = [(arm, band) for arm, band in zip(arms, bands) if not arm.row.exploded]
-    parts = [band.loc[arm.config.max_iters / 10 :, ["mean", "low", "high"]] for arm, band in calm]
+    parts = [later(band, arm.config.max_iters / 10, few)[["mean", "low", "high"]] for arm, band in calm]
     values = pd.concat(parts).stack() if parts else pd.Series(dtype=float)
-    if values.empty or values.min() == values.max():
+    if values.empty:
         return None
     low, high = np.log([values.min(), values.max()]) if log else (values.min(), values.max())
-    ends = np.array([low - 0.04 * (high - low), high + 0.04 * (high - low)])
+    room = 0.04 * (high - low) or 0.04 * abs(high) or 1
+    ends = np.array([low - room, high + room])
     return tuple(np.exp(ends) if log else ends)
+
+
+def later(band, start, few):
+    """The part of a band from an iteration on; the whole band where that has few points."""
+    return part if len(part := band.loc[start:]) >= few else band
 
 
 def coincide(axes, one, other):
@@ -195,35 +207,46 @@ def noise(found, names=None):
         return None
     figure, axes = panels(len(groups), 2.6)
     for ax, group in zip(axes, groups):
-        top = 0
+        bands = []
         for arm in group:
             for name, dash, word in (("noise_norm", "-", "noise"), ("grad_norm", (0, (1, 1)), "gradient")):
                 band = band_of(arm.curve("train", name), log=True)
                 draw_band(ax, band, arm.colour, dash, f"{word}, {arm.described}")
-                top = max(top, band["mean"].max() if len(band) else 0)
+                bands.append(band)
         ax.set(yscale="log", xlim=(0, group[0].config.max_iters), xlabel="iteration")
+        ax.locator_params(axis="x", integer=True)
         ax.set_title(title(group, groups))
-        if top > 0:
-            ax.set_ylim(FADED * top, 3 * top)
+        values = pd.concat(bands)[["mean", "low"]]
+        if (top := values["mean"].max()) > 0:
+            ax.set_ylim(max(FADED * top, values.min().min() / 3), 3 * top)
     return labelled(figure, axes, "norm", axes)
 
 
 @styled
 def cost(found):
-    """Validation loss by tokens and, where the runs tell their seconds, by minutes: means, no bands."""
+    """Validation loss by tokens and, where the runs tell their seconds, by time: means, no bands."""
     groups = groups_of(found)
     figure, axes = panels(2 * len(groups), 2.4, columns=2)
     for group, pair in zip(groups, axes.reshape(-1, 2)):
         bands = [band_of(arm.curve("eval", "val_loss")) for arm in group]
-        tokens = f"million {group[0].found.runs.unit.iloc[0]}s"
-        for ax, name, size, words in zip(pair, ("tokens", "seconds"), (1e6, 60), (tokens, "minutes")):
-            for arm, band in zip(group, bands):
-                spent = arm.curve("eval", name).mean(axis=1).reindex(band.index) / size
-                ax.plot(spent, band["mean"], color=arm.colour, linestyle=arm.dash, label=arm.described)
-            ax.set(xlabel=words, ylim=limits_of(group, bands))
+        for ax, name, units in zip(pair, ("tokens", "seconds"), ((THOUSAND, MILLION), (SECONDS, MINUTES))):
+            spent = [
+                arm.curve("eval", name).mean(axis=1).reindex(band.index) for arm, band in zip(group, bands)
+            ]
+            size, words = unit_for(max((each.max() for each in spent), default=0), units)
+            for arm, band, each in zip(group, bands, spent):
+                ax.plot(each / size, band["mean"], color=arm.colour, linestyle=arm.dash, label=arm.described)
+            of = f" {group[0].found.runs.unit.iloc[0]}s" if name == "tokens" else ""
+            ax.set(xlabel=words + of, ylim=limits_of(group, bands))
             ax.set_xlim(left=0)
+            ax.locator_params(axis="x", nbins=6)
         pair[0].set_title(title(group, groups))
     return labelled(figure, axes, VAL)
+
+
+def unit_for(most, units):
+    """The largest of some (size, name) of which `most` has two or more, or else the smallest."""
+    return next((unit for unit in reversed(units) if most >= 2 * unit[0]), units[0])
 
 
 # Mechanism.
@@ -274,7 +297,7 @@ def distance(found):
     figure, axes = panels(len(GROUPS) * len(groups), 2.2, columns=len(GROUPS))
     for group, row in zip(groups, axes.reshape(-1, len(GROUPS))):
         for ax, name in zip(row, GROUPS):
-            draw_curves(ax, group, "distance", name)
+            draw_curves(ax, group, "distance", name, few=math.inf)  # from 0 on
             ax.set_title(name)
             ax.yaxis.set_major_formatter(lambda value, _: f"{1000 * value:g}")
             ax.locator_params(axis="x", nbins=3)

@@ -19,7 +19,7 @@ Columns of `runs`, missing values NaN:
     corpus_name, unit, data (SHA-256 of the training tokens), partial (bool)
     every option of Config     under its own name and as recorded; and `config`, the Config itself
     every field of result.json but its device
-    rise_<rho>                 sharpness.json's, means over the draws
+    rise_<rho>, hessian_top, hessian_trace    sharpness.json's, means over the draws
     parameters, noisy (noise in its gradients, or once in its weights)
     exploded                   finished with a higher train loss than it began with
     reached                    the last iteration that is logged
@@ -146,18 +146,22 @@ def read_folders(folders):
         yield {**entry, "folder": path, "at": at}
 
 
+NUMBER = (int, float)
+SHARPNESS = {"rises": {str: [NUMBER]}, "hessian?": {"top": NUMBER, "traces": [NUMBER]}}
+
+
 def read_run(path):
     """A run folder as an entry; its arm is the folder's name, or the folder above's where it is seed<n>."""
     seed, about = config_of(path).seed, read_about(path)
     if about is None:
         raise UserError(f"{path} is no run folder: it lacks run.json")
-    sharpness = read_json(path / "sharpness.json", {"rises": {str: [(int, float)]}})
+    measured = read_json(path / "sharpness.json", SHARPNESS)
     events, truncated = read_log(path)
     truncated |= any("log" in part.get("lost", {}) for part in about["resumed"])
     is_seed = re.fullmatch(r"seed\d+", path.name)
     arm = (path.resolve().parent if is_seed else path.resolve()).name
     config = read_json(path / "config.json")  # as it is: read_config adds what is not recorded
-    files = {"config": config, "run": about, "result": read_result(path), "sharpness": sharpness}
+    files = {"config": config, "run": about, "result": read_result(path), "sharpness": measured}
     return {"arm": arm, "seed": seed, **files, "log": events, "truncated": truncated}
 
 
@@ -176,7 +180,7 @@ def read_committed(folders):
 
 LINE = {
     **{"arm": str, "seed": int, "config": dict, "run": {**ABOUT, "corpus": str}, "log": [EVENT]},
-    **{"result": RESULT, "sharpness?": {"rises": {str: [(int, float)]}}},
+    **{"result": RESULT, "sharpness?": SHARPNESS},
 }
 
 
@@ -249,7 +253,7 @@ def row_of(entry, studies):
         "setting": "/".join(map(str, shared)),
         **vars(config),
         **{name: value for name, value in result.items() if name not in ("status", "device")},
-        **rises(entry),
+        **sharpness(entry),
         "config": config,
         "description": describe(config, about),
         "corpus": corpus_title(corpus),
@@ -288,10 +292,13 @@ def device_kind(about, config):
     return "+".join(dict.fromkeys(kinds))
 
 
-def rises(entry):
-    """The mean rises of the loss that training/sharpness.py measured, of a run that has ended."""
+def sharpness(entry):
+    """What training/sharpness.py measured of a run that has ended, means over the draws."""
     measured = (entry.get("sharpness") or {}) if entry["result"] else {}
-    return {f"rise_{rho}": float(np.mean(draws)) for rho, draws in measured.get("rises", {}).items()}
+    rises = {f"rise_{rho}": float(np.mean(draws)) for rho, draws in measured.get("rises", {}).items()}
+    if not (hessian := measured.get("hessian")):
+        return rises
+    return rises | {"hessian_top": hessian["top"], "hessian_trace": float(np.mean(hessian["traces"]))}
 
 
 def describe(config, about):

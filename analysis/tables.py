@@ -153,10 +153,11 @@ def means_of(runs, names):
 
 
 def target_loss(records):
-    """The lowest mean val loss of the baseline up to half-way through its training, NaN without a baseline."""
+    """The lowest mean val loss of the baseline up to half-way through its training, its start aside; NaN where
+    there is none."""
     curve = records.of(arm=arms(records).baseline.iloc[0]).curve("eval", "val_loss")
     half_way = records.runs.max_iters.iloc[0] / 2
-    return curve[curve.index <= half_way].mean(axis=1).min() if len(curve) else math.nan
+    return curve[(curve.index > 0) & (curve.index <= half_way)].mean(axis=1).min() if len(curve) else math.nan
 
 
 def iterations_to(events, target):
@@ -264,10 +265,10 @@ def said(row):
 
 def sharpness_of(records):
     """A frame of one setting's arms whose sharpness was measured: n, final_train_loss of the runs that were
-    measured, rise_<rho>, and the half_width of each."""
-    rises = [name for name in records.runs if name.startswith("rise_")]
-    measured = records.runs[(records.runs.status == "finished") & records.runs[rises].notna().any(axis=1)]
-    table = means_of(measured, ["final_train_loss", *rises])
+    measured, rise_<rho>, hessian_top, hessian_trace, and the half_width of each."""
+    names = [name for name in records.runs if name.startswith(("rise_", "hessian_"))]
+    measured = records.runs[(records.runs.status == "finished") & records.runs[names].notna().any(axis=1)]
+    table = means_of(measured, ["final_train_loss", *names])
     table.insert(0, "n", measured.groupby("arm").size())
     return table.reindex([arm for arm in arms(records).arm if arm in table.index]).rename_axis("arm")
 
@@ -279,7 +280,8 @@ def sharpness_table(records):
         return None
     rises = [name for name in numbers if name.startswith("rise_") and not name.endswith("half_width")]
     rises = {name: f"rise at rho {name.removeprefix('rise_')}" for name in rises}
-    cells = cells_of(numbers, {"final_train_loss": LOSSES["final_train_loss"], **rises})
+    hessian = {"hessian_top": "top eigenvalue of the Hessian", "hessian_trace": "its trace"}
+    cells = cells_of(numbers, {"final_train_loss": LOSSES["final_train_loss"], **rises, **hessian})
     cells.insert(0, "n", numbers.n)
     return table_of("Sharpness of the last weights", records, numbers, cells)
 

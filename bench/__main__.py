@@ -7,7 +7,7 @@ In one process, in turns, since other load on the machine then affects all alike
 without kinds of noise, dropout, clipping, logging and diagnosis. In processes of their own: peak memory and
 compilation. The tables are printed; DIR (out/bench) gets bench.json, the seconds of every turn, for plot.py.
 
-    --losses       instead: whether the two loops train alike, max_iters iterations with each of three seeds
+    --losses=8     instead: whether the two loops train alike, max_iters iterations with each of so many seeds
     --profile      instead: the operations in both loops' steps that take longest, by PyTorch's profiler, and
                    the trace of train.py's, DIR/trace.json for chrome://tracing
     --jobs=1,2,4   instead: runs per hour by how many train at once; DIR/jobs.json
@@ -24,8 +24,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean, stdev
 
+import pandas as pd
 import torch.profiler
 
+from analysis.statistics import difference
 from bench.measure import (
     measure_checkpoint,
     measure_evaluation,
@@ -47,7 +49,6 @@ from training.lifecycle import open_corpus
 from training.machine import Machine, versions
 from training.run_folder import corpus_title
 
-SEEDS = 3  # that --losses trains
 TOP = 12  # operations that --profile shows
 
 
@@ -61,7 +62,7 @@ def main(argv):
     corpus = open_corpus(config, machine)
     print(f"{machine}; {corpus_title(corpus.meta)}, {config.tokens_per_iter:,} tokens a step", flush=True)
     if options.losses:
-        compare_losses(config, corpus, machine)
+        compare_losses(config, corpus, machine, options.losses)
     elif options.profile:
         profile(config, corpus, machine, options.out)
     else:
@@ -90,13 +91,20 @@ def read_options(argv):
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--out", type=user_path, default=Path("out/bench"))
     instead = parser.add_mutually_exclusive_group()
-    instead.add_argument("--losses", action="store_true")
+    instead.add_argument("--losses", type=seeds, nargs="?", const=3)
     instead.add_argument("--profile", action="store_true")
     instead.add_argument("--jobs", type=counts)
     try:
         return parser.parse_known_args(argv)
     except argparse.ArgumentError as error:
         raise UserError(f"{error}; python -m bench --help shows how it is used") from None
+
+
+def seeds(text):
+    """The number in --losses=8."""
+    if not re.fullmatch(r"[2-9]|[1-9]\d{1,3}", text):
+        raise UserError(f"--losses={text} is not a number of seeds, from 2 on")
+    return int(text)
 
 
 def counts(text):
@@ -152,12 +160,13 @@ def profile(config, corpus, machine, out):
     print(f"written: {out / 'trace.json'}")
 
 
-def compare_losses(config, corpus, machine):
-    """Train both loops with each of a few seeds, in turns, and print mean ± sd over seeds of their losses."""
+def compare_losses(config, corpus, machine, seeds):
+    """Train both loops with each of so many seeds, in turns; print mean ± sd over seeds of their losses, and
+    ours minus the plain one's, paired by seed, with its 95 % interval."""
     if config.noisy:
         print("the plain loop has no noise: with this configuration the losses are not to be compared")
     losses = {"train loss, last tenth of the iterations": [], "val loss at the end": []}  # a row a seed
-    for seed in range(config.seed, config.seed + SEEDS):
+    for seed in range(config.seed, config.seed + seeds):
         seeded = dataclasses.replace(config, seed=seed, data_seed=seed)
         loops = [kind(seeded, corpus, machine) for kind in LOOPS.values()]
         steps = torch.tensor([[loop.train_step() for loop in loops] for _ in range(config.max_iters)])
@@ -165,8 +174,14 @@ def compare_losses(config, corpus, machine):
         for rows, row in zip(losses.values(), (steps[-max(1, config.max_iters // 10) :].mean(0).tolist(), val)):
             rows.append(row)
     for kind, rows in losses.items():
-        means = [f"{NAMES[n]} {mean(seeds):.4f} ± {stdev(seeds):.4f}" for n, seeds in zip(LOOPS, zip(*rows))]
-        print(f"{kind}: {', '.join(means)} ({SEEDS} seeds)")
+        columns = dict(zip(LOOPS, zip(*rows)))
+        means = [f"{NAMES[name]} {mean(column):.4f} ± {stdev(column):.4f}" for name, column in columns.items()]
+        ours, plain = (pd.Series(columns[name]) for name in ("ours", "plain"))
+        found = difference(ours, plain)
+        print(
+            f"{kind}: {', '.join(means)} ({seeds} seeds);"
+            f" difference {found['mean']:+.4f} ± {found['half_width']:.4f}, p = {found['p']:.3g}"
+        )
 
 
 if __name__ == "__main__":

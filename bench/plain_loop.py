@@ -1,21 +1,47 @@
-"""The training loop as it is usually written (nanoGPT's recipe), against which ours is measured.
+"""The training loop as it is usually written, against which ours is measured: nanoGPT's recipe.
 
-It trains the same model from the same initial weights, eagerly, with unfused AdamW, in the usual precision: on
-CUDA under autocast to bfloat16 (float16 with a scaler on a card without bfloat16), elsewhere in float32. It
-builds each batch row by row from the memory map, evaluates on random batches, and samples with the whole
-context computed anew for each token. It has no noise.
+It trains the same model from the same initial weights, with PyTorch's own operators (attention in its fused
+call, dropout from the global generator), AdamW that is not fused, and the usual precision: float32 on a CPU,
+autocast on CUDA, to bfloat16 (float16 with a scaler on a card without bfloat16). It builds each batch row by
+row from the memory map, while the device computes the step before; it evaluates on random batches, and samples
+with the whole context computed anew for each token. It has no noise. On CUDA nanoGPT compiles its model and
+fuses AdamW; this loop does neither.
 """
 
 from dataclasses import replace
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from bench.our_loop import new_model
-from model import choose
+from model import GELU, GPT, choose
 from noise import stream_seed
 from train import learning_rate
 from training.machine import best_dtype
+
+
+class PlainGPT(GPT):
+    """The same model by PyTorch's own operators."""
+
+    def forward(self, idx, targets=None):
+        p = self.config.dropout if self.training else 0.0
+        positions = torch.arange(idx.shape[1], device=idx.device)
+        x = F.dropout(self.wte(idx) + self.wpe(positions), p)  # (B, T, C)
+        for block in self.blocks:
+            x = x + F.dropout(self.attention(block.attn, block.ln_1(x), p), p)
+            hidden = F.gelu(block.mlp.fc(block.ln_2(x)), approximate=GELU[self.config.activation])
+            x = x + F.dropout(block.mlp.proj(hidden), p)
+        logits = F.linear(self.ln_f(x), self.wte.weight)
+        if targets is None:
+            return logits, None
+        return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    def attention(self, layer, x, p):
+        B, T, C = x.shape
+        q, k, v = (part.view(B, T, layer.n_head, -1).transpose(1, 2) for part in layer.qkv(x).split(C, dim=2))
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)  # (B, H, T, C/H)
+        return layer.proj(y.transpose(1, 2).contiguous().view(B, T, C))
 
 
 class PlainLoop:
@@ -24,12 +50,13 @@ class PlainLoop:
         dtype = best_dtype(machine.device) if machine.kind == "cuda" else "float32"
         self.machine = replace(machine, dtype=dtype, compile=False)
         self.machine.apply()
-        self.model = new_model(config, corpus, machine)
+        self.model = PlainGPT.from_weights(new_model(config, corpus, machine).weights(), machine.device)
         groups, betas = self.model.parameter_groups(config.weight_decay), (config.beta1, config.beta2)
         self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas)
         self.scaler = self.machine.scaler()
         self.generator = torch.Generator().manual_seed(stream_seed(config.seed, "plain loop"))
         self.step = 0
+        self.next = None  # batch
 
     def train_step(self):
         """One iteration; returns its mean loss, which is fetched every log_interval iterations."""
@@ -37,8 +64,10 @@ class PlainLoop:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, config)
         for _ in range(parts):
+            x, y = self.next or self.batch("train")
             with self.machine.autocast():
-                part = self.model(*self.batch("train"))[1] / parts
+                part = self.model(x, y)[1] / parts
+            self.next = self.batch("train")
             self.scaler.scale(part).backward()
             loss += part.detach()
         if config.grad_clip:

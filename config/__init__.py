@@ -9,6 +9,7 @@ an underscore, functions and imports are the file's own.
 
 import contextlib
 import dataclasses
+import difflib
 import functools
 import inspect
 import re
@@ -21,8 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from config._command import PATH, UserError, can_be_path, did_you_mean, shown, user_path
+from config._command import PATH, UserError, can_be_path, command, did_you_mean, shown, user_path
 from config._command import cores as cores
+from config._command import counted as counted
 from config._command import run_script as run_script
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,6 +77,7 @@ class Config:
     n_embd: Size = 384  # width, a multiple of n_head
     dropout: Fraction = 0.2  # probability, on embeddings, attention and both residual branches
     bias: bool = False  # biases in Linear and LayerNorm
+    activation: Literal["gelu", "gelu_tanh"] = "gelu"  # exact, as nanoGPT's; gelu_tanh: GPT-2's approximation
     init_from: Name | None = None  # a run folder's best weights, or a GPT-2 folder; None: fresh ones
     init_scale: Strength = 1.0  # times the sd of fresh matrices and embeddings
     init_noise: Strength = 0.0  # sd of Gaussian noise added once to all fresh weights
@@ -123,6 +126,8 @@ class Config:
     log_interval: Size = 10  # iterations between log lines
     checkpoint_interval: Size = 500  # iterations between checkpoints
     sample_tokens: Count = 0  # length of the sample printed at the end, tokens; 0: none
+    tensorboard: bool = False  # the log as TensorBoard's event files too, in the run folder
+    wandb_log: bool = False  # the log to Weights & Biases too; WANDB_MODE=offline: into the run folder
     plot: bool = False  # draw the run's figures at the end, as `python plot.py RUN` does
 
     # == machine ==
@@ -188,6 +193,7 @@ ALIASES = {  # options' earlier names, which old records and command lines have
     "noise_where": "noise_params",
     "noisytune_draw": "noisytune_distribution",
 }
+BEFORE = {"activation": "gelu_tanh"}  # what runs had before there was the option, where not its default
 # As nanoGPT says.
 SAME = {("compile", "true"): "on", ("compile", "false"): "off", ("init_from", "scratch"): None}
 ELSEWHERE = {  # options of nanoGPT and of transformers that are none here, and what to do instead
@@ -195,10 +201,8 @@ ELSEWHERE = {  # options of nanoGPT and of transformers that are none here, and 
     "eval_only": "python -m training.evaluate RUN evaluates a run",
     "always_save_checkpoint": "last.pt and best.pt are always kept; --checkpoint_interval says how often",
     "decay_lr": "leave it out: the learning rate always decays, to --min_lr",
-    **dict.fromkeys(
-        ("wandb_log", "wandb_project", "wandb_run_name"),
-        "leave it out: log.jsonl has all, and python plot.py RUN draws it",
-    ),
+    "wandb_project": "set WANDB_PROJECT in the environment",
+    "wandb_run_name": "set WANDB_NAME in the environment; it is the run folder without",
     "backend": "leave it out: under torchrun the device decides",
     "task": "python -m training.classify fine-tunes encoders on tasks of texts",
     **dict.fromkeys(("epochs", "num_train_epochs"), "use --max_iters; a run says how many passes it makes"),
@@ -208,11 +212,13 @@ ELSEWHERE = {  # options of nanoGPT and of transformers that are none here, and 
     "max_seq_length": "use --max_length",
     "per_device_train_batch_size": "use --batch_size",
 }
+NANOGPT_FILES = {"train_shakespeare_char": "shakespeare_baseline"}  # its configs, and ours of the same kind
 
 # What two runs may differ in and still be one run: cadence, logging, place and machine. Not eval_tokens
 # and eval_train_tokens: they change no weight, but what a logged loss is the mean of.
 NOT_IDENTITY = {
     *("eval_interval", "log_interval", "checkpoint_interval", "sample_tokens", "plot"),
+    *("tensorboard", "wandb_log"),
     *("device", "compile", "threads", "out_dir", "overwrite", "keep_weights"),
 }
 
@@ -228,12 +234,15 @@ def identity(config):
 
 
 def recorded(options, where="a config.json"):
-    """The Config that a config.json tells of. Options that it does not know yet have their defaults, which
-    leave things as they were without the option. UserError for one that there is no more, and for a value that
-    it cannot have; `where` names the file."""
+    """The Config that a config.json tells of. Options that it does not know yet are as they were before there
+    was a choice. UserError for one that there is no more, and for a value that it cannot have.
+
+    where: names the file.
+    """
     if not isinstance(options, dict):
         raise UserError(f"{where} holds {shown(options)} where the options should be")
-    options, kind = today(options), kind_of(options)
+    kind = kind_of(options)
+    options = (BEFORE if kind is Config else {}) | today(options)
     if gone := options.keys() - options_of(kind).keys():
         raise UserError(
             f"{where} has the option {min(gone)!r}, which this version does not have:"
@@ -269,15 +278,15 @@ def load(argv, say=print, kind=Config):
         print(help_text(kind))
         sys.exit(0)
     typed = dict(read_option(word, kind) for word in argv if word.startswith("-"))
-    files = [user_path(word) for word in argv if not word.startswith("-")]
+    files = [config_path(word) for word in argv if not word.startswith("-")]
     options = {name: value for file in files for name, value in read_file(file, kind).items()} | typed
-    if typed.keys() & {"max_iters", "lr_decay_iters"} and "warmup_iters" not in typed:
+    if "warmup_iters" not in typed:
         fit_warmup(options, say, kind)
     return settle(options, files, kind)
 
 
 def fit_warmup(options, say, kind):
-    """Shorten the warm-up of a run that the command line has made shorter than it: to a tenth of the run."""
+    """Shorten a warm-up that is longer than the run, and that nobody typed: to a tenth of the run."""
     end = options.get("lr_decay_iters") or options.get("max_iters", kind.max_iters)
     warmup = options.get("warmup_iters", kind.warmup_iters)
     if 1 <= end < warmup:
@@ -302,11 +311,12 @@ def settle(options, files=(), kind=Config):
 
 def read_file(path, kind):
     """The options that a config file assigns, checked by name and type."""
-    if not path.is_file() and "=" in str(path):
+    if not path.is_file() and re.match(r"\w+=", str(path)):
+        read_option(f"--{path}", kind)
         raise UserError(f"no config file {path}; did you mean --{path}?")
     assigned = run_file(path)
     if {"base", "arms"} <= assigned.keys():
-        raise UserError(f"{path} is a study, not the config of a run: python sweep.py {path}")
+        raise UserError(f"{path} is a study, not the config of a run: {command('sweep.py', path)}")
     return checked(assigned, path, kind)
 
 
@@ -320,11 +330,16 @@ def checked(options, where, kind=Config):
     }
 
 
+def config_path(word):
+    """The file that a user named, seen from the working folder or else from the repository's root."""
+    path = user_path(word)
+    return inside if not path.is_file() and (inside := ROOT / path).is_file() else path
+
+
 def run_file(path, kind="config file"):
     """What a file of plain Python assigns: {name: value}, without what is the file's own."""
     if not path.is_file():
-        known = [str(file.relative_to(ROOT)) for file in sorted((ROOT / "config").rglob("[a-z]*.py"))]
-        raise UserError(f"no {kind} {path}{did_you_mean(str(path), known)}")
+        raise UserError(f"no {kind} {path}{similar_file(path.stem, kind)}")
     try:
         names = runpy.run_path(str(path))
     except (Exception, SystemExit) as error:
@@ -338,12 +353,23 @@ def run_file(path, kind="config file"):
     }
 
 
+def similar_file(stem, kind):
+    """The repository's own file whose name is most like a stem, as a hint."""
+    files = (ROOT / "config" / ("study" if kind == "study file" else "")).glob("[a-z]*.py")
+    known = {file.stem: str(file.relative_to(ROOT)) for file in files}
+    known |= {theirs: known[ours] for theirs, ours in NANOGPT_FILES.items() if ours in known}
+    close = difflib.get_close_matches(stem, known, n=1, cutoff=0.7)
+    return f"; did you mean {known[close[0]]!r}?" if close else ""
+
+
 def read_option(word, kind=Config):
     """(option, value) of a --key=value."""
     match = re.fullmatch(r"--(\w+)=(.*)", word, re.DOTALL)
     if not match:
         name, _, value = word.lstrip("-").partition("=")
         name = name.replace("-", "_")
+        if name.isidentifier():
+            known_options([ALIASES.get(name, name)], "the command line", kind)
         example = f"--{name}={value or getattr(kind, name)}" if name in options_of(kind) else "--seed=2"
         raise UserError(f"{word} is no option; options are written --key=value, for instance {example}")
     name, text = match.groups()

@@ -4,6 +4,7 @@ import difflib
 import errno
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -26,8 +27,7 @@ MENDS = {  # of what a disk refuses
 def run_script(main):
     """Run `main(argv)` as a script: its return value is the exit status; a UserError, or a file that the
     system refuses, is one line and status 2. A terminal without some character shows it as "?"."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")
+    open_streams()
     try:
         sys.exit(main(sys.argv[1:]))
     except (UserError, OSError) as error:
@@ -37,6 +37,16 @@ def run_script(main):
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def open_streams():
+    """Have an output and an error output that take every character. What was closed gets one to nowhere; a
+    notebook's has no `reconfigure`, and takes them anyway."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+        elif hasattr(stream := getattr(sys, name), "reconfigure"):
+            stream.reconfigure(errors="replace")
 
 
 def cores():
@@ -59,6 +69,16 @@ def user_path(text):
     if not can_be_path(str(text)):
         raise UserError(f"{shown(str(text))} can be no path: one is {PATH}")
     return Path(text).expanduser()
+
+
+def command(*words):
+    """A command of ours as a user can type it: what stands after `python`."""
+    return "python " + shlex.join(map(str, words))
+
+
+def counted(number, what):
+    """ "1 run", "2 runs"."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def shown(value, most=200):

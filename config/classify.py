@@ -70,6 +70,8 @@ class Classify:
     eval_train_texts: Size = 512  # train texts per evaluation, at most, always the same
     log_interval: Size = 10  # iterations between log lines
     checkpoint_interval: Size = 500  # iterations between checkpoints
+    tensorboard: bool = False  # the log as TensorBoard's event files too, in the run folder
+    wandb_log: bool = False  # the log to Weights & Biases too; WANDB_MODE=offline: into the run folder
 
     # == machine ==
     device: Device = "auto"  # auto: cuda, else mps, else cpu

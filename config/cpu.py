@@ -5,6 +5,7 @@ python train.py config/shakespeare_noise.py config/cpu.py
 
 batch_size = 12
 block_size = 64
+gradient_accumulation_steps = 1
 
 n_layer = 4
 n_head = 4

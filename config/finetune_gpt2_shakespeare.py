@@ -18,6 +18,7 @@ n_head = 12
 n_embd = 768
 dropout = 0.0
 bias = True
+activation = "gelu_tanh"
 
 max_iters = 20
 learning_rate = 3e-5

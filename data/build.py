@@ -90,7 +90,12 @@ def text_of(meta):
 
 
 def read_characters(streams):
-    """The characters of UTF-8 streams, one after the other, as chunks of code points.
+    """What `read_text` gives, as arrays of code points."""
+    return map(code_points, read_text(streams))
+
+
+def read_text(streams):
+    """The text of UTF-8 streams, one after the other, in pieces.
 
     Line ends are made "\\n", as by Python's text mode, and a byte order mark is dropped. streams: pairs
     (name, function that opens a binary file). UserError where the bytes are not UTF-8.
@@ -98,8 +103,8 @@ def read_characters(streams):
     for name, open_stream in streams:
         with open_stream() as raw, io.TextIOWrapper(raw, encoding="utf-8-sig") as text:
             try:
-                while chunk := text.read(CHUNK):
-                    yield code_points(chunk)
+                while piece := text.read(CHUNK):
+                    yield piece
             except UnicodeDecodeError as error:
                 with open_stream() as raw:
                     mend = conversion(name, raw.read(2))
@@ -126,64 +131,75 @@ def code_points(text):
 def write_corpus(folder, chunks, source, unit="character", splits=None, whole=None):
     """Encode a text and write it as a prepared corpus.
 
-    chunks: function that yields the text as arrays of code points (or bytes); it is called twice, once
-        for the vocabulary and once to encode, so that a text of any length passes through a few MB.
+    chunks: function that yields the text as arrays of code points (or bytes), or {name of a split: such a
+        function}; it is called twice, once for the vocabulary and once to encode, so that a text of any length
+        passes through a few MB.
     source: for meta.json, {"from": ..., "sha256": ...}.
     splits: {name: fraction} in the text's order; 90 % train and the rest val unless given.
     whole: where the text is the first part of a longer one, that one's length, for meta.json.
     Returns the meta dict. UserError where a text is empty or has more than 65,536 symbols.
     """
-    folder, splits = Path(folder), splits or HALVES
-    symbols, length = count_symbols(chunks())
-    if not 0 < len(symbols) <= MOST_SYMBOLS:
-        raise UserError(
-            f"{source['from']}: {len(symbols):,} distinct symbols in {length:,}; a corpus has 1 to 65,536"
-        )
-    lengths = split_lengths(length, splits)
-    if not all(lengths.values()):
-        empty = min(lengths, key=lengths.get)
-        raise UserError(f"{source['from']}: {length} {unit}s are too few, the {empty} split would be empty")
+    seen = np.zeros(CODE_POINTS, bool)
+    lengths = measure(chunks, splits, source, unit, lambda chunk: seen.__setitem__(chunk, True))
+    symbols = np.flatnonzero(seen)
+    if len(symbols) > MOST_SYMBOLS:
+        raise UserError(f"{source['from']}: {len(symbols):,} distinct symbols; a corpus has 65,536 at most")
     table = np.zeros(CODE_POINTS, np.dtype("<u2"))
     table[symbols] = np.arange(len(symbols))
-    pieces = cut((table[chunk] for chunk in chunks()), lengths)
-    parts = (
-        (name, {"tokens": lengths[name]}, (tokens for _, tokens in group))
-        for name, group in itertools.groupby(pieces, key=lambda pair: pair[0])
-    )
+    parts = ((name, {}, (table[piece] for piece in pieces)) for name, pieces in in_splits(chunks, lengths))
     vocabulary = {
         "unit": unit,
         "vocab_size": len(symbols),
         "vocabulary": [chr(symbol) for symbol in symbols] if unit == "character" else symbols.tolist(),
     }
-    partial = {"partial": {"tokens": length, "of": whole}} if whole else {}
+    partial = {"partial": {"tokens": sum(lengths.values()), "of": whole}} if whole else {}
     return write_splits(folder, vocabulary, parts, {"source": source, **partial})
+
+
+def measure(chunks, splits, source, unit="character", look=lambda chunk: None):
+    """{split: its length} of a text, as `write_corpus` has it; `look` is called with each chunk.
+
+    UserError where a split is empty.
+    """
+    lengths = {}
+    for name, read in (chunks if isinstance(chunks, dict) else {"": chunks}).items():
+        lengths[name] = 0
+        for chunk in read():
+            look(chunk)
+            lengths[name] += len(chunk)
+    if "" in lengths:
+        lengths = split_lengths(lengths[""], splits or HALVES)
+    if not all(lengths.values()):
+        empty, length = min(lengths, key=lengths.get), sum(lengths.values())
+        raise UserError(f"{source['from']}: {length} {unit}s are too few, the {empty} split would be empty")
+    return lengths
+
+
+def in_splits(chunks, lengths):
+    """(name, iterator over its pieces) of each split, to be used up in turn. lengths: from `measure`."""
+    reads = chunks.values() if isinstance(chunks, dict) else [chunks]
+    pieces = cut(itertools.chain.from_iterable(read() for read in reads), lengths)
+    for name, group in itertools.groupby(pieces, key=lambda pair: pair[0]):
+        yield name, (piece for _, piece in group)
 
 
 def write_splits(folder, vocabulary, parts, source):
     """Write the files of a prepared corpus, meta.json last; returns the meta dict.
 
-    vocabulary, source: the entries of meta.json before and after the splits. parts: triples (name of a split,
-    its counts for meta.json, its tokens as uint16 arrays), each used up before the next is taken.
+    vocabulary, source: the entries of meta.json before and after the splits.
+    parts: triples (name of a split, what meta.json has of it beside the count and the hash of its tokens, those
+        as uint16 arrays), each used up before the next is taken.
     """
     folder = Path(folder)
     (folder / "meta.json").unlink(missing_ok=True)
-    splits = {
-        name: {**counts, "sha256": write_tokens(folder / f"{name}.bin", tokens)}
-        for name, counts, tokens in parts
-    }
+    splits = {}
+    for name, facts, tokens in parts:
+        count, digest = write_tokens(folder / f"{name}.bin", tokens)
+        splits[name] = {"tokens": count, **facts, "sha256": digest}
     digest = {"vocabulary_sha256": vocabulary_sha256(vocabulary)}
     meta = {"format": FORMAT, "name": folder.name, **vocabulary, **digest, "splits": splits, **source}
     write_json(folder / "meta.json", meta)
     return meta
-
-
-def count_symbols(chunks):
-    """(the distinct code points in ascending order, the length of the text)."""
-    seen, length = np.zeros(CODE_POINTS, bool), 0
-    for chunk in chunks:
-        seen[chunk] = True
-        length += len(chunk)
-    return np.flatnonzero(seen), length
 
 
 def split_lengths(length, splits):
@@ -208,13 +224,14 @@ def cut(chunks, lengths):
 
 
 def write_tokens(path, chunks):
-    """Write uint16 arrays one after the other; returns the file's SHA-256."""
-    digest = hashlib.sha256()
+    """Write uint16 arrays one after the other; returns (the number of tokens, the file's SHA-256)."""
+    count, digest = 0, hashlib.sha256()
     with replacing(path) as file:
         for chunk in chunks:
             file.write(chunk)
             digest.update(chunk)
-    return digest.hexdigest()
+            count += len(chunk)
+    return count, digest.hexdigest()
 
 
 def report(folder, meta):

@@ -9,7 +9,7 @@ import runpy
 import numpy as np
 import torch
 
-from config import ROOT, UserError, did_you_mean, user_path
+from config import ROOT, UserError, command, did_you_mean, user_path
 from data.build import preparing
 from data.files import shown
 from data.meta import read_meta
@@ -31,7 +31,7 @@ def corpus_folder(dataset):
     with preparing(folder):  # several runs may be started at once
         if not (folder / "meta.json").is_file():
             script = folder / "prepare.py"
-            print(f"preparing {dataset}, as python {shown(script)} does", flush=True)
+            print(f"preparing {dataset}, as {command(shown(script))} does", flush=True)
             runpy.run_path(str(script))["main"]([])
     return folder
 

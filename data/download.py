@@ -4,12 +4,14 @@ A server may send anything: only a whole file with the right SHA-256 ever appear
 read than the file has.
 """
 
+import contextlib
 import hashlib
+import os
 import time
 from pathlib import Path
 
-from config import UserError, user_path
-from data.files import hash_of, replacing, shown
+from config import UserError, command, user_path
+from data.files import hash_of, make_folder, naming, replacing, shown, sync_folder
 
 PIECE = 1 << 16  # bytes taken from a connection at a time, at most
 MOST = 1 << 30  # bytes of a download whose size is not known beforehand
@@ -46,7 +48,8 @@ def fetch(urls, sha256, target, source=None, size=None, most=MOST):
         return target, url
     raise UserError(
         f"{target.name} could not be downloaded from {'; '.join(failures)}. If you have the file, use"
-        f" python {shown(target.parent / 'prepare.py')} --source=PATH; config/quickstart.py needs no download"
+        f" {command(shown(target.parent / 'prepare.py'), '--source=PATH')}; config/quickstart.py needs no"
+        " download"
     )
 
 
@@ -73,20 +76,42 @@ def download(url, sha256, target, size=None, most=MOST):
     """Download `url` to `target`, which appears only whole and with the right SHA-256.
 
     A fault that may pass (5xx, a time-out, a broken connection) is tried again after 1 s, then 2 s. Where the
-    hash is known, which tells whether the parts belong together, a new attempt asks for the missing part alone.
-    A refusal (4xx) or a wrong file is final. What has come lies in a temporary file until it is whole.
+    hash is known, which tells whether the parts belong together, a new attempt asks for the missing part alone,
+    be it of another process or of another mirror. A refusal (4xx) or a wrong file is final.
     """
-    with replacing(target, "w+b") as file:
+    with arriving(target) if sha256 else replacing(target, "w+b") as file:
         for attempt in range(1, ATTEMPTS + 1):
             if not sha256:
                 empty(file)
             try:
-                resumed = receive(url, file, size, most)
+                resumed = file.tell() == size or receive(url, file, size, most)
                 return check(file, sha256, size, most, resumed)
             except DownloadError as error:
                 if not error.retry or attempt == ATTEMPTS:
                     raise
             time.sleep(2 ** (attempt - 1))
+
+
+@contextlib.contextmanager
+def arriving(target):
+    """The file in which a download arrives, at its end; it takes the target's place when it is whole. What has
+    come of one that breaks off, or is killed, stays for the next."""
+    part = target.with_name(f".{target.name}.part")
+    try:
+        make_folder(part.parent)
+        if part.is_symlink():  # it would be written through
+            part.unlink()
+        with open(part, "a+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, target)
+        sync_folder(part.parent)
+    except OSError as error:
+        raise naming(part, error) from None
+    finally:
+        if part.is_file() and not part.stat().st_size:
+            part.unlink()
 
 
 def receive(url, file, size, most):
@@ -197,12 +222,11 @@ def check(file, sha256, size, most, resumed):
     html = b"<html" in head or b"<!doctype html" in head
     if digest == sha256 or (sha256 is None and length <= limit and not html):
         return
+    if size and length < size and not html:
+        raise DownloadError(f"{length:,} bytes where the file has {size:,}", retry=True)
+    empty(file)
     if html:
         raise DownloadError("a web page (HTML) in place of the file")
-    if size and length < size:
-        raise DownloadError(f"{length:,} bytes where the file has {size:,}", retry=True)
-    if resumed:
-        empty(file)
     reason = f"more than {limit:,} bytes" if length > limit else f"{length:,} bytes of SHA-256 {digest[:12]}..."
     raise DownloadError(reason, retry=resumed)
 

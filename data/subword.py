@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from config import UserError
 from data import build
@@ -26,6 +27,7 @@ from data.meta import read_meta
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 ENDOFTEXT = "<|endoftext|>"
 GPT2_TOKENS = {0: "!", 198: "\n", 220: " ", 262: " the", 995: " world", 31373: "hello", 50256: ENDOFTEXT}
+OPTION = {"--vocabulary": {"metavar": "FILE", "help": "take the tokens from this rank file of tiktoken"}}
 MOST = (1 << 16) - 1  # ranks: with ENDOFTEXT they fill a uint16
 
 
@@ -96,7 +98,7 @@ def is_gpt2s(meta):
     return len(tokens) == 50_257 and all(tokens[rank] == token for rank, token in GPT2_TOKENS.items())
 
 
-def prepared(folder, vocabulary=None):
+def prepared(folder, vocabulary=None, sha256=None):
     """Whether a folder holds a corpus prepared with this Vocabulary, None for any; as `build.prepared`."""
     meta = read_meta(Path(folder))
     there = meta and meta["source"].get("vocabulary", {"from": meta["unit"] + "s", "sha256": None})
@@ -104,13 +106,16 @@ def prepared(folder, vocabulary=None):
         raise UserError(
             f"{shown(Path(folder))} holds tokens of another vocabulary, {there['from']}: --force replaces it"
         )
-    return build.prepared(folder)
+    return build.prepared(folder, sha256)
 
 
-def write_corpus(folder, text, vocabulary, source, splits=None):
-    """Cut a text into splits by its characters, encode each by itself, and write them as a prepared corpus.
+def write_corpus(folder, text, vocabulary, source, splits=None, ends=False):
+    """Encode a text and write it as a prepared corpus. No token reaches over the end of a split.
 
-    No token reaches over the end of a split. Arguments, errors and result: as `build.write_corpus`.
+    text: function that yields strings, or {name of a split: such a function}; it is called twice, once to
+        measure and once to encode, so that a text of any length passes through a few MB.
+    ends: whether an ENDOFTEXT in it is the special token, the end of a document, and not text as any other.
+    Other arguments, errors and result: as `build.write_corpus`.
     """
     entries = {
         "unit": "token",
@@ -119,22 +124,49 @@ def write_corpus(folder, text, vocabulary, source, splits=None):
         "pattern": PATTERN,
         "special": [ENDOFTEXT],
     }
+    lengths = build.measure(text, splits, source)
+    encoder, special = encoding(entries), {ENDOFTEXT} if ends else set()
 
-    def parts():
-        encode, start = encoding(entries).encode_ordinary, 0
-        for name, count in build.split_lengths(len(text), splits or build.HALVES).items():
-            tokens = np.array(encode(text[start : start + count]), "<u2")
-            yield name, {"tokens": len(tokens), "characters": count}, [tokens]
-            start += count
+    def tokens(pieces, bar):
+        for piece in at_spaces(pieces):
+            bar.update(len(piece))
+            yield np.array(encoder.encode(piece, allowed_special=special, disallowed_special=()), "<u2")
+
+    def parts(bar):
+        for name, pieces in build.in_splits(text, lengths):
+            yield name, {"characters": lengths[name]}, tokens(pieces, bar)
 
     origin = {"vocabulary": {"from": vocabulary.origin, "sha256": vocabulary.sha256}}
-    return build.write_splits(folder, entries, parts(), {"source": {**source, **origin}})
+    with tqdm(total=sum(lengths.values()), unit="char", unit_scale=True, desc="encoding", disable=None) as bar:
+        return build.write_splits(folder, entries, parts(bar), {"source": {**source, **origin}})
+
+
+def at_spaces(pieces):
+    """Pieces of a text cut elsewhere, so that their tokens are those of the whole.
+
+    PATTERN cuts between what is no white space and a space or line end, whatever is around them.
+    """
+    rest = ""
+    for piece in pieces:
+        rest += piece
+        place = next((i for i in range(len(rest) - 1, 0, -1) if is_cut(rest, i)), 0)
+        if place:
+            yield rest[:place]
+            rest = rest[place:]
+    if rest:
+        yield rest
+
+
+def is_cut(text, place):
+    return text[place] in " \n" and not text[place - 1].isspace()
 
 
 def encoding(meta):
-    """The tiktoken.Encoding of a corpus of this meta; it knows no special tokens, since no text has them."""
+    """The tiktoken.Encoding of a corpus of this meta. Its encode_ordinary takes special tokens for text."""
     import tiktoken
 
-    ranked = meta["vocabulary"][: -len(meta["special"])]
+    special = {name: meta["vocabulary"].index(name) for name in meta["special"]}
+    ranked = meta["vocabulary"][: len(meta["vocabulary"]) - len(special)]
     ranks = {symbol.encode("latin-1"): rank for rank, symbol in enumerate(ranked)}
-    return tiktoken.Encoding("of a corpus", pat_str=meta["pattern"], mergeable_ranks=ranks, special_tokens={})
+    pattern = meta["pattern"]
+    return tiktoken.Encoding("of a corpus", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)

@@ -110,6 +110,13 @@ def read_text(path, name, most):
         raise UserError(f"{path}: a zip that cannot be read ({str(error) or 'it ends early'})") from None
 
 
+@contextlib.contextmanager
+def opened(path, name):
+    """The member `name` of a zip that is known to be whole, as an open file."""
+    with zipfile.ZipFile(path) as archive, archive.open(member(archive, name)) as file:
+        yield file
+
+
 def member(archive, name):
     """The entry of the one member called `name`; UserError where there is none, or more than one."""
     names = archive.namelist()

@@ -46,8 +46,8 @@ MUTATIONS = [  # law, what it does, file, old, new, test
     ),
     (
         *(3, "the noise draws from the global generator", "noise.py"),
-        "return self.distribution(buffer, generator)",
-        "return self.distribution(buffer, None)",
+        "return self.distribution(row, generator)",
+        "return self.distribution(row, None)",
         f"{LAWS}::test_law_3_the_draw_depends_on_nothing_else",
     ),
     (

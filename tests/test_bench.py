@@ -23,7 +23,7 @@ from bench.plain_loop import PlainLoop, sample_plainly
 from config import ROOT, UserError, settle
 from config.study import read_study
 from data.files import read_json, write_json
-from model import GPT
+from model import GELU, GPT
 from train import learning_rate
 from training.machine import Machine, versions
 
@@ -72,10 +72,10 @@ def test_the_plain_loops_step_is_adamws(parts):
     """Accumulated, clipped and updated as PyTorch does it, at the schedule's rate."""
     loop = PlainLoop(*parts(gradient_accumulation_steps=2, dropout=0.0, grad_clip=0.1))
     twin = GPT.from_weights(loop.model.weights())
-    batches = [loop.batch("train") for _ in range(2)]
+    batches = [loop.batch("train") for _ in range(3)]  # one ahead
     given = iter(batches)
     loop.batch = lambda _: next(given)
-    loss = sum(twin(x, y)[1] for x, y in batches) / 2
+    loss = sum(twin(x, y)[1] for x, y in batches[:2]) / 2
     loss.backward()
     torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.1)
     rate = learning_rate(0, loop.config)
@@ -85,10 +85,18 @@ def test_the_plain_loops_step_is_adamws(parts):
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("activation", GELU)
+def test_the_plain_model_is_ours_by_other_operators(parts, activation):
+    loop = PlainLoop(*parts(dropout=0.0, activation=activation))
+    x, y = loop.batch("train")
+    ours = GPT.from_weights(loop.model.weights())
+    torch.testing.assert_close(loop.model(x, y), ours(x, y))
+
+
 @pytest.mark.parametrize(("start", "length"), [(1, 15), (32, 30)])
 def test_samples_with_and_without_the_cache_are_the_same(parts, start, length):
     """Within the context, and from a full one, which is cut twice."""
-    model = PlainLoop(*parts()).model.eval()
+    model = OurLoop(*parts()).model.eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(10)  # so that a text depends on what is before
@@ -179,10 +187,11 @@ def test_a_measurement_is_whole_and_is_drawn(small, monkeypatch, capsys):
 
 
 def test_losses_and_a_profile_of_both_loops_are_printed(small, capsys):
-    assert bench.main([small, "--noise_sigma=0.1", "--losses", "--max_iters=10", "--warmup_iters=2"]) == 0
+    assert bench.main([small, "--noise_sigma=0.1", "--losses=3", "--max_iters=10", "--warmup_iters=2"]) == 0
     said = capsys.readouterr().out
     assert "the plain loop has no noise" in said
-    assert said.count(" ± ") == 4
+    assert said.count(" ± ") == 6
+    assert said.count("(3 seeds); difference") == 2
     assert bench.main([small, "--profile", "--out=here"]) == 0
     assert capsys.readouterr().out.count("aten::mm") == 2
     assert read_json("here/trace.json")["traceEvents"]

@@ -174,6 +174,13 @@ def test_a_killed_run_resumes_to_the_same_bits(run, interrupted, tmp_path):
     assert timeless(tmp_path / "run") == timeless(whole)
 
 
+def test_a_longer_run_is_another_one(run):
+    """Its learning rate falls over the whole of it."""
+    run()
+    with pytest.raises(UserError, match=r"max_iters \(12 there, 13 here\)"):
+        run(max_iters=13)
+
+
 def test_another_model_under_a_run_is_refused(run, interrupted, bert, tmp_path):
     shutil.copytree(bert, mine := tmp_path / "mine")
     interrupted(6, lambda: os.kill(os.getpid(), signal.SIGTERM), model=mine)

@@ -1,8 +1,10 @@
 """Options: files, command line, checks, and one line for every mistake."""
 
 import dataclasses
+import io
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,13 @@ from config import (
     ROOT,
     Config,
     UserError,
+    counted,
     help_text,
     identity,
     load,
     options_of,
     recorded,
+    run_script,
     settle,
     user_path,
 )
@@ -49,7 +53,7 @@ def test_what_nanogpt_says_with_the_same_meaning_is_accepted(tmp_path):
         assert (load(argv).compile, load(argv).init_from) == ("off", None)
 
 
-def test_a_shorter_run_on_the_command_line_shortens_the_warm_up_of_its_preset_and_says_so(tmp_path):
+def test_a_run_that_is_shorter_than_its_warm_up_shortens_what_was_not_typed_and_says_so(tmp_path):
     said, preset = [], tmp_path / "preset.py"
     preset.write_text("warmup_iters = 300\nmax_iters = 1000\n")
     for words, warmup in (
@@ -62,8 +66,33 @@ def test_a_shorter_run_on_the_command_line_shortens_the_warm_up_of_its_preset_an
         assert load([str(preset), *words], said.append).warmup_iters == warmup
     assert len(said) == 2, "what fits is left as it is"
     preset.write_text("warmup_iters = 300\nmax_iters = 100\n")
+    assert load([str(preset)], said.append).warmup_iters == 10
+    assert len(said) == 3
     with pytest.raises(UserError, match="warmup_iters=300"):
-        load([str(preset)])
+        load([str(preset), "--warmup_iters=300"])
+
+
+def test_a_config_is_looked_for_here_and_then_in_the_repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load(["config/cpu.py"]).n_layer == 4
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "cpu.py").write_text("n_layer = 7\r\nn_head = 4\r\n")
+    assert (load(["config/cpu.py"]).n_layer, load(["config/cpu.py"]).n_head) == (7, 4)
+    assert read_study("config/study/quickstart.py", ["config/cpu.py"]).runs[0].config.n_layer == 7
+
+
+@pytest.mark.parametrize("stream", [None, io.StringIO()])
+def test_a_command_runs_with_its_outputs_closed_or_in_a_notebook(monkeypatch, stream):
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", stream)
+    with pytest.raises(SystemExit) as end:
+        run_script(lambda _: print("é", flush=True) or sys.stdout.flush() or print("é", file=sys.stderr))
+    assert not end.value.code
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 arms"), (1, "1 arm"), (2000, "2,000 arms")])
+def test_one_is_no_plural(number, text):
+    assert counted(number, "arm") == text
 
 
 @pytest.mark.parametrize(
@@ -76,6 +105,9 @@ def test_a_shorter_run_on_the_command_line_shortens_the_warm_up_of_its_preset_an
         ("--overwrite", ["for instance --overwrite="]),
         ("--noise-sigma=0.1", ["for instance --noise_sigma=0.1"]),
         ("seed=2", ["did you mean --seed=2"]),
+        *((word, ["training.evaluate"]) for word in ("eval_only=True", "--eval-only", "--eval_only=True")),
+        ("--learning-rte 1", ["did you mean 'learning_rate'"]),
+        ("config/train_shakespeare_char.py", ["did you mean 'config/shakespeare_baseline.py'"]),
         ("--out_dir=", ["out_dir is empty"]),
         ("--max_iters=99999999999999999999", ["max_iters", "1e8"]),
         ("--learning_rate=1e999", ["learning_rate=inf"]),
@@ -243,7 +275,9 @@ def test_a_record_is_read_by_todays_names_and_refused_where_it_has_an_option_tha
     here = dataclasses.asdict(settle({"noise_distribution": "laplace"}))
     there = {"noise_draw" if name == "noise_distribution" else name: value for name, value in here.items()}
     assert recorded(there) == recorded(here)
-    assert recorded({"seed": 3}) == Config(seed=3), "an option that came later has its default"
+    assert recorded({"seed": 3}) == Config(seed=3, activation="gelu_tanh"), (
+        "as it was before there was a choice"
+    )
     with pytest.raises(UserError, match="'momentum'"):
         recorded({**here, "momentum": 0.9})
 

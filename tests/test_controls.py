@@ -45,7 +45,9 @@ def make(sigma=0.03):
 
 
 def add_noise(target, noise, optimizer, step):
-    return noise.add_(step) if target == "gradient" else add_to_moments_(noise, step, optimizer, target)
+    return (
+        noise.add_(step, norm=True) if target == "gradient" else add_to_moments_(noise, step, optimizer, target)
+    )
 
 
 def give_gradients(model, step):
@@ -367,8 +369,8 @@ def test_contradictions_are_refused(command, options, words):
 def test_the_diagnosis_changes_no_weight_and_resumes(run, stop_at):
     plain, watched = run("plain"), run("watched", diagnose_interval=3)
     assert same_weights(plain, watched)
-    stop_at(7, "part", diagnose_interval=3)
-    part = run("part", diagnose_interval=3)
+    stop_at(7, "part", diagnose_interval=3, log_interval=5)
+    part = run("part", diagnose_interval=3, log_interval=5)
     found = [[e for e in read_log(folder)[0] if e["kind"] == "diagnosis"] for folder in (watched, part)]
     assert found[0] == found[1]
     assert [event["iter"] for event in found[0]] == [0, 3, 6, 9]

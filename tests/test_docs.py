@@ -218,7 +218,7 @@ def test_the_half_times_and_the_floor_are_those_of_the_formulae():
             ratio = float(sigma) ** 2 * 0.01 * 0.99 / (3 * v * gap)
             assert float(time.replace(",", "")) == pytest.approx(math.log1p(ratio) / -math.log(0.99), abs=1)
     floor = next(t for t in range(9999) if 0.1 * 0.99**t < noise.SIGMA_FLOOR)
-    assert f"from step {floor:,} on with 0.1 and 0.99" in (ROOT / "docs" / "own_loop.md").read_text("utf-8")
+    assert f"from step {floor:,} on with 0.1 and 0.99" in (ROOT / "docs" / "integrations.md").read_text("utf-8")
 
 
 def test_the_speeds_are_those_of_the_records():
@@ -241,7 +241,9 @@ def run_loop(code, tmp_path, monkeypatch):
     model = torch.nn.Sequential(torch.nn.Linear(5, 400), torch.nn.Tanh(), torch.nn.Linear(400, 3))
     batches = [(torch.randn(8, 5), torch.randn(8, 3)) for _ in range(6)]
     calls, add_ = [], noise.GradientNoise.add_
-    monkeypatch.setattr(noise.GradientNoise, "add_", lambda noise, t: calls.append((t, add_(noise, t).item())))
+    monkeypatch.setattr(
+        noise.GradientNoise, "add_", lambda noise, t: calls.append((t, add_(noise, t, norm=True).item()))
+    )
     given = {"torch": torch, "model": model, "loss_function": torch.nn.functional.mse_loss, "batches": batches}
     exec(code, given | {"optimizer": torch.optim.AdamW(model.parameters(), lr=1e-3)})
     elements = sum(parameter.numel() for parameter in model.parameters())
@@ -286,7 +288,12 @@ def run_log(code, tmp_path, monkeypatch):
 RUNNERS = {"GradientNoise(": run_loop, "arms =": run_study, "write_corpus": run_corpus, "read_json": run_log}
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name_of)
+TESTED_ELSEWHERE = [ROOT / "docs" / "integrations.md"]  # tests/test_integrations.py
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page, "python") and page not in TESTED_ELSEWHERE], ids=name_of
+)
 def test_every_example_runs(page, tmp_path, monkeypatch):
     for number, code in enumerate(blocks(page, "python")):
         (runner,) = [runner for words, runner in RUNNERS.items() if words in code]

@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import io
 import re
+import signal
 import threading
 import time
 import zipfile
@@ -154,6 +155,11 @@ BAD = {  # name: (reply, its reason, how often it is asked)
 }
 
 
+CONTINUABLE = {  # something has come that may be the beginning of the file
+    *("stalled", "trickling", "trickling without a length", "small chunks", "truncated", "understated"),
+}
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_mirror_is_refused_with_its_reason_and_a_good_one_used(server, tmp_path, monkeypatch, name):
     answer, reason, times = BAD[name]
@@ -165,7 +171,8 @@ def test_a_bad_mirror_is_refused_with_its_reason_and_a_good_one_used(server, tmp
     assert re.search(rf"{server.url}/bad \(([^;]*){re.escape(reason)}", said)
     assert all(words in said for words in (f"{NOBODY} (no connection", "--source=PATH"))
     assert "\n" not in said
-    assert not list(tmp_path.iterdir()), "nothing half-made is left"
+    left = [".input.txt.part"] if name in CONTINUABLE else []
+    assert [path.name for path in tmp_path.iterdir()] == left, "nothing half-made is left, but to go on from"
     assert sum(path == "/bad" for path, _ in server.asked) == times
     assert not hasattr(server, "poured"), "an endless body is left before its end"
     monkeypatch.setattr(download, "TIMEOUT", 30)
@@ -174,6 +181,31 @@ def test_a_bad_mirror_is_refused_with_its_reason_and_a_good_one_used(server, tmp
     path, origin = download.fetch(urls, SHA256, tmp_path / "input.txt", size=SIZE)
     assert (path.read_bytes(), origin) == (BODY, server.url + "/good")
     assert [file.name for file in tmp_path.iterdir()] == ["input.txt"]
+
+
+def test_a_killed_download_goes_on_in_another_process(server, tmp_path, monkeypatch):
+    target = tmp_path / "input.txt"
+    server.replies["/file"] = truncated
+    with monkeypatch.context() as patch:
+        patch.setattr(download.time, "sleep", lambda _: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            download.fetch([server.url + "/file"], SHA256, target, size=SIZE)
+    server.replies["/file"] = rest
+    for _ in range(2):
+        download.fetch([server.url + "/file"], SHA256, target, size=SIZE)
+        assert target.read_bytes() == BODY
+        assert [asked for _, asked in server.asked] == [None, f"bytes={HALF}-"]
+        assert [file.name for file in tmp_path.iterdir()] == ["input.txt"]
+        target.rename(tmp_path / ".input.txt.part")  # killed before it had its name
+    (tmp_path / ".input.txt.part").write_bytes(BODY[::-1])
+    server.replies["/file"] = whole
+    assert download.fetch([server.url + "/file"], SHA256, target, size=SIZE)[0].read_bytes() == BODY
+    victim = tmp_path / "other.txt"
+    victim.write_text("other")
+    target.unlink()
+    (tmp_path / ".input.txt.part").symlink_to(victim)
+    download.fetch([server.url + "/file"], SHA256, target, size=SIZE)
+    assert (victim.read_text(), target.is_symlink()) == ("other", False)
 
 
 CONTINUED = {  # name: (replies after a broken one, whether each is asked for the rest)

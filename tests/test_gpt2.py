@@ -6,17 +6,19 @@ import random
 import re
 import shutil
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from conftest import checkpoint, same_weights, write_corpus
+from conftest import TEXT, checkpoint, same_weights, write_corpus
 from test_init_from import crash_after, record_of
+from test_subword import rank_file
 
 import sample
 import train
 from config import UserError, load
-from data import files
-from data.corpus import Corpus
+from data import build, files, subword
+from data.corpus import Corpus, decode, encode
 from data.files import read_json, write_json
 from data.meta import vocabulary_sha256
 from data.subword import GPT2_TOKENS
@@ -92,7 +94,7 @@ def agree(ours, theirs):
 
 @pytest.mark.parametrize(
     ("how", "activation"),
-    [("whole", "gelu_new"), ("bare", "gelu_new"), ("sharded", "gelu_new"), ("whole", "gelu_pytorch_tanh")],
+    [("whole", "gelu_new"), ("bare", "gelu_new"), ("sharded", "gelu"), ("whole", "gelu_pytorch_tanh")],
 )
 def test_what_transformers_has_saved_is_the_same_model_here(transformers, tmp_path, how, activation):
     shape = dict(n_layer=3, n_head=4, n_embd=32)
@@ -105,7 +107,8 @@ def test_what_transformers_has_saved_is_the_same_model_here(transformers, tmp_pa
     assert all(name.startswith("transformer.") for name in names) == (how != "bare")
     ours, metadata = gpt2.read(tmp_path)
     agree(ours, theirs)
-    assert ours.config == GPTConfig(29, 24, **shape, bias=True)
+    ours_is = "gelu" if activation == "gelu" else "gelu_tanh"
+    assert ours.config == GPTConfig(29, 24, **shape, bias=True, activation=ours_is)
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
     assert metadata == {"file": ", ".join(path.name for path in files), "sha256": digest}
 
@@ -125,9 +128,11 @@ def exported(run, tmp_path):
     return build
 
 
-@pytest.mark.parametrize("bias", [False, True])
-def test_what_we_have_exported_is_the_same_model_in_transformers_and_here(transformers, exported, bias):
-    source, folder = exported(bias=bias)
+@pytest.mark.parametrize(("bias", "activation"), [(False, "gelu"), (True, "gelu_tanh")])
+def test_what_we_have_exported_is_the_same_model_in_transformers_and_here(
+    transformers, exported, bias, activation
+):
+    source, folder = exported(bias=bias, activation=activation)
     model = GPT.from_weights(checkpoint(source, "best.pt")["model"])
     theirs, report = transformers.GPT2LMHeadModel.from_pretrained(folder, output_loading_info=True)
     assert not any(report.values()), report
@@ -166,6 +171,57 @@ def test_the_model_card_says_what_it_is_and_its_lines_run(exported, transformers
     text = capsys.readouterr().out
     assert text[0] == "\n"
     assert len(text.replace("<|endoftext|>", "7")) <= 17
+
+
+ODD = "Ada saw\n\n\none  ship,\t naïve café — 日本 🙂 \r\n e\u0301 it's 12's\u3000<|endoftext|>\n"
+
+
+@pytest.fixture
+def exported_of(run, tmp_path):
+    """exported_of(unit) is the export of a run on a text of such symbols, all of ODD's among them."""
+
+    def make(unit):
+        text = (ODD + TEXT) * 3
+        if unit == "token":
+            vocabulary = subword.read_vocabulary(rank_file(tmp_path / "ranks"))
+            subword.write_corpus(tmp_path / "c", lambda: iter([text]), vocabulary, {"from": "-", "sha256": "-"})
+        else:
+            data = build.code_points(text) if unit == "character" else np.frombuffer(text.encode(), np.uint8)
+            build.write_corpus(tmp_path / "c", lambda: iter([data]), {"from": "-", "sha256": "-"}, unit)
+        folder = run(dataset=tmp_path / "c", max_iters=5, block_size=64)
+        assert export.main([str(folder), str(tmp_path / "exported")]) == 0
+        return tmp_path / "exported"
+
+    return make
+
+
+@pytest.mark.parametrize("unit", ["character", "byte", "token"])
+def test_an_export_has_its_tokenizer_and_is_a_pipeline(transformers, exported_of, unit):
+    folder = exported_of(unit)
+    meta, draw = corpus_meta(folder), random.Random(2)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    texts = [ODD, "\n", " \n  \n", "", *("".join(draw.choices(ODD, k=30)) for _ in range(100))]
+    for text in texts:
+        tokens = tokenizer(text).input_ids
+        assert tokens == encode(text, meta)
+        assert tokenizer.decode(tokens) == text == decode(tokens, meta)
+    some = draw.choices(range(meta["vocab_size"]), k=200)
+    assert tokenizer.decode(some) == decode(some, meta), "bytes that are no UTF-8"
+    assert len(tokenizer) == meta["vocab_size"]
+    if unit == "token":
+        assert tokenizer.eos_token_id == meta["vocab_size"] - 1
+    else:
+        with pytest.raises(Exception, match="vocabulary"):
+            tokenizer("Ada \u03bb")
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    limits = (tokenizer.model_max_length, model.config.n_positions, model.generation_config.max_length)
+    assert limits == (64, 64, 64)
+    generate = transformers.pipeline("text-generation", str(folder))
+    (made,) = generate("Ada saw")
+    assert made["generated_text"].startswith("Ada saw")
+    assert unit == "token" or len(made["generated_text"]) > 30
+    with pytest.raises(ValueError, match="64"):
+        generate("Ada saw " * 40)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -369,7 +425,8 @@ def test_no_flipped_bit_in_an_export_is_read(exported, tmp_path):
 def test_an_export_replaces_an_export_and_one_that_broke_off_is_no_model(exported, monkeypatch, capsys):
     source, folder = exported()
     names = {path.name for path in folder.iterdir()}
-    assert names == {"README.md", "config.json", "corpus.json", "model.safetensors"}
+    configs = {"config.json", "generation_config.json", "tokenizer_config.json"}
+    assert names == configs | {"README.md", "corpus.json", "model.safetensors", "tokenizer.json"}
     with monkeypatch.context() as patch:
         patch.setattr(export, "end_of_text", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):

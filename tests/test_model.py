@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from model import GPT, GPTConfig, choose
+from model import GELU, GPT, GPTConfig, choose
 from training import operators
 
 
@@ -50,7 +50,9 @@ def reference(weights, config, idx, targets):
             heads.append(torch.stack(rows, 1))
         x = x + linear(torch.cat(heads, -1), f"{here}.attn.proj")
         u = linear(layer_norm(x, f"{here}.ln_2"), f"{here}.mlp.fc")
-        gelu = 0.5 * u * (1 + torch.tanh(math.sqrt(2 / math.pi) * (u + 0.044715 * u**3)))
+        gelu = u * (1 + torch.erf(u / math.sqrt(2))) / 2
+        if config.activation == "gelu_tanh":
+            gelu = 0.5 * u * (1 + torch.tanh(math.sqrt(2 / math.pi) * (u + 0.044715 * u**3)))
         x = x + linear(gelu, f"{here}.mlp.proj")
     logits = layer_norm(x, "ln_f") @ weights["wte.weight"].T
     picked = logits.gather(-1, targets[..., None])[..., 0]
@@ -71,11 +73,12 @@ def model_and_batch(config, dtype):
     return model, idx, targets
 
 
+@pytest.mark.parametrize("activation", GELU)
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 2e-4)])
-def test_logits_and_gradients_are_the_formulas(fused, bias, dtype, tolerance):
-    config = small(bias=bias)
+def test_logits_and_gradients_are_the_formulas(activation, fused, bias, dtype, tolerance):
+    config = small(bias=bias, activation=activation)
     model, idx, targets = model_and_batch(config, dtype)
     for block in model.blocks:
         block.attn.fused = fused
@@ -92,10 +95,11 @@ def test_logits_and_gradients_are_the_formulas(fused, bias, dtype, tolerance):
         )
 
 
+@pytest.mark.parametrize("activation", GELU)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("windows", [1, 4, 16])  # few rows and many
-def test_without_gradients_the_logits_are_the_formulas_too(bias, windows):
-    model, idx, targets = model_and_batch(small(bias=bias), torch.float32)
+def test_without_gradients_the_logits_are_the_formulas_too(activation, bias, windows):
+    model, idx, targets = model_and_batch(small(bias=bias, activation=activation), torch.float32)
     idx, targets = idx.repeat(4, 1)[:windows], targets.repeat(4, 1)[:windows]
     with torch.no_grad():
         logits, loss = model(idx, targets)

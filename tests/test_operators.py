@@ -8,11 +8,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from training.operators import attention, dropout, has_instructions, linear, linear_gelu, matmul
+from training.operators import QUERIES, attention, dropout, has_instructions, linear, linear_gelu, matmul
 
 
-def test_attention_is_pytorchs_with_and_without_the_fused_kernel():
-    q, k, v = torch.randn(3, 2, 4, 7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize("T", [7, QUERIES + 3, 2 * QUERIES])
+def test_attention_is_pytorchs_with_and_without_the_fused_kernel(T):
+    q, k, v = torch.randn(3, 2, 4, T, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     wanted = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     for fused in (True, False):
         torch.testing.assert_close(attention(q, k, v, 0.0, fused), wanted)
@@ -27,7 +28,9 @@ def test_linear_is_pytorchs_with_and_without_gradients(rows):
     for grad in (True, False):
         with torch.set_grad_enabled(grad):
             torch.testing.assert_close(linear(x, layer), wanted)
-            torch.testing.assert_close(linear_gelu(x, layer), F.gelu(wanted, approximate="tanh"))
+            for form in ("none", "tanh"):
+                found = linear_gelu(x, layer, form)
+                torch.testing.assert_close(found, F.gelu(wanted, approximate=form), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("p", [0.2, 0.9])

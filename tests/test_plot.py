@@ -169,10 +169,38 @@ def test_arms_that_exploded_do_not_set_the_scale_and_are_said(tmp_path):
         edit(path, final_train_loss=90.0)
     found = read(tmp_path)
     axes = figures.losses(found).axes[0]
-    assert axes.get_ylim()[1] < 4
+    assert axes.get_ylim()[1] < 5
     assert "wild ↑" in texts(axes)
     (told,) = texts(effects.differences(found).axes[0])
     assert "3 of 3 ended above their start" in told
+
+
+@pytest.mark.parametrize("length", [250, 500])
+def test_a_short_run_is_seen_whole_and_fills_its_panels(tmp_path, length):
+    fake_run(tmp_path / "noise" / "seed1", until=length, max_iters=length, noise_sigma=0.1)
+    found = read(tmp_path)
+    for axes in (*figures.losses(found).axes, *figures.noise(found).axes, *figures.cost(found).axes):
+        points = [axes.transData.transform(line.get_xydata()) for line in lines(axes).values()]
+        across, up = axes.transAxes.inverted().transform(np.concatenate(points)).T
+        assert min(across.min(), up.min()) >= -1e-9
+        assert max(across.max(), up.max()) <= 1 + 1e-9
+        assert min(np.ptp(across), np.ptp(up)) > 0.6
+    tokens, seconds = figures.cost(found).axes
+    assert (tokens.get_xlabel(), seconds.get_xlabel()) == ("thousand characters", "seconds")
+    assert max(len(axes.get_xticks()) for axes in (tokens, seconds)) < 9
+
+
+def test_distances_are_drawn_from_the_start_on(tmp_path):
+    make_study(tmp_path, TWO)
+    for path in tmp_path.rglob("log.jsonl"):
+        events = [
+            {"kind": "distance", "iter": at, **dict.fromkeys(figures.GROUPS, at)} for at in range(0, 1001, 50)
+        ]
+        path.write_text(path.read_text() + "".join(json.dumps(event) + "\n" for event in events))
+    axes = figures.distance(read(tmp_path)).axes
+    assert [ax.get_title("left") for ax in axes] == [*figures.GROUPS]
+    assert all(ax.get_ylim()[0] <= 0 < 1000 <= ax.get_ylim()[1] for ax in axes)
+    assert "W" in axes[0].get_ylabel()
 
 
 def test_corpora_and_sizes_are_panels_and_many_arms_are_spread(tmp_path):

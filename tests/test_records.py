@@ -22,11 +22,14 @@ def on(folder, device):
 # The frames.
 
 
+MEASURED = {"rises": {"0.05": [1.0, 2.0]}, "hessian": {"top": 9.0, "traces": [2.0, 4.0]}}
+
+
 def test_a_run_is_a_row_with_what_was_recorded(tmp_path):
     folder = fake_run(tmp_path / "noise" / "seed2", 2, noise_sigma=0.1, train_tokens=None)
     machine = {**MACHINE, "device": "cuda:1", "name": "A card"}
     edit(folder / "run.json", machine=machine, versions={"torch": "2"}, began="now")
-    write_json(folder / "sharpness.json", {"rises": {"0.05": [1.0, 2.0]}})
+    write_json(folder / "sharpness.json", MEASURED)
     (run,) = read([tmp_path]).runs.itertuples()
     assert (run.study, run.size, run.arm, run.seed, run.status) == ("", "", "noise", 2, "finished")
     for name, value in read_json(folder / "config.json").items():
@@ -36,7 +39,8 @@ def test_a_run_is_a_row_with_what_was_recorded(tmp_path):
     assert (run.corpus, run.unit, run.parameters) == ("shakespeare_char", "character", 804_096)
     assert (run.partial, run.noisy) == (False, True)
     assert (run.device_kind, run.machine, run.torch, run.began) == ("cuda", "A card", "2", "now")
-    assert read([tmp_path]).runs["rise_0.05"].tolist() == [1.5]
+    columns = ["rise_0.05", "hessian_top", "hessian_trace"]
+    assert read([tmp_path]).runs[columns].values.tolist() == [[1.5, 9.0, 3.0]]
     edit(folder / "run.json", corpus={**META, "partial": {"tokens": 1000, "of": 9000}})
     (run,) = read([tmp_path]).runs.itertuples()
     assert (run.partial, run.corpus) == (True, "shakespeare_char, the first 1,000 characters")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -194,6 +195,34 @@ def test_a_damaged_run_is_one_line(run, how, named):
     harm(folder, how)
     with pytest.raises(UserError, match=rf"^{folder}[^\n]*{named}[^\n]*$"):
         sample.main([str(folder), "--device=cpu"])
+
+
+@pytest.mark.parametrize("main", [sample.main, evaluate.main, lambda words: export.main([*words, "new"])])
+def test_a_folder_of_runs_is_answered_with_them(tmp_path, main):
+    for seed in (1, 2):
+        fake_run(tmp_path / "out" / "study" / "full" / "arm" / f"seed{seed}", seed)
+    for folder in (tmp_path / "out" / "study", tmp_path / "out" / "study" / "full" / "arm"):
+        with pytest.raises(
+            UserError, match=rf"{folder} is no run folder.*{folder}\S*/seed1, {folder}\S*/seed2$"
+        ):
+            main([str(folder)])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no run folder") as caught:
+        main([str(tmp_path / "empty")])
+    assert "beneath" not in str(caught.value)
+
+
+def test_the_command_that_an_export_prints_can_be_typed(run, tmp_path, capsys):
+    export.main([str(run(max_iters=5)), str(folder := tmp_path / "it's a folder")])
+    printed = capsys.readouterr().out.splitlines()[-1].partition("; ")[2]
+    for text in (printed, (folder / "README.md").read_text().partition("```sh\n")[2].partition("\n")[0]):
+        assert shlex.split(text)[:3] == ["python", "sample.py", str(folder)]
+
+
+def test_in_a_notebook_it_prints_too(byte_run, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", cell := io.StringIO())
+    sample.main([str(byte_run), "--prompt=é", "--max_new_tokens=2", "--device=cpu"])
+    assert "\né" in cell.getvalue()
 
 
 def test_it_prints_utf8_whatever_the_terminal(byte_run, monkeypatch):

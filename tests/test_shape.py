@@ -91,7 +91,7 @@ def test_what_just_fits_is_not_refused_and_a_byte_less_is(command, monkeypatch):
 
 # What is read from a file.
 
-WRONG = (*(None, True, 0, -1, 1.5, HUGE, 10**13, "6", [], {}, float("nan"), "gelu"),)
+WRONG = (*(None, True, 0, -1, 1.5, HUGE, 10**13, "6", [], {}, float("nan"), "relu"),)
 
 
 @pytest.fixture

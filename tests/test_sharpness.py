@@ -8,7 +8,7 @@ from made_up import DIVERGED
 from config import UserError
 from data.corpus import Corpus
 from data.files import read_json, write_json
-from model import GPT
+from model import GPT, GPTConfig
 from noise import stream_seed
 from training import sharpness
 from training.evaluate import mean_loss
@@ -33,6 +33,36 @@ def test_the_rise_of_a_quadratic_is_its_formula(monkeypatch):
     assert torch.equal(model.weight, before)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_hessian_is_the_exact_one(sign, monkeypatch):
+    """Of a tiny GPT, against all second derivatives; of -L too, whose top eigenvalue is below 0."""
+    monkeypatch.setattr(sharpness, "RESIDUAL", 1e-4)
+    generator = torch.Generator().manual_seed(1)
+    model = GPT.create(GPTConfig(7, block_size=5, n_layer=1, n_head=2, n_embd=4, dropout=0.2), seed=1).double()
+    for parameter in model.parameters():
+        parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+    batches = [torch.randint(7, (2, rows, 5), generator=generator).unbind() for rows in (3, 2)]
+    monkeypatch.setattr(model, "forward", lambda *batch: (None, sign * GPT.forward(model, *batch)[1]))
+    found = sharpness.hessian(model, batches)
+    names, values = zip(*model.named_parameters())
+
+    def loss(*values):
+        state = dict(zip(names, values))
+        losses = [torch.func.functional_call(model, state, batch)[1] for batch in batches]
+        return (3 * losses[0] + 2 * losses[1]) / 5
+
+    rows = torch.autograd.functional.hessian(loss, values)
+    matrix = torch.cat([torch.cat([b.reshape(v.numel(), -1) for b in row], 1) for v, row in zip(values, rows)])
+    eigenvalues = torch.linalg.eigvalsh(matrix)
+    assert found["top"] == pytest.approx(max(eigenvalues.tolist(), key=abs), rel=1e-6)
+    for draw, trace in enumerate(found["traces"]):
+        generator = torch.Generator().manual_seed(stream_seed(draw, "trace"))
+        draws = [torch.randn(value.shape, generator=generator).flatten() for value in values]
+        v = torch.cat(draws).sign().double()
+        assert trace == pytest.approx((v @ matrix @ v).item(), rel=1e-6)
+    assert (found["tokens"], len(found["traces"])) == (25, sharpness.DRAWS)
+
+
 def test_a_run_is_measured_where_it_ended_by_draws_that_all_runs_share(run, corpus):
     options = {"train_tokens": 600, "eval_train_tokens": 600}
     folder = run(**options)
@@ -50,6 +80,8 @@ def test_a_run_is_measured_where_it_ended_by_draws_that_all_runs_share(run, corp
         xi = torch.randn(parameter.shape, generator=generator)
         parameter.data += 0.1 * parameter.data.abs() * xi
     losses.append(mean_loss(model, text.windows("train", 16)))
+    assert measured["hessian"]["tokens"] == 599
+    assert len(set(measured["hessian"]["traces"])) == sharpness.DRAWS
     assert rises[3] == pytest.approx(losses[1] - losses[0], abs=1e-5)
     sharpness.main([str(folder)])
     assert read_json(folder / "sharpness.json") == measured

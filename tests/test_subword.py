@@ -9,6 +9,7 @@ import itertools
 import math
 import random
 import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -20,10 +21,15 @@ from tiktoken_ext.openai_public import r50k_pat_str
 
 import sample
 from config import UserError
-from data import subword
+from data import build, subword
 from data.corpus import Corpus, decode, encode, symbol_indices
 from data.files import read_json
 from data.shakespeare_bpe import prepare
+from data.text_bpe import prepare as text_bpe
+from data.text_char.prepare import streams
+from data.tinystories_bpe import prepare as tinystories_bpe
+from data.wikitext103_bpe import prepare as wikitext103_bpe
+from data.wikitext103_char import prepare as wikitext103_char
 from model import GPT, GPTConfig
 from training import evaluate
 from training.pretrained import Source, carry_over
@@ -115,6 +121,72 @@ def test_a_text_is_cut_as_tiktoken_cuts_it_for_gpt2():
     for _ in range(1000):
         text = "".join(draw.choices("abé'sltredvm \n\t 1٣日.!\u00a0\r", k=20))
         assert ours.encode_ordinary(text) == theirs.encode_ordinary(text), text
+
+
+SPACED = "".join(random.Random(1).choices("abé'st \n\t\r\v\x1c\x85\u00a0\u2028\u30001.", k=4000)) + "x"
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_a_text_in_pieces_has_the_tokens_of_the_whole(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(build, "CHUNK", chunk)
+    text = SPACED.replace("\r", "\n")
+    vocabulary = BYTES + [bytes(pair) for pair in itertools.product(b" \n\t.ab", repeat=2)]
+    (tmp_path / "my.txt").write_text(text, encoding="utf-8", newline="")
+    text_bpe.main(
+        [str(tmp_path / "my.txt"), f"--vocabulary={rank_file(tmp_path / 'ranks', vocabulary)}"], tmp_path
+    )
+    meta, cut = Corpus(str(tmp_path)).meta, int(len(text) * 0.9)
+    assert len(list(subword.at_spaces(build.read_text(streams([tmp_path / "my.txt"]))))) > 3
+    for split, part in (("train", text[:cut]), ("val", text[cut:])):
+        assert tokens_of(tmp_path, split).tolist() == encode(part, meta)
+    with pytest.raises(UserError, match="--force"):
+        text_bpe.main([__file__], tmp_path)
+    with pytest.raises(UserError, match="text_bpe"):
+        text_bpe.main([], tmp_path)
+
+
+def test_wikitext103_is_in_its_own_splits_by_subwords_and_by_characters(tmp_path, monkeypatch):
+    texts = {"train": TALE, "val": "Zwölf Boote <|endoftext|>\n", "test": "日 the sea\r\n"}
+    archive = tmp_path / "wiki.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for split, name in wikitext103_char.MEMBERS.items():
+            file.writestr(name, texts[split])
+    with pytest.raises(UserError, match="SHA-256"):
+        wikitext103_char.main([f"--source={archive}"], tmp_path / "char")
+    monkeypatch.setattr(wikitext103_char, "SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
+    ranks = f"--vocabulary={rank_file(tmp_path / 'ranks')}"
+    for script, name, options in ((wikitext103_char, "char", []), (wikitext103_bpe, "bpe", [ranks])):
+        for _ in range(2):
+            script.main([f"--source={archive}", *options], tmp_path / name)
+        data = Corpus(str(tmp_path / name))
+        assert list(data.tokens) == ["train", "val", "test"]
+        for split, text in texts.items():
+            text = text.replace("\r\n", "\n")
+            assert decode(data.tokens[split].tolist(), data.meta) == text
+            assert encode(text, data.meta) == data.tokens[split].tolist(), "the end of a text is a text here"
+            assert data.meta["splits"][split].get("characters", len(data.tokens[split])) == len(text)
+
+
+def test_a_story_ends_with_the_special_token(tmp_path, monkeypatch):
+    texts = {"train": TALE + "<|endoftext|>\n two\n<|endoftext|>", "val": " the <|endoftext|>"}
+    files = {}
+    for split, (name, *_) in tinystories_bpe.FILES.items():
+        (tmp_path / name).write_text(texts[split], encoding="utf-8")
+        files[split] = (name, None, hashlib.sha256(texts[split].encode()).hexdigest())
+    monkeypatch.setattr(tinystories_bpe, "FILES", files)
+    monkeypatch.setattr(build, "CHUNK", 5)
+    ranks = rank_file(tmp_path / "ranks")
+    tinystories_bpe.main([f"--source={tmp_path}", f"--vocabulary={ranks}"], tmp_path / "c")
+    data = Corpus(str(tmp_path / "c"))
+    end = data.meta["vocab_size"] - 1
+    for split, text in texts.items():
+        wanted = [[*tokens_by_hand(story), end] for story in text.split("<|endoftext|>")[:-1]]
+        assert data.tokens[split].tolist() == list(itertools.chain.from_iterable(wanted))
+        assert decode(data.tokens[split].tolist(), data.meta) == text
+    assert data.meta["splits"]["val"]["characters"] == 18
+    monkeypatch.setitem(files, "val", (files["val"][0], None, "0" * 64))
+    with pytest.raises(UserError, match="SHA-256"):
+        tinystories_bpe.main([f"--source={tmp_path}", f"--vocabulary={ranks}", "--force"], tmp_path / "c")
 
 
 def test_gpt2s_vocabulary_is_taken_from_tiktoken(prepared, monkeypatch):

@@ -148,6 +148,7 @@ def test_a_mistake_in_a_study_is_one_line(study, old, new, words):
         ([], "which study"),
         (["tiny.py", "--seed=3"], "--seeds"),
         (["tiny.py", "--out_dir=x"], "out_dir"),
+        (["tiny.py", "--overwrite=True"], "delete or rename"),
         (["tiny.py", "--learning_rat=3"], "did you mean 'learning_rate'"),
         (["tiny.py", "--jobs=0"], "--jobs"),
         (["tiny.py", "--jobs=two"], "--jobs"),
@@ -180,12 +181,15 @@ def test_runs_are_shared_out_among_the_cards_that_are_to_be_seen(study, monkeypa
     assert seen == wanted
 
 
-def test_a_folder_of_another_config_is_refused_before_any_work(study):
+@pytest.mark.parametrize(("option", "value"), [("noise_sigma", 0.5), ("max_iters", 50)])
+def test_a_folder_of_another_config_is_refused_before_any_work(study, option, value):
     other = read_study(file := study()).runs[1]
     other.folder.mkdir(parents=True)
-    (other.folder / "config.json").write_text(json.dumps({**vars(other.config), "noise_sigma": 0.5}))
-    with pytest.raises(UserError, match=r"another config: noise_sigma \(0.5 there, 0.01 here\)"):
+    (other.folder / "config.json").write_text(json.dumps({**vars(other.config), option: value}))
+    wanted = rf"another config: {option} \({value} there, .* here\).*; delete or rename {other.folder}"
+    with pytest.raises(UserError, match=wanted) as caught:
         sweep.main([file])
+    assert "--" not in str(caught.value), "what it takes no option for"
     assert not (Path("out/tiny/full/baseline")).exists()
 
 
@@ -212,7 +216,8 @@ def test_a_dry_run_shows_what_there_is_and_what_is_left_and_list_a_command_for_e
     assert sweep.main([file, "--dry-run", "--jobs=2"]) == 0
     held.release()
     said = capsys.readouterr().out
-    for part in ("1 finished, 1 missing", "1 running, 1 missing", "3 of 4 runs are left"):
+    wanted = ("(tiny): 2 arms", "1 finished, 1 missing", "1 running, 1 missing", "3 of 4 runs are left")
+    for part in wanted:
         assert part in said
     assert "about 23:20 left, 2 at a time" in said, "(80 + 100 + 100) iterations of 10 s by two"
     assert not (Path("out/tiny/full") / "study.json").exists()
@@ -220,6 +225,8 @@ def test_a_dry_run_shows_what_there_is_and_what_is_left_and_list_a_command_for_e
     words = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
     assert [load(command[2:]) for command in words] == [run.config for run in runs[1:]]
     assert {(*command[:2],) for command in words} == {("python", "train.py")}
+    assert sweep.main([file, "--dry-run", "--arms=baseline", "--threads=1"]) == 0
+    assert "1 arm, seeds 1, 2" in capsys.readouterr().out
 
 
 def test_a_run_that_another_process_trains_is_left_alone_until_it_is_free(study, monkeypatch):

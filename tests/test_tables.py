@@ -86,6 +86,15 @@ def test_iterations_to_a_loss_are_interpolated_and_those_that_never_get_there_sa
     assert t.target_loss(read([two_arms])) == pytest.approx(np.mean([val_loss(250, s, 0) for s in (1, 2, 3)]))
 
 
+def test_the_start_of_a_run_is_no_loss_to_reach(tmp_path):
+    make_study(tmp_path, TWO)
+    for path in tmp_path.rglob("log.jsonl"):
+        events = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(event) + "\n" for event in events if event["iter"] in (0, 1000)))
+    assert math.isnan(t.target_loss(read([tmp_path])))
+    assert not [name for name in t.loss_table(read([tmp_path])).cells if name.startswith("iterations to")]
+
+
 def test_comparisons_are_written_as_they_are_computed(two_arms, tmp_path):
     records = read([two_arms])
     (table,) = t.all_tables(records)["comparisons"]

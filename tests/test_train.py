@@ -127,6 +127,7 @@ def test_the_log_and_the_result_tell_what_was_promised(run):
     history = checkpoint(folder)["history"]
     assert steps[2]["loss"] == pytest.approx(history[4:7, 0].mean().item())
     assert steps[2]["noise_norm"] == history[6, 2].item()
+    assert history[:, 2].isfinite().nonzero().flatten().tolist() == [0, 3, 6, 9, 11], "a norm costs a pass"
     assert steps[2]["sigma"] == pytest.approx(0.01 * 0.9**6)
     result = json.loads((folder / "result.json").read_text())
     assert result["best_val_loss"] == min(event["val_loss"] for event in evals)
@@ -301,6 +302,56 @@ def test_another_config_is_refused_with_what_differs(run, command):
     for words in ("learning_rate (0.01 there, 0.5 here)", "n_layer (2 there, 1 here)", "--overwrite=True"):
         assert words in str(error.value)
     assert "eval_interval" not in str(error.value)
+
+
+LONGER = {  # options with which a run of 20 iterations begins as one of 12
+    "exponential": {},
+    "linear": {"noise_schedule": "linear", "noise_steps": 30},
+    "plateau": {"noise_schedule": "plateau", "plateau_interval": 4},
+    "moments": {"noise_target": "second_moment", "eval_interval": 5},
+}
+
+
+@pytest.mark.parametrize("name", LONGER)
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_finished_run_that_is_trained_further_is_the_longer_run(run, command, monkeypatch, name, killed):
+    options = {"lr_decay_iters": 12, **LONGER[name]}
+    whole, part = run("whole", max_iters=20, **options), run("part", max_iters=12, **options)
+    (part / "sharpness.json").write_text("{}")
+    if killed:  # just before the folder has its new length
+        write = RunFolder.write
+        cut = lambda at, name, value: 1 / 0 if name == "config.json" else write(at, name, value)  # noqa: E731
+        with monkeypatch.context() as patch:
+            patch.setattr(RunFolder, "write", cut)
+            with pytest.raises(ZeroDivisionError):
+                train.main(command("part", max_iters=20, **options))
+        run("part", max_iters=12, **options)
+    run("part", max_iters=20, **options)
+    assert same_weights(whole, part)
+    ends = [read_json(one / "result.json")["final_val_loss"] for one in (whole, part)]
+    assert ends[0] == ends[1]
+    evals = [[e["val_loss"] for e in read_log(one)[0] if e["kind"] == "eval"] for one in (whole, part)]
+    assert evals[0] == evals[1]
+    assert read_json(part / "run.json")["lengthened"] == [{"from": 12, "to": 20}]
+    assert not (part / "sharpness.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ({"max_iters": 20}, ["add --lr_decay_iters=12,", "--init_from="]),
+        ({"max_iters": 20, "noise_schedule": "linear"}, ["add --lr_decay_iters=12 --noise_steps=12,"]),
+        ({"max_iters": 8, "lr_decay_iters": 12}, ["choose another --out_dir"]),
+        ({"max_iters": 20, "lr_decay_iters": 12, "seed": 2}, ["choose another --out_dir"]),
+    ],
+)
+def test_a_longer_run_of_other_schedules_is_refused_with_what_to_do(run, command, options, advice):
+    folder = run(max_iters=12, noise_schedule=options.get("noise_schedule", "exponential"))
+    before = read_json(folder / "result.json")
+    with pytest.raises(UserError, match="holds a run of another config") as error:
+        train.main(command(**options))
+    assert all(words in str(error.value) for words in advice)
+    assert read_json(folder / "result.json") == before
 
 
 @pytest.mark.parametrize("lost", ["config.json", "run.json"])

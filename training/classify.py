@@ -17,7 +17,7 @@ from config.classify import Classify
 from data.files import remove
 from data.texts import read_task
 from noise import stream_seed
-from training import encoder, lifecycle
+from training import encoder, lifecycle, mirrors
 from training.distributed import SingleProcess
 from training.machine import Machine, enough_memory
 from training.run import Diverged
@@ -31,6 +31,7 @@ def main(argv):
     """Train the run that a command line describes, from the step that its folder has; returns the exit
     status."""
     config, ranks = load(argv, kind=Classify), SingleProcess(starter())
+    mirrors.check(config)
     machine = Machine.choose(config)
     with enough_memory(machine.device, USE_LESS_MEMORY):
         task = read_task(config.task, config.val_file)
@@ -88,7 +89,7 @@ def train_step(run):
     run.scaler.scale(loss).backward()
     run.scaler.unscale_(run.optimizer)  # or the scaler would divide the noise too
     grad_norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.grad_clip or torch.inf)
-    noise_norm = run.noise.add_(step)  # g_t += sigma_t xi_t
+    noise_norm = run.noise.add_(step, norm=True)  # g_t += sigma_t xi_t
     run.scaler.step(run.optimizer)
     run.scaler.update()
     run.optimizer.zero_grad(set_to_none=True)

@@ -16,6 +16,8 @@ A run of the paper's method has none of them; its control is PaperMethod. xi: of
 has it. A step that the gradient scaler skips changes no moment and no weight.
 """
 
+import math
+
 import torch
 
 from training.diagnosis import CleanMoments, Diagnosis
@@ -43,8 +45,8 @@ class PaperMethod:
         pass
 
     def add_noise(self, run, grad_norm):
-        """Between clipping and the update; returns the L2 norm of the noise, a 0-dim tensor."""
-        return run.noise.add_(run.step)
+        """Between clipping and the update; returns the L2 norm of the noise, a 0-dim tensor, or NaN."""
+        return add_to_gradients(run)
 
     def after_update(self, run):
         pass
@@ -58,6 +60,13 @@ class PaperMethod:
 
     def restore(self, state):
         pass
+
+
+def add_to_gradients(run):
+    """The noise of this step; returns its L2 norm, or NaN where nobody looks at it, as it costs a pass."""
+    diagnosed = run.config.diagnose_interval and run.step % run.config.diagnose_interval == 0
+    norm = run.noise.add_(run.step, norm=diagnosed or run.is_logged(run.step))
+    return torch.full((), math.nan, device=run.machine.device) if norm is None else norm
 
 
 class Control(PaperMethod):
@@ -77,7 +86,7 @@ class Control(PaperMethod):
 
     def before_clip(self, run):
         if run.config.noise_before_clip:
-            self.noise_norm = run.noise.add_(run.step)
+            self.noise_norm = add_to_gradients(run)
 
     def add_noise(self, run, grad_norm):
         if self.diagnosis:

@@ -2,18 +2,19 @@
 
     python -m training.export RUN FOLDER
 
-These are RUN's best weights, or its last if there are no best. FOLDER gets config.json and model.safetensors
-(described in training/gpt2.py), corpus.json (the vocabulary, and where the text is from) and README.md, a model
-card. FOLDER must be new, empty, or an earlier export, which is replaced.
+These are the best weights of RUN, or else its last. FOLDER gets what transformers loads (config.json,
+generation_config.json and model.safetensors, in training/gpt2.py; tokenizer.json and tokenizer_config.json, in
+training/tokenizer.py), corpus.json (the vocabulary, and where the text is from), and README.md, a model card.
+FOLDER must be new, empty, or an earlier export, which is replaced.
 """
 
 import hashlib
 
-from config import UserError, differences, identity, run_script, user_path
+from config import UserError, command, differences, identity, run_script, user_path
 from data.corpus import symbol_indices
 from data.files import read_json, replacing, write_json
 from data.meta import fault_in
-from training import gpt2
+from training import gpt2, tokenizer
 from training.evaluate import model_in, with_bits
 from training.run_folder import best_checkpoint, config_of, corpus_meta, corpus_title, read_about, read_log
 
@@ -34,9 +35,10 @@ def main(argv):
     write_json(folder / "corpus.json", {**meta, "weights_sha256": hashlib.sha256(weights).hexdigest()})
     with replacing(folder / "README.md", "w", encoding="utf-8", newline="\n") as file:
         file.write(card)
+    tokenizer.write(folder, meta, model.config.block_size)
     gpt2.write(folder, model.config, weights, end_of_text(meta))
     last = ", since there is no best.pt" if path.name == "last.pt" else ""
-    print(f"{folder}: the weights of {path}{last}; python sample.py {folder} draws text from them")
+    print(f"{folder}: the weights of {path}{last}; {command('sample.py', folder)} draws text from them")
     return 0
 
 
@@ -90,14 +92,16 @@ def model_card(run, folder, meta, path, checkpoint, model):
         "revision of the code": metadata.get("versions", {}).get("revision") or "unknown",
     }
     table = "\n".join(f"| {what} | {value} |" for what, value in rows.items())
-    start = symbol_indices(meta).get("\n", 0)
+    known = symbol_indices(meta)
+    start = next(symbol for symbol in ("\n", " ", *known) if symbol in known and isinstance(symbol, str))
+    place = folder.as_posix()
     return CARD.format(
         name=folder.name,
         table=table,
-        folder=folder.as_posix(),
+        folder=place,
         start=start,
-        text=joined(meta),
-        length=min(200, shape.block_size - 1),
+        length=shape.block_size,
+        command=command("sample.py", place),
     )
 
 
@@ -110,14 +114,6 @@ def logged_loss(run, iteration, meta, config):
     return f"{with_bits(nats, meta, 'val')}, over {tokens:,} {meta['unit']}s"
 
 
-def joined(meta):
-    """The card's Python expression for the text of a list `text` of symbols."""
-    return {
-        "byte": 'bytes(text).decode(errors="replace")',
-        "token": '"".join(text).encode("latin-1").decode(errors="replace")',
-    }.get(meta["unit"], '"".join(text)')
-
-
 CARD = """\
 # {name}
 
@@ -127,26 +123,21 @@ A small GPT, trained to study gradient noise, in the Hugging Face GPT-2 format.
 |---|---|
 {table}
 
-In transformers; `corpus.json` has the vocabulary:
+In transformers, whose AutoTokenizer and AutoModelForCausalLM load it too:
 
 ```python
-import json
+from transformers import pipeline
 
-import torch
-from transformers import GPT2LMHeadModel
-
-model = GPT2LMHeadModel.from_pretrained("{folder}").eval()
-with open("{folder}/corpus.json", encoding="utf-8") as file:
-    symbols = json.load(file)["vocabulary"]
-tokens = model.generate(torch.tensor([[{start}]]), max_new_tokens={length}, do_sample=True)
-text = [symbols[token] for token in tokens[0]]
-print({text})
+generate = pipeline("text-generation", "{folder}")
+print(generate({start!r})[0]["generated_text"])
 ```
+
+A prompt and what follows it are {length:,} tokens at most. A symbol that is not in the vocabulary is an error.
 
 In the code that trained it:
 
 ```sh
-python sample.py {folder}
+{command}
 ```
 """
 

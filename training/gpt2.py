@@ -1,6 +1,7 @@
 """The Hugging Face GPT-2 format, read and written.
 
     config.json          the shape; of the rest the keys in FIXED must have values that our GPT supports
+    generation_config.json   how long a text may be, and its end; written alone
     model.safetensors    the weights; or shards of them, which model.safetensors.index.json names
 
     our parameter                    its tensor in the file, with or without "transformer." before it
@@ -27,11 +28,11 @@ from model import GPT, GPTConfig
 from training.shape import check_size, parameter_count
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+GENERATION = "generation_config.json"
 SHAPE = {"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12}  # if not stated
 FIXED = {  # values that config.json may have; the first is its default, and what we write
     "architectures": (["GPT2LMHeadModel"], ["GPT2Model"], None),
     "model_type": ("gpt2",),
-    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),  # two names of one function
     "layer_norm_epsilon": (1e-5,),
     "scale_attn_weights": (True,),
     "scale_attn_by_inverse_layer_idx": (False,),
@@ -39,6 +40,7 @@ FIXED = {  # values that config.json may have; the first is its default, and wha
     "add_cross_attention": (False,),
     "tie_word_embeddings": (True,),
 }
+ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}  # the file's: ours
 BUFFER = re.compile(r"h\.\d+\.attn\.(masked_)?bias")  # the causal mask, which old files hold
 
 
@@ -81,9 +83,15 @@ def read_config(folder):
     for name, allowed in {**FIXED, "n_inner": (4 * width, None)}.items():
         if (value := values.get(name, allowed[0])) not in allowed:
             raise UserError(f"{path}: {name}={value!r}, and the GPT here has {allowed[0]!r} alone")
+    activation = values.get("activation_function", "gelu_new")
+    if activation not in (*ACTIVATIONS,):
+        raise UserError(
+            f"{path}: activation_function={activation!r}, and the GPT here has {', '.join(ACTIVATIONS)}"
+        )
     if width % shape["n_head"]:
         raise UserError(f"{path}: n_embd={width} is not a multiple of n_head={shape['n_head']}")
-    return GPTConfig(block_size=shape.pop("n_positions"), bias=True, **shape)
+    shape["block_size"] = shape.pop("n_positions")
+    return GPTConfig(bias=True, activation=ACTIVATIONS[activation], **shape)
 
 
 def weight_files(folder):
@@ -177,7 +185,9 @@ def write(folder, config, weights, end_of_text=None):
     rates = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), config.dropout)
     ends = dict.fromkeys(("bos_token_id", "eos_token_id"), end_of_text)
     fixed = {name: allowed[0] for name, allowed in FIXED.items()}
+    fixed["activation_function"] = next(name for name, ours in ACTIVATIONS.items() if ours == config.activation)
     write_json(Path(folder) / "config.json", {**fixed, **shape, "n_inner": None, **rates, **ends})
+    write_json(Path(folder) / GENERATION, {"max_length": config.block_size, "do_sample": True, **ends})
     with replacing(Path(folder) / WEIGHTS) as file:
         file.write(weights)
 

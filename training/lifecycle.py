@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from config import UserError, differences, load
 from data.corpus import Corpus
 from model import GPT
+from training import mirrors
 from training.distributed import Ending, on_rank0
 from training.evaluate import bits, mean_loss
 from training.machine import Machine, enough_memory, out_of_memory, versions
@@ -54,6 +55,7 @@ def set_up(argv, ranks):
 
 def choose(argv, ranks):
     config = load(argv)
+    mirrors.check(config)
     needs_source(config)  # a missing one is reported before a corpus is fetched
     ranks.shard(config.batch_size)
     machine = Machine.choose(config, ranks.rank, ranks.size)
@@ -84,6 +86,8 @@ def begin_or_resume(folder, config, machine, corpus, source, ranks, kind=None):
     (resume if resuming else begin)(run, folder)
     if not ranks.is_main and (state := folder.load("last.pt")):
         run.restore(state)
+    if ranks.is_main:
+        folder.mirrors = mirrors.open_mirrors(config, folder.path)
     announce(run, folder)
     return run
 

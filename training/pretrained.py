@@ -5,7 +5,7 @@ What the two models have in common is carried over; the rest keeps its fresh ini
 
     wte.weight     the rows of the symbols that both vocabularies have, by symbol, not by index
     wpe.weight     the first positions, as many as both have
-    all the rest   whole: n_layer, n_head, n_embd and bias must be the source's
+    all the rest   whole: n_layer, n_head, n_embd, bias and activation must be the source's
 
 A folder that training.export wrote has its vocabulary with it. Any other needs a corpus of as many tokens, and
 rows are carried over one by one; if there are 50,257, they must be GPT-2's.
@@ -25,7 +25,7 @@ from training import gpt2
 from training.evaluate import exported_model, model_in
 from training.run_folder import CHECKPOINTS, corpus_meta, corpus_title, load_hashed, read_config
 
-SHAPE = ("n_layer", "n_head", "n_embd", "bias")
+SHAPE = ("n_layer", "n_head", "n_embd", "bias", "activation")
 
 
 @dataclass(frozen=True)

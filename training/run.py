@@ -33,7 +33,7 @@ class Trained:
     step: updates done; saved: those in last.pt; checked: those whose loss is known to be finite.
     best: the lowest val loss so far, and its iteration; best.pt is the same on disk.
     history: (max_iters, 3) on the device, a row an iteration: mini-batch loss, gradient norm before clipping,
-        noise norm; nothing is fetched from the device between log lines.
+        noise norm (NaN where it is not logged); nothing is fetched from the device between log lines.
     """
 
     packages = ()
@@ -43,6 +43,9 @@ class Trained:
         self.best = {"val_loss": math.inf, "iter": None}
         self.meter = Meter(self.config.tokens_per_iter)
         self.history = new_history(self.config.max_iters, self.machine.device)
+
+    def is_logged(self, step):
+        return step % self.config.log_interval == 0 or step + 1 == self.config.max_iters
 
     def state(self):
         """Everything that a resume needs beside best.pt."""
@@ -150,7 +153,7 @@ def new_history(length, device):
 
 
 def model_config(config, corpus):
-    names = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "bias")
+    names = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "bias", "activation")
     return GPTConfig(corpus.meta["vocab_size"], **{name: getattr(config, name) for name in names})
 
 

@@ -6,6 +6,7 @@
     previous.pt   the last.pt before this one, until the run has ended
     start.pt      only with init_from: the weights that it gave, before NoisyTune
     sharpness.json   only if training.sharpness has measured it
+    tensorboard/, wandb/   only with the options that feed the log to them (training/mirrors.py)
     lock          held while a process trains
 
 What is read is verified: a JSON file by its shape and its crc32, a checkpoint by its archive's CRCs, the log by
@@ -17,6 +18,7 @@ import hashlib
 import json
 import math
 import os
+import shlex
 import sys
 import zipfile
 import zlib
@@ -48,7 +50,9 @@ OWN_FILES = (  # in the order in which they go: what an interruption leaves is n
     *("config.json", "result.json", "sharpness.json", *CHECKPOINTS, "best.pt", "start.pt", "log.jsonl"),
     "run.json",
 )
+EVENT_FILES = "tensorboard/events.out.tfevents.*"  # of option tensorboard
 
+LENGTHS = {"max_iters", "warmup_iters", "lr_decay_iters", "noise_steps"}  # max_iters, and what follows from it
 OPTIONS = {"dataset?": str, "seed": int, "max_iters": int}  # of config.json; `recorded` checks all
 MACHINE = {"device": str, "dtype": str, "threads": int, "name": (str, NoneType)}
 ABOUT = {
@@ -83,6 +87,7 @@ class RunFolder:
     def __init__(self, path, writes=True):
         self.path, self.writes = user_path(path), writes
         self._lock = self._log = None
+        self.mirrors = []  # training.mirrors: what else the log's events are fed to
 
     def __enter__(self):
         if not self.writes:
@@ -102,6 +107,8 @@ class RunFolder:
         return self
 
     def __exit__(self, *_):
+        for mirror in self.mirrors:
+            mirror.close()
         if self._log:
             with contextlib.suppress(OSError):  # of a line that could not be written, which was said then
                 self._log.close()
@@ -133,10 +140,11 @@ class RunFolder:
     def can_resume(self, config, corpus_meta):
         """Whether a run of this config continues here: True to resume, False to begin.
 
-        A run of another config or another corpus is refused with what differs; config.overwrite removes it.
+        A run of another config or another corpus is refused with what differs; config.overwrite removes it. One
+        that differs in being shorter alone is made longer.
         """
         if config.overwrite:
-            remove(self.path, OWN_FILES)
+            remove(self.path, [*OWN_FILES, *self.path.glob(EVENT_FILES)])
         there, about = self.read("config.json"), self.read("run.json")
         left = [name for name in (*CHECKPOINTS, "best.pt", "result.json") if (self.path / name).exists()]
         if there is None and not left:
@@ -144,18 +152,37 @@ class RunFolder:
         if there is None or about is None:
             held = ", ".join(left) or "config.json"
             raise UserError(f"{self.path} holds {held} without both config.json and run.json; {ADVICE}")
-        self.check_config(config)
+        longer = only_longer(self.changed(config), config)
+        if not longer:
+            self.check_config(config)
         if not same_corpus(about["corpus"], corpus_meta):
             raise UserError(f"{self.path} holds a run on other data of the same name; {ADVICE}")
+        if longer and (self.read("result.json") or {}).get("status") != "diverged":
+            self.lengthen(config)
         return True
 
-    def check_config(self, config):
-        """UserError where the folder's config.json is another experiment's; it names what differs."""
+    def changed(self, config):
+        """{option: (its value in the folder's config.json, here)} of those that make it another experiment."""
         here, there = identity(config), identity(self.read("config.json"))
-        changed = [name for name in here if here[name] != there[name]]
-        if changed:
-            keys = ", ".join(f"{name} ({there[name]!r} there, {here[name]!r} here)" for name in changed)
-            raise UserError(f"{self.path} holds a run of another config: {keys}; {ADVICE}")
+        return {name: (there[name], here[name]) for name in here if here[name] != there[name]}
+
+    def check_config(self, config, advice=None):
+        """UserError where the folder's config.json is another experiment's; it names what differs."""
+        if changed := self.changed(config):
+            keys = ", ".join(f"{name} ({old!r} there, {new!r} here)" for name, (old, new) in changed.items())
+            advice = advice or further(changed, config, self.path) or ADVICE
+            raise UserError(f"{self.path} holds a run of another config: {keys}; {advice}")
+
+    def lengthen(self, config):
+        """Give the run the length of a config, and take away how it ended; run.json tells of it."""
+        there, about = self.read("config.json"), self.read("run.json")
+        step = {"from": there.max_iters, "to": config.max_iters}
+        earlier = [each for each in about.get("lengthened", []) if each != step]  # of a kill just after this
+        remove(self.path, ["result.json", "sharpness.json"])
+        self.write("run.json", {**about, "lengthened": [*earlier, step]})
+        length = {"max_iters": config.max_iters, "noise_steps": config.noise_steps}
+        self.write("config.json", vars(there) | length)
+        print(f"{self.path}: to be trained further, from {step['from']:,} iterations to {step['to']:,}")
 
     def append(self, event):
         """Write one event to the log; it has left this process when this returns."""
@@ -167,6 +194,8 @@ class RunFolder:
             self._log.flush()
         except OSError as error:
             raise naming(path, error) from None
+        for mirror in self.mirrors:
+            mirror.feed(event)
 
     def sync_log(self):
         try:
@@ -233,6 +262,32 @@ class RunFolder:
         sync_folder(self.path)
 
 
+def only_longer(changed, config):
+    """Whether the steps so far are those of a longer run: where its length is all that changed, and changes no
+    schedule."""
+    old, new = changed.get("max_iters", (0, 0))
+    follows = config.program == "classify"  # whose learning rate falls to 0 at max_iters
+    return old < new and not follows and changed.keys() - unused(config) == {"max_iters"}
+
+
+def unused(config):
+    """The options that follow from max_iters and that this run's schedules do not have."""
+    return set() if config.noise_schedule in ("linear", "cosine") else {"noise_steps"}
+
+
+def further(changed, config, path):
+    """How a run is trained further where being longer changes its schedules, in words; None of another run."""
+    old, new = changed.get("max_iters", (0, 0))
+    if config.program != "train" or old >= new or not changed.keys() <= LENGTHS:
+        return None
+    others = changed.keys() - {"max_iters"} - unused(config)
+    keep = " ".join(f"--{name}={changed[name][0]}" for name in changed if name in others)
+    return (
+        f"to train it further with its own schedules add {keep}, and with new ones start from its best weights,"
+        f" by --init_from={shlex.quote(str(path))} and another --out_dir"
+    )
+
+
 def in_order(lines, crcs):
     """Those of the lines that have these CRC-32s, each once and in their order."""
     places, last, kept = {crc: place for place, crc in enumerate(crcs)}, -1, []
@@ -266,7 +321,15 @@ def config_of(folder):
     """The Config of a run; UserError where its folder has none."""
     if config := read_config(folder):
         return config
-    raise UserError(f"{folder} is no run folder: it lacks config.json")
+    raise UserError(f"{folder} is no run folder: it lacks config.json{runs_beneath(folder)}")
+
+
+def runs_beneath(folder, most=3):
+    """The runs in a folder and as deep as a study has them, as a hint."""
+    patterns = [deep * "*/" + "run.json" for deep in (1, 2, 3)]
+    found = sorted(str(about.parent) for pattern in patterns for about in Path(folder).glob(pattern))
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return f", but runs beneath it: {', '.join(found[:most])}{more}" if found else ""
 
 
 def read_about(folder):
@@ -346,7 +409,7 @@ def corpus_meta(folder):
     if not found:
         raise UserError(
             f"{folder} is no run folder: it has no run.json that describes a corpus, nor the corpus.json of an"
-            " exported model"
+            f" exported model{runs_beneath(folder)}"
         )
     if found[0].name == "run.json":
         meta = read_about(folder)["corpus"]

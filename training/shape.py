@@ -3,7 +3,7 @@
 from dataclasses import fields
 
 from config import UserError, shown
-from model import GPTConfig
+from model import GELU, GPTConfig
 from training.machine import memory_of
 
 SIZES = ("vocab_size", "block_size", "n_layer", "n_head", "n_embd")
@@ -71,8 +71,8 @@ def saved_shape(values, where):
         or type(values["bias"]) is not bool
     ):
         raise UserError(f"{where}: dropout or bias is none: restore it")
-    if values["activation"] != "gelu_tanh":
+    if values["activation"] not in (*GELU,):
         raise UserError(
-            f"{where} has the activation {shown(values['activation'])}, and models here have gelu_tanh"
+            f"{where} has the activation {shown(values['activation'])}: models here have {', '.join(GELU)}"
         )
     return GPTConfig(**values)

@@ -3,11 +3,13 @@
     python -m training.sharpness RUN [RUN ...]        run folders, or folders of them
 
     rise(rho) = mean over xi of L(w + rho |w| xi) - L(w),    xi ~ N(0, 1) for every weight
+    top, trace: of the Hessian of L, its eigenvalue of the largest magnitude, by power iteration, and its trace,
+                the mean over v of v . H v, v of independent signs (Hutchinson 1989)
 
 w: the last weights. L: the mean loss over fixed windows of what the run was trained on, in float32, dropout
-off. A change is relative to each weight, so that a weight's scale does not matter. The draws are the same for
-all runs of one shape, so that runs can be compared in pairs. Each run's rises are written into its folder, as
-sharpness.json, which the analysis reads.
+off. A change is relative to each weight, so that a weight's scale does not matter to a rise; to the Hessian it
+does. The draws are the same for all runs of one shape, so that runs can be compared in pairs. What was measured
+of a run is written into its folder, as sharpness.json, which the analysis reads.
 
 What a rise means: the paper explains its gains by flat minima. In transformers sharpness by itself does not
 correlate with generalization, but it does with the learning rate (Andriushchenko et al. 2023,
@@ -30,6 +32,8 @@ from training.run_folder import corpus_meta, find_runs, load_checkpoint, read_re
 RHOS = (0.02, 0.05, 0.1)  # relative to each weight
 DRAWS = 10
 TOKENS = 32_768  # of the train split, at most
+HESSIAN_TOKENS = 4096  # the same of the Hessian's, whose graph is kept
+STEPS, RESIDUAL = 100, 0.02  # of power iteration: it ends where |H v - top v| is under so much of |top|
 
 
 def main(argv):
@@ -48,7 +52,9 @@ def main(argv):
             measured = sharpness(run, device)
         write_json(run / "sharpness.json", measured)
         means = (f"{statistics.mean(draws):+.4f} at rho {rho}" for rho, draws in measured["rises"].items())
-        print(f"{run}: the loss rises by {', '.join(means)} (nats, means of {DRAWS} draws)", flush=True)
+        print(f"{run}: the loss rises by {', '.join(means)} (nats, means of {DRAWS} draws)")
+        top, trace = measured["hessian"]["top"], statistics.mean(measured["hessian"]["traces"])
+        print(f"{run}: of the Hessian the top eigenvalue is {top:.4g}, the trace {trace:.4g}", flush=True)
     return 0
 
 
@@ -62,7 +68,8 @@ def measurable(run):
 
 
 def sharpness(run, device):
-    """The content of sharpness.json: {"iter", "tokens", "rises": {rho: the rise at each draw, nats}}."""
+    """The content of sharpness.json: {"iter", "tokens", "rises": {rho: the rise at each draw, nats},
+    "hessian": {"tokens", "top", "residual", "traces": [of each draw]}}."""
     path, meta = run / "last.pt", corpus_meta(run)
     checkpoint = load_checkpoint(path)
     model = model_in(checkpoint, meta, path).to(device)
@@ -75,7 +82,8 @@ def sharpness(run, device):
     by_rho = {str(rho): rises(model, loss, rho) for rho in RHOS}
     if not all(map(math.isfinite, itertools.chain(*by_rho.values()))):
         raise UserError(f"{run}: the loss is not finite where its weights are changed")
-    return {"iter": checkpoint["step"], "tokens": tokens, "rises": by_rho}
+    curved = hessian(model, list(corpus.windows("train", size, HESSIAN_TOKENS)))
+    return {"iter": checkpoint["step"], "tokens": tokens, "rises": by_rho, "hessian": curved}
 
 
 @torch.no_grad()
@@ -92,6 +100,47 @@ def rises(model, loss, rho):
     for parameter, weight in zip(model.parameters(), weights):
         parameter.copy_(weight)
     return differences
+
+
+def hessian(model, batches):
+    """{"tokens", "top", "residual", "traces"} of the mean loss over batches of windows, (x, y) each."""
+    model.eval()
+    for block in model.blocks:
+        block.attn.fused = False  # which has no second derivatives
+    parameters, tokens = list(model.parameters()), sum(y.numel() for _, y in batches)
+    loss = sum(model(x, y)[1] * (y.numel() / tokens) for x, y in batches)
+    gradients = torch.autograd.grad(loss, parameters, create_graph=True)
+
+    def times(vector):
+        return torch.autograd.grad(gradients, parameters, vector, retain_graph=True)
+
+    def drawn(*counters):
+        generator = torch.Generator().manual_seed(stream_seed(*counters))
+        return [torch.randn(p.shape, generator=generator).to(p.device) for p in parameters]
+
+    signs = ([xi.sign() for xi in drawn(draw, "trace")] for draw in range(DRAWS))
+    traces = [dot(v, times(v)) for v in signs]
+    top, residual = top_eigenvalue(times, drawn(0, "top eigenvalue"))
+    return {"tokens": tokens, "top": top, "residual": residual, "traces": traces}
+
+
+def top_eigenvalue(times, vector):
+    """(the eigenvalue of largest magnitude of a symmetric matrix, by power iteration from a vector;
+    |H v - top v| / |top| at its end). times: H v of a v, a list of tensors."""
+    for _ in range(STEPS):
+        norm = math.sqrt(dot(vector, vector))
+        vector = [part / norm for part in vector]
+        product = times(vector)
+        top = dot(vector, product)
+        residual = math.sqrt(max(0.0, dot(product, product) - top**2)) / abs(top)
+        if residual < RESIDUAL:
+            break
+        vector = product
+    return top, residual
+
+
+def dot(vector, other):
+    return sum((a * b).sum(dtype=torch.float64).item() for a, b in zip(vector, other))
 
 
 if __name__ == "__main__":

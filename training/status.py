@@ -114,8 +114,8 @@ class Pace:
 
 
 def check_runs(runs):
-    """UserError, before any work, where a folder holds a run of another config, or where that which a run is to
-    start from is neither there nor among the runs. A damaged folder is no reason."""
+    """UserError, before any work, where a folder holds a run of another config, if only in its length, or where
+    that which a run is to start from is neither there nor among the runs. A damaged folder is no reason."""
     planned = {run.folder.resolve() for run in runs}
     for source in {run.config.init_from for run in runs if not run.folder.exists()} - {None}:
         place = user_path(source).resolve()
@@ -123,4 +123,5 @@ def check_runs(runs):
             raise UserError(f"the runs start from {source}, which is not there yet: {source_wanted(source)}")
     for run in runs:
         if not damage(run) and (run.folder / "config.json").is_file():
-            RunFolder(run.folder).check_config(run.config)
+            advice = f"delete or rename {run.folder}, or give the study another name"
+            RunFolder(run.folder).check_config(run.config, advice)

@@ -30,6 +30,8 @@ from config import (
     Config,
     UserError,
     checked,
+    command,
+    config_path,
     did_you_mean,
     identity,
     kinds,
@@ -37,7 +39,6 @@ from config import (
     read_option,
     run_file,
     shown,
-    user_path,
 )
 
 PARTS = {
@@ -49,9 +50,14 @@ LEFT_OUT = {
     **{"common": {}, "versus": {}, "decisive": []},
     **{"purpose": "comparison", "together": None, "program": "train"},
 }
+WHOLE = "full"  # the size of a study as its file has it, without overlays
 PURPOSES = ("comparison", "tuning")
 MOST_RUNS = 10_000  # of a study; planning so many takes some ten seconds
-OURS = ("seed", "out_dir", "overwrite")  # what no study may set, since the plan does
+OURS = {  # what no study may set, since the plan does; what there is in its place
+    "seed": "its seeds are chosen by --seeds=1-4",
+    "out_dir": "its runs lie in out/<study>/<overlays>",
+    "overwrite": "to train a run again, delete or rename its folder",
+}
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,11 @@ class Study:
     def folder(self):
         return Path("out") / self.name / self.size
 
+    @property
+    def label(self):
+        """Its name, and the overlays if it has any."""
+        return self.name if self.size == WHOLE else f"{self.name}, {self.size}"
+
     def record(self):
         """For study.json, by which the runs' readers know the whole study, whatever part of it was trained."""
         names = ("name", "size", "title", "purpose", "together", "baseline", "versus", "decisive")
@@ -105,12 +116,12 @@ def read_study(file, overlays=(), options=(), seeds=None, arms=None):
     seeds, arms: those to train, in place of all that the file plans; the baseline is among them anyway.
     UserError for any mistake in them, before any work.
     """
-    file = user_path(file)
+    file = config_path(file)
     parts = check_parts(run_file(file, "study file"), file)
     kind = kinds()[parts.pop("program")]
     overrides = dict(read_option(word, kind) for word in options)
     if ours := [name for name in overrides if name in OURS]:
-        raise UserError(f"--{ours[0]} is set by the study itself; its seeds are chosen by --seeds=1-4")
+        raise UserError(f"--{ours[0]} is set by the study itself; {OURS[ours[0]]}")
     base = [parts["base"]] if isinstance(parts["base"], str) else parts["base"]
     if not all(isinstance(name, str) for name in base):
         raise UserError(f"{file}: base={shown(base)} are not the names of config files")
@@ -120,7 +131,7 @@ def read_study(file, overlays=(), options=(), seeds=None, arms=None):
     labels = [label.replace("/", "_") for label in labels]  # of a path: the size is the name of a folder
     study = Study(
         name=file.stem,
-        size="+".join(labels) or "full",
+        size="+".join(labels) or WHOLE,
         title=first_line(file),
         **{name: part for name, part in parts.items() if name not in ("base", "common")},
     )
@@ -139,8 +150,8 @@ def check_parts(names, file):
     """What a study file assigns, checked by name and type."""
     if not {"base", "arms"} & names.keys() and names.keys() & OPTIONS.keys():
         raise UserError(
-            f"{file} is the config of a run, not a study: python train.py {file}; sweep.py takes a study first,"
-            " then the config files that go over it"
+            f"{file} is the config of a run, not a study: {command('train.py', file)}; sweep.py takes a study"
+            " first, then the config files that go over it"
         )
     for name in names:
         if name not in PARTS:

@@ -6,7 +6,7 @@ baseline, and it differs only by rounding.
 """
 
 base = "config/shakespeare_baseline.py"
-common = dict(dtype="bfloat16")
+common = dict(dtype="bfloat16", activation="gelu_tanh")
 
 arms = {
     "baseline": {},

@@ -4,7 +4,7 @@ The rates are tuning.py's at cpu.py's size, chosen on seeds that are not these; 
 """
 
 base = "config/shakespeare_baseline.py"
-common = dict(dtype="bfloat16")
+common = dict(dtype="bfloat16", activation="gelu_tanh")
 
 arms = {
     "baseline": dict(learning_rate=4e-3, min_lr=4e-4),

@@ -5,7 +5,7 @@ rate for the noise and next to the best, 4e-3, for the baseline: the fourth arm 
 """
 
 base = "config/shakespeare_baseline.py"
-common = dict(dtype="bfloat16", learning_rate=8e-3, min_lr=8e-4)
+common = dict(dtype="bfloat16", activation="gelu_tanh", learning_rate=8e-3, min_lr=8e-4)
 
 arms = {
     "baseline": {},

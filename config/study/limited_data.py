@@ -9,8 +9,8 @@ been seen, and before any with noise.)
 
 base = "config/shakespeare_baseline.py"
 common = dict(
-    **dict(dtype="bfloat16", train_tokens=50_000, max_iters=4000, eval_train_tokens=16_384),
-    **dict(dropout=0.0, weight_decay=0.0),
+    **dict(dtype="bfloat16", activation="gelu_tanh", train_tokens=50_000, max_iters=4000),
+    **dict(eval_train_tokens=16_384, dropout=0.0, weight_decay=0.0),
 )
 
 _noise = {

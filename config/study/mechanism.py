@@ -7,7 +7,7 @@ tuning.py's at cpu.py's size.
 """
 
 base = "config/shakespeare_baseline.py"
-common = dict(dtype="bfloat16", diagnose_interval=50, eval_train_tokens=16_384)
+common = dict(dtype="bfloat16", activation="gelu_tanh", diagnose_interval=50, eval_train_tokens=16_384)
 
 
 def _gradient_rms(run):

@@ -5,7 +5,7 @@ same size: the seeds vary the fine-tuning of that model, not the model.
 """
 
 base = "config/finetune_shakespeare.py"
-common = dict(dtype="bfloat16", max_iters=1000, eval_interval=100)
+common = dict(dtype="bfloat16", activation="gelu_tanh", max_iters=1000, eval_interval=100)
 
 _noise = dict(noise_sigma=0.01, noise_gamma=0.95)
 _lambda = dict(noisytune_lambda=0.15)

@@ -5,7 +5,9 @@ fewer data they were not tuned again.
 """
 
 base = "config/finetune_shakespeare.py"
-common = dict(dtype="bfloat16", max_iters=1000, eval_interval=100, eval_train_tokens=16_384)
+common = dict(
+    dtype="bfloat16", activation="gelu_tanh", max_iters=1000, eval_interval=100, eval_train_tokens=16_384
+)
 _best = dict(learning_rate=1e-3, min_lr=1e-4)
 _few = dict(train_tokens=50_000)
 _lambda = dict(noisytune_lambda=0.15)

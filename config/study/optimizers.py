@@ -6,7 +6,7 @@ units of the gradient's RMS: SGD has no second moment to divide absolute noise a
 """
 
 base = "config/shakespeare_baseline.py"
-common = dict(dtype="bfloat16", eval_train_tokens=16_384)
+common = dict(dtype="bfloat16", activation="gelu_tanh", eval_train_tokens=16_384)
 
 _noise = dict(noise_sigma=0.1, noise_gamma=0.99)
 _relative = dict(noise_sigma=1.0, noise_gamma=0.99, noise_scale="global")

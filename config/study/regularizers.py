@@ -5,7 +5,7 @@ paper's grid; the augmentation is input noising (Xie et al. 2017).
 """
 
 base = "config/shakespeare_baseline.py"
-common = dict(dtype="bfloat16", eval_train_tokens=16_384, dropout=0.0, weight_decay=0.0)
+common = dict(dtype="bfloat16", activation="gelu_tanh", eval_train_tokens=16_384, dropout=0.0, weight_decay=0.0)
 
 _noise = dict(noise_sigma=0.01, noise_gamma=0.95)
 _others = {

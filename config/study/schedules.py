@@ -5,7 +5,7 @@ exponential decay from 1 by 0.99. Plateau's sum is not known in advance: it star
 """
 
 base = "config/shakespeare_baseline.py"
-common = dict(dtype="bfloat16", eval_train_tokens=16_384)
+common = dict(dtype="bfloat16", activation="gelu_tanh", eval_train_tokens=16_384)
 
 
 def _equal(schedule, start, **more):

@@ -1,7 +1,7 @@
 """Table 1 on shakespeare_char: the baseline and the six cells of the paper's grid."""
 
 base = "config/shakespeare_baseline.py"
-common = dict(dtype="bfloat16")
+common = dict(dtype="bfloat16", activation="gelu_tanh")
 
 arms = {
     "baseline": {},

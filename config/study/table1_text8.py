@@ -1,7 +1,7 @@
 """Table 1 on text8: the baseline and the six cells of the paper's grid."""
 
 base = "config/text8_baseline.py"
-common = dict(dtype="bfloat16")
+common = dict(dtype="bfloat16", activation="gelu_tanh")
 
 arms = {
     "baseline": {},

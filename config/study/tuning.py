@@ -1,7 +1,7 @@
 """Tuning: learning rates for the baseline, a longer warm-up and noise, on seeds of its own."""
 
 base = "config/shakespeare_baseline.py"
-common = dict(dtype="bfloat16")
+common = dict(dtype="bfloat16", activation="gelu_tanh")
 
 _kinds = {
     "baseline": {},

@@ -9,7 +9,7 @@ import numpy as np
 from analysis.theory import displacement_sd, learning_rates
 
 base = "config/shakespeare_baseline.py"
-common = dict(dtype="bfloat16", eval_train_tokens=16_384)
+common = dict(dtype="bfloat16", activation="gelu_tanh", eval_train_tokens=16_384)
 
 
 def _displacement_sd(run):

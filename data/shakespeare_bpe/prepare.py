@@ -12,11 +12,9 @@ sys.path.insert(0, str(HERE.parents[1]))
 from data import build, download, subword  # noqa: E402
 from data.shakespeare_char.prepare import SHA256, SIZE, URLS  # noqa: E402
 
-VOCABULARY = {"--vocabulary": {"metavar": "FILE", "help": "take the tokens from this rank file of tiktoken"}}
-
 
 def main(argv, folder=HERE):
-    arguments = build.options(__doc__, **VOCABULARY).parse_args(argv)
+    arguments = build.options(__doc__, **subword.OPTION).parse_args(argv)
     vocabulary = arguments.vocabulary and subword.read_vocabulary(arguments.vocabulary)
     if not arguments.force and subword.prepared(folder, vocabulary):
         return
@@ -24,7 +22,7 @@ def main(argv, folder=HERE):
     text, origin = download.fetch(URLS, SHA256, folder / "input.txt", arguments.source, SIZE)
     meta = subword.write_corpus(
         folder,
-        text.read_text(encoding="utf-8"),
+        lambda: build.read_text([(text, lambda: open(text, "rb"))]),
         vocabulary,
         source={"from": origin, "sha256": SHA256},
     )

@@ -13,29 +13,35 @@ sys.path.insert(0, str(HERE.parents[1]))
 from config import UserError  # noqa: E402
 from data import build, download  # noqa: E402
 
+TEXTS = {"texts": {"nargs": "*", "metavar": "TEXT", "type": Path}}
 COMMAND = "python data/text_char/prepare.py my.txt [more.txt ...]"
 
 
 def main(argv, folder=HERE):
-    parser = build.options(__doc__, texts={"nargs": "*", "metavar": "TEXT", "type": Path})
+    parser = build.options(__doc__, **TEXTS)
     arguments = parser.parse_args(argv)
-    if not arguments.texts and not arguments.source:
-        raise UserError(f"text_char is your own text, and none was named: {COMMAND}")
-    for text in arguments.texts:
-        if not text.is_file():
-            raise UserError(f"no such file: {text}")
-    texts = arguments.texts
-    if arguments.source:
-        texts = [*texts, download.fetch([], None, folder / "input.txt", arguments.source)[0]]
-    source = {"from": " ".join(text.name for text in texts), "sha256": sha256(texts)}
+    texts, source = obtained(arguments, folder, COMMAND)
     if not arguments.force and build.prepared(folder, source["sha256"]):
         return
-    meta = build.write_corpus(
-        folder,
-        lambda: build.read_characters([(text, lambda text=text: open(text, "rb")) for text in texts]),
-        source=source,
-    )
+    meta = build.write_corpus(folder, lambda: build.read_characters(streams(texts)), source)
     build.report(folder, meta)
+
+
+def obtained(arguments, folder, command):
+    """(the paths of the texts that a command line names, "source" of meta.json)."""
+    texts = arguments.texts
+    if not texts and not arguments.source:
+        raise UserError(f"{folder.name} is your own text, and none was named: {command}")
+    for text in texts:
+        if not text.is_file():
+            raise UserError(f"no such file: {text}")
+    if arguments.source:
+        texts = [*texts, download.fetch([], None, folder / "input.txt", arguments.source)[0]]
+    return texts, {"from": " ".join(text.name for text in texts), "sha256": sha256(texts)}
+
+
+def streams(texts):
+    return [(text, lambda text=text: open(text, "rb")) for text in texts]
 
 
 def sha256(texts):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import disk
 import template
-from lab import LAB, TREE, Wrong, check_same, outcome, summary
+from lab import LAB, LIMIT, TREE, Wrong, check_same, outcome, summary
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 KILLED_KINDS = (*("plain", "noise", "plateau", "float16", "init_from", "diagnosis") * 3, "two processes")
@@ -49,6 +49,7 @@ def kill(case):
     for _ in range(case.rng.choice((1, 1, 2, 3))):
         ranks = template.start_ranks(case.start, kind)
         interrupt(case, ranks, case.rng.random() * template.seconds[kind])
+        end_together(ranks)
         for child in ranks:
             check_stop(child.wait())
     return ends_right(case, kind)
@@ -65,9 +66,13 @@ def interrupt(case, ranks, after):
         time.sleep(case.rng.random() * 0.05)
         for child in ranks:
             child.send(case.rng.choice(SIGNALS))
-    if hit != ranks:  # as torchrun does when one has gone
-        for child in ranks:
-            child.send(signal.SIGTERM)
+
+
+def end_together(ranks):
+    """When one rank has gone, tell the others to stop, as torchrun does: they may be waiting for it to join."""
+    ranks[0].wait_while(lambda: all(child.poll() is None for child in ranks), LIMIT)
+    for child in ranks:
+        child.send(signal.SIGTERM)
 
 
 def check_stop(child):
