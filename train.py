@@ -16,9 +16,13 @@ import math
 import subprocess
 import sys
 
+from config import ROOT, before_torch
+
+if __name__ == "__main__":
+    before_torch(sys.argv[1:])  # its import takes a second, which a mistake in the command need not wait for
+
 import torch
 
-from config import ROOT
 from noise import stream_seed
 from sample import samples
 from training import lifecycle

@@ -12,6 +12,8 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import io
+import os
 import re
 import runpy
 import sys
@@ -283,6 +285,28 @@ def load(argv, say=print, kind=Config):
     if "warmup_iters" not in typed:
         fit_warmup(options, say, kind)
     return settle(options, files, kind)
+
+
+def before_torch(argv):
+    """Answer --help, and a mistake in the command line of a run, and exit. In several processes it is left to
+    one of them, once they have met.
+
+    Threads of the CPU that wait for work shall sleep meanwhile, which the libraries that torch loads must be
+    told before: by default they spin, and keep a core from whoever shares the machine.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if "RANK" not in os.environ and ({"--help", "-h"} & {*argv} or is_mistaken(argv)):
+        run_script(load)
+
+
+def is_mistaken(argv):
+    """Whether `load` refuses a command line; silently, since it will be read again."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
+            load(argv)
+        except UserError:
+            return True
+    return False
 
 
 def fit_warmup(options, say, kind):

@@ -4,6 +4,9 @@ import dataclasses
 import io
 import json
 import math
+import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from config import (
     ROOT,
     Config,
     UserError,
+    before_torch,
     counted,
     help_text,
     identity,
@@ -318,3 +322,19 @@ def test_the_fine_tuning_configs_differ_in_noisytune_alone_and_fit_the_pretraini
     gpt2 = load([str(ROOT / "config/finetune_gpt2_shakespeare.py")])
     assert (gpt2.n_layer, gpt2.n_head, gpt2.n_embd, gpt2.bias) == (12, 12, 768, True)
     assert gpt2.block_size <= 1024
+
+
+@pytest.mark.parametrize(("words", "status"), [(["--help"], 0), (["--learning_rte=1"], 2)])
+def test_a_command_line_is_answered_before_torch_is_loaded(words, status):
+    command = [sys.executable, "-X", "importtime", ROOT / "train.py", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert re.search(r"\| +config$", done.stderr, re.MULTILINE)
+    assert not re.search(r"\| +torch$", done.stderr, re.MULTILINE)
+
+
+def test_threads_that_wait_sleep_unless_the_user_says_otherwise(monkeypatch):
+    for given in ({}, {"OMP_WAIT_POLICY": "active"}):
+        monkeypatch.setattr(os, "environ", dict(given))
+        before_torch(["--seed=2"])
+        assert os.environ == {"OMP_WAIT_POLICY": "passive"} | given
