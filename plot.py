@@ -14,7 +14,8 @@ and CSV, of whatever the runs allow:
     cost                      validation loss by tokens and by wall time
     differences               differences to the reference, with intervals
     mechanism                 of a study's decisive arms: val loss, fraction of the noise's effect, signal
-    distance                  how far fine-tuning moved the weights from those that init_from gave
+    distance                  how far fine-tuning moved the weights from the pretrained ones
+    lambdas                   loss or score, and that distance, against NoisyTune's lambda
     sensitivity               a map of the differences over sigma_0 and gamma, if the arms are such a grid
     learning_rates            loss against learning rate, of arms at three rates or more
     flatness                  the rise of the loss under changes of the weights (training.sharpness)
@@ -40,11 +41,12 @@ FIGURES = {
     "differences": effects.differences,
     "mechanism": figures.mechanism,
     "distance": figures.distance,
+    "lambdas": effects.lambdas,
     "sensitivity": effects.sensitivity,
     "learning_rates": effects.learning_rates,
     "flatness": effects.flatness,
 }
-MEANING = {  # of a difference in loss, where lower is better
+MEANING = {  # of a difference
     statistics.Verdict.BETTER: "better, by more than seeds explain",
     statistics.Verdict.WORSE: "worse, by more than seeds explain",
     statistics.Verdict.NOT_RESOLVED: "not resolved, these seeds cannot tell it from no difference",
@@ -130,15 +132,19 @@ def said(out, paths):
 
 
 def conclude(found, out, paths):
-    """Say what the first arm with noise does to the loss, and where that is to be seen."""
+    """Say what the first arm with noise does to the loss, or to the score where there is one, and where that is
+    to be seen."""
+    name, unit, better = "best_val_loss", " nats", "lower"
+    if "final_val_score" in found.runs:
+        name, unit, better = "final_val_score", "", "higher"
     for key in found.runs[["study", "size"]].drop_duplicates().itertuples(index=False):
-        rows = statistics.compare(found, *key, "best_val_loss")
+        rows = statistics.compare(found, *key, name)
         noisy = rows[rows.index.isin(found.runs.arm[found.runs.noisy])]
-        for name, row in (noisy if len(noisy) else rows).head(1).iterrows():
+        for arm, row in (noisy if len(noisy) else rows).head(1).iterrows():
             meaning = MEANING.get(row.verdict, ", ".join(row.remarks))
             size = look.signed(row["mean"], row.half_width) if row.n else "–"
-            what = f"{name} against {row.reference}: best validation loss {size} nats"
-            print(f"{what} (n = {row.n}, lower is better): {meaning}")
+            what = f"{arm} against {row.reference}: {effects.WORDS[name]} {size}{unit}"
+            print(f"{what} (n = {row.n}, {better} is better): {meaning}")
     figure = next(name for name in ("overview", "figure2_validation_loss") if out / f"{name}.png" in paths)
     print(f"see {out / figure}.png")
 

@@ -53,7 +53,7 @@ def main(argv):
     if arguments.list:
         for run in study.runs:
             if not result_of(run):
-                print(shlex.join(["python", "train.py", *run.words]))
+                print(shlex.join(["python", *run.config.command.split(), *run.words]))
         return 0
     describe(study, arguments.jobs)
     if arguments.dry_run:
@@ -216,11 +216,12 @@ def start(run, jobs, card=None):
     """A process that trains one run, as long as this one is there; in a session of its own, so that a Ctrl-C is
     ours to pass on."""
     environment = os.environ | {SWEEP: str(os.getpid())} | ({"CUDA_VISIBLE_DEVICES": card} if card else {})
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     words = [] if run.config.threads else [f"--threads={max(1, cores() // jobs)}"]
     with open(output_of(run), "a", encoding="utf-8") as output:
         process = subprocess.Popen(
-            [*WORKER, *run.words, *words],
+            [*worker(run), *run.words, *words],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -229,6 +230,11 @@ def start(run, jobs, card=None):
         )
     process.card = card
     return process
+
+
+def worker(run):
+    """The command of a run's program; a module's finds it in PYTHONPATH."""
+    return WORKER if run.config.program == "train" else [sys.executable, *run.config.command.split()]
 
 
 def output_of(run):

@@ -13,13 +13,19 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from analysis import look, records, statistics, theory
 from analysis.figures import span, title
-from analysis.look import BLACK, GREY, label_below, number, panels, settings, signed, styled
+from analysis.look import BLACK, BLUE, GREY, label_below, number, panels, settings, signed, styled
 from analysis.statistics import Verdict
 
 BEST = "best_val_loss"
-OTHER_LOSSES = {
+WORDS = {
+    "final_val_score": "final validation score",
+    BEST: "best validation loss",
     "final_val_loss": "final validation loss",
     "best_weights_test_loss": "test loss of the best weights",
+}
+MOVED = {  # kinds of events
+    "distance": (BLACK, "from the pretrained weights"),
+    "update": (BLUE, "from those that NoisyTune gave"),
 }
 FAR = 10  # times the next smaller difference: beyond the scale
 RESOLVED = (Verdict.BETTER, Verdict.WORSE)
@@ -55,9 +61,9 @@ def differences(found, by=None):
     elif len(best) > 1:
         columns = [(corpus_of(rows), rows) for rows in best]
     else:
-        others = [(words, next(compared(found, loss))) for loss, words in OTHER_LOSSES.items()]
+        others = [(words, next(compared(found, loss))) for loss, words in WORDS.items() if loss != BEST]
         others = [(words, rows) for words, rows in others if rows and not alike(rows, best[0])]
-        columns = [("best validation loss", best[0]), *others]
+        columns = [(WORDS[BEST], best[0]), *others]
     return forest(columns, union=not by, share=len(best) > 1)
 
 
@@ -92,7 +98,8 @@ def forest(columns, union, share):
     one_colour = GREY if len(set(drawn.values())) < len(drawn) else None  # colours that repeat tell nothing
     for place, (ax, (words, rows), labels) in enumerate(zip(axes, columns, lists)):
         draw_forest(ax, every if union else labels, dict(zip(labels, rows)), one_colour)
-        ax.set(title=words + pairs(rows), xlabel="difference (nats)   worse →")
+        direction = "difference   better →" if words.endswith("score") else "difference (nats)   worse →"
+        ax.set(title=words + pairs(rows), xlabel=direction)
         ax.tick_params(labelleft=not (union and place))
     resolved = {row["verdict"] in RESOLVED for _, rows in columns for row in rows}
     for face, label, there in ((BLACK, "resolved", True), ("white", "not resolved", False)):
@@ -208,6 +215,72 @@ def draw_map(axes, cells):
     axes.tick_params(length=0)
 
 
+# Loss, or score, and distance against NoisyTune's lambda.
+
+
+@styled
+def lambdas(found):
+    """Above, the final val score, or the best val loss where there is none, and beneath, how far the weights
+    were moved, against lambda: a column a setting with three lambdas or more; means with 95 % t intervals over
+    seeds. Noise in the gradients, without NoisyTune, is a line and a band in grey."""
+    groups = [group for group in settings(found) if len(by_lambda(group)) >= 3]
+    if not groups:
+        return None
+    figure, axes = panels(2 * len(groups), 2.2, columns=len(groups))
+    for group, *column in zip(groups, *axes.reshape(2, -1)):
+        draw_lambdas(column, group)
+    axes[0].set_ylabel(WORDS[measure(groups[0])].replace("validation ", "validation\n"))
+    axes[len(groups)].set_ylabel("mean distance moved,\nthousandths")
+    label_below(figure, axes)
+    return figure
+
+
+def by_lambda(group):
+    """{lambda: Arm} of a setting's arms that differ in NoisyTune's lambda alone."""
+    first, found = next((arm for arm in group if not arm.row.noisy), None), {}
+    for arm in group if first else ():
+        if records.changed_options(arm.config, first.config).keys() <= {"noisytune_lambda"}:
+            found[arm.config.noisytune_lambda] = arm
+    return found
+
+
+def measure(group):
+    """What is shown of a setting: the score where there is one."""
+    scored = any(len(records.losses(arm.found.runs, "final_val_score")) for arm in group)
+    return "final_val_score" if scored else BEST
+
+
+def draw_lambdas(axes, group):
+    upper, lower = axes
+    alike, name = by_lambda(group), measure(group)
+    draw_points(upper, {lam: records.losses(arm.found.runs, name) for lam, arm in alike.items()}, BLACK)
+    for arm in group:
+        if arm.config.noisy and not arm.config.noisytune_lambda:
+            mean, half = statistics.interval(records.losses(arm.found.runs, name))
+            upper.axhline(mean, color=GREY, label="noise in the gradients", zorder=0)
+            upper.axhspan(mean - half, mean + half, color=GREY, alpha=0.15, linewidth=0, zorder=0)
+    for kind, (colour, label) in MOVED.items():
+        moved = {lam: 1000 * last_of(arm.curve(kind, "all")) for lam, arm in alike.items()}
+        if any(map(len, moved.values())):
+            draw_points(lower, moved, colour, label)
+    upper.set_title(title(list(alike.values())))
+    lower.set_xlabel(r"NoisyTune's $\lambda$")
+
+
+def last_of(curve):
+    """The last value of each seed's curve."""
+    return curve.ffill().iloc[-1] if len(curve) else pd.Series(dtype=float)
+
+
+def draw_points(axes, values, colour, label=None):
+    """Means with 95 % t intervals of {x: values over seeds}, joined by a line."""
+    points = {x: statistics.interval(each) for x, each in sorted(values.items()) if len(each)}
+    if points:
+        means, halves = zip(*points.values())
+        look_of = {"color": colour, "marker": "o", "markersize": 4, "linewidth": 1, "label": label}
+        axes.errorbar(list(points), means, yerr=np.nan_to_num(halves), **look_of)
+
+
 # Loss against learning rate.
 
 
@@ -216,23 +289,51 @@ def learning_rates(found):
     """Best val loss against learning rate, a curve a kind of arm, and beside it each kind's difference to the
     baseline's kind at the same rate; dots are seeds, lines their means, a ring the best rate.
 
-    Of the first setting with kinds of three rates or more.
+    Of the first setting with kinds of three rates or more; where several have one kind each, as tasks have, a
+    panel each with its loss or score.
     """
+    groups = []
     for group in settings(found):
         kinds = {}
         for arm in group:
             kinds.setdefault(look.kind_of(arm.row.arm), []).append(arm)
         kinds = {kind: arms for kind, arms in kinds.items() if len(arms) >= 3}
         if any(len(records.losses(arm.found.runs, BEST)) for arms in kinds.values() for arm in arms):
-            return draw_rates(kinds, group)
-    return None
+            groups.append((kinds, group))
+    if len(groups) > 1 and all(len(kinds) == 1 for kinds, _ in groups):
+        return draw_rates_apart([group for _, group in groups])
+    return draw_rates(*groups[0]) if groups else None
+
+
+def draw_rates_apart(groups):
+    figure, axes = panels(len(groups), 2.2, columns=4)
+    for ax, group in zip(axes, groups):
+        name = measure(group)
+        table = by_rate(group, name)
+        mean = draw_seeds(ax, table, BLACK, None)
+        best = mean.idxmax() if statistics.is_score(name) else mean.idxmin()
+        ax.plot(best, mean[best], "o", color=BLACK, markersize=12, markerfacecolor="none")
+        ax.set_title(title(group))
+        rate_axis(ax, table)
+    axes[0].set_ylabel(WORDS[measure(groups[0])].replace("validation ", "validation\n"))
+    return figure
+
+
+def by_rate(arms, name):
+    """A frame of a loss or score, a row a seed and a column a rate."""
+    return pd.DataFrame({arm.config.learning_rate: records.losses(arm.found.runs, name) for arm in arms})
+
+
+def rate_axis(axes, rates):
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(sorted(rates)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels([number(rate) for rate in sorted(rates)])
+    axes.set_xlabel("learning rate")
 
 
 def draw_rates(kinds, group):
-    losses = {
-        kind: pd.DataFrame({arm.config.learning_rate: records.losses(arm.found.runs, BEST) for arm in arms})
-        for kind, arms in kinds.items()
-    }
+    losses = {kind: by_rate(arms, BEST) for kind, arms in kinds.items()}
     first = max(kinds, key=lambda kind: any(arm.is_baseline for arm in kinds[kind]))
     figure, axes = panels(2 if len(kinds) > 1 else 1, 2.6)
     for place, (kind, arms) in enumerate(kinds.items()):
@@ -243,13 +344,8 @@ def draw_rates(kinds, group):
         if kind != first:
             draw_seeds(axes[1], losses[kind] - losses[first], colour, label)
     axes[0].set(ylabel="best validation loss (nats)", title=title(group))
-    rates = sorted(set().union(*losses.values()))
     for ax in axes:
-        ax.set_xscale("log", base=2)
-        ax.xaxis.set_major_locator(FixedLocator(rates))
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.set_xticklabels([number(rate) for rate in rates])
-        ax.set_xlabel("learning rate")
+        rate_axis(ax, set().union(*losses.values()))
     if len(kinds) > 1:
         axes[1].axhline(0, color=kinds[first][0].colour, linewidth=1.3)
         axes[1].set_ylabel("difference to the baseline\nat the same rate (nats)")

@@ -24,6 +24,8 @@ LOSSES = {
     "val": "best_val_loss",
     "final": "final_val_loss",
     "test": "best_weights_test_loss",
+    "score": "final_val_score",
+    "best_score": "best_val_score",
 }
 VOCABULARY = 65  # of shakespeare_char
 

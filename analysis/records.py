@@ -25,8 +25,8 @@ Columns of `runs`, missing values NaN:
     reached                    the last iteration that is logged
     device_kind (cpu, cuda; cpu+cuda where it was resumed elsewhere), machine (its name), through_float32
     began, revision, torch, init_sha256, truncated (its log has lost a line)
-Columns of `curves`: study, size, setting, arm, seed, folder, kind (eval, train, diagnosis, distance), iter, and
-the logged values under their names.
+Columns of `curves`: study, size, setting, arm, seed, folder, kind (eval, train, diagnosis, distance, update),
+iter, and the logged values under their names.
 
 The committed form is two files a study and size, written by analysis/collect.py. study.json: what sweep.py
 wrote, and `corpora`, the meta of each corpus by an id. runs.jsonl.gz: a line a run, {"arm", "seed", "config",
@@ -65,11 +65,22 @@ from training.run_folder import (
 RUNS = "runs.jsonl.gz"
 ARM = ["study", "size", "setting", "arm"]  # what tells an arm from all others
 
-SHARED = (  # options that runs have in common to be compared
-    *("train_tokens", "n_layer", "n_head", "n_embd", "block_size"),
-    *("batch_size", "gradient_accumulation_steps", "max_iters"),
-    *("eval_interval", "eval_tokens", "eval_train_tokens"),  # the lowest of ten is not that of a hundred
-)
+SHARED = {  # options that runs of a program have in common to be compared
+    "train": (
+        *("train_tokens", "n_layer", "n_head", "n_embd", "block_size"),
+        *("batch_size", "gradient_accumulation_steps", "max_iters"),
+        *("eval_interval", "eval_tokens", "eval_train_tokens"),  # the lowest of ten is not that of a hundred
+    ),
+    "classify": (
+        "model",
+        "max_length",
+        "batch_size",
+        "max_iters",
+        "metric",
+        "eval_interval",
+        "eval_train_texts",
+    ),
+}
 
 # The paper's size and lengths; what is under them is called reduced.
 PAPER_SIZE = {"n_layer": 6, "n_embd": 384, "block_size": 256, "gradient_accumulation_steps": 1}
@@ -233,7 +244,8 @@ def row_of(entry, studies):
     study = next((key for key, record in studies.items() if record["folder"] == entry["at"]), ("", ""))
     data, device = corpus["splits"]["train"]["sha256"], device_kind(about, config)
     versions, machine = about.get("versions", {}), about.get("machine", {})
-    shared = [corpus["name"], data[:8], device, *(getattr(config, name) for name in SHARED)]
+    shared = [getattr(config, name) for name in SHARED[config.program]]
+    shared = [corpus["name"], data[:8], device, *shared]
     return {
         **{"study": study[0], "size": study[1], "arm": entry["arm"], "seed": config.seed},
         "folder": str(entry["folder"]),
@@ -293,6 +305,8 @@ def describe(config, about):
     """The size of model and run in words."""
     n, unit = about["parameters"], about["corpus"]["unit"]
     parameters = f"{n / 1e6:.1f} M" if n >= 1e6 else f"{n / 1e3:.0f} k"
+    if config.program == "classify":
+        return f"{parameters} parameters, {config.max_iters:,} iterations of {config.batch_size} texts"
     tokens = f"{config.batch_size * config.gradient_accumulation_steps} × {config.block_size} {unit}s"
     label = "reduced size, " if reduced(config, about["corpus"]["name"]) else ""
     if config.train_tokens is not None:
@@ -310,7 +324,7 @@ def described_apart(runs):
     """The descriptions; where settings of one study and corpus have the same, with what tells them apart."""
     found = runs.description.copy()
     for _, alike in runs.groupby(["study", "size", "corpus", "description"]):
-        for name in (*SHARED, "device_kind"):
+        for name in (*SHARED[alike.config.iloc[0].program], "device_kind"):
             if alike[name].astype(str).nunique() > 1:
                 values = alike.device_kind if name == "device_kind" else alike.config.map(attrgetter(name))
                 found[alike.index] += f", {name} " + values.astype(str)
@@ -353,11 +367,11 @@ def check_alike(row, others):
         )
     if row["seed"] in [other["seed"] for other in others]:
         raise UserError(f"{row['folder']}: {row['arm']!r} has seed {row['seed']} twice")
-    same_source = [other for other in others if other["init_from"] == row["init_from"]]
+    same_source = [other for other in others if other["config"].init_from == row["config"].init_from]
     if any(other["init_sha256"] != row["init_sha256"] for other in same_source):
         raise UserError(
-            f"{row['folder']}: {row['init_from']} had other weights when this run began than for another of"
-            f" {row['arm']!r}, by the SHA-256 in their run.json; give the arms folders of their own"
+            f"{row['folder']}: {row['config'].init_from} had other weights when this run began than for another"
+            f" of {row['arm']!r}, by the SHA-256 in their run.json; give the arms folders of their own"
         )
 
 

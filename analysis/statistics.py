@@ -22,6 +22,12 @@ from scipy import optimize, special, stats
 from analysis.records import arms, losses
 
 LEVEL, POWER = 0.05, 0.8
+SCORES = (
+    "score",
+    "accuracy",
+    "f1",
+    "matthews",
+)  # a column that ends so is better the higher; others are losses
 EXACT = 16  # pairs up to which every sign flip is tried; of more, 2^16 flips are drawn
 
 
@@ -29,7 +35,7 @@ class Verdict(enum.StrEnum):
     """What a comparison says. An arm that lost more runs to divergence than its reference is never better, and
     one that lost fewer never worse; while planned seeds are missing there is no verdict."""
 
-    BETTER = "better"  # a lower loss
+    BETTER = "better"  # a lower loss, or a higher score
     WORSE = "worse"
     NOT_RESOLVED = "not resolved"  # these seeds cannot tell; not that there is no difference
     INCOMPLETE = "incomplete"  # planned seeds are missing
@@ -42,11 +48,12 @@ def compare(records, study, size, loss):
     """A frame, a row for every arm that has a reference, by name; `loss` as in `records.runs`.
 
     setting, reference. n: pairs, or the smaller arm's seeds where not `paired`. mean: arm minus reference,
-    below 0 better. half_width: half of its 95 % t interval, unadjusted. p, p_holm: of the t-test, alone and
-    adjusted over the frame. p_flip, flip_floor: of the sign-flip test, and the least that it can give. mde: the
-    minimum detectable effect, which this test would find with 80 % power at these seeds' spread and the frame's
-    strictest level. r: correlation of the pairs. verdict, and remarks: what is to be said of runs that were
-    lost, a list. seeds: "5 of 6" planned ones, or "" where none are. p_holm and mde are NaN while incomplete.
+    below 0 better, of a score above it. half_width: half of its 95 % t interval, unadjusted. p, p_holm: of the
+    t-test, alone and adjusted over the frame. p_flip, flip_floor: of the sign-flip test, and the least that it
+    can give. mde: the minimum detectable effect, which this test would find with 80 % power at these seeds'
+    spread and the frame's strictest level. r: correlation of the pairs. verdict, and remarks: what is to be
+    said of runs that were lost, a list. seeds: "5 of 6" planned ones, or "" where none are. p_holm and mde are
+    NaN while incomplete.
     """
     here = records.of(study=study, size=size)
     found = {(row.setting, row.arm): row for row in arms(here).itertuples()}
@@ -58,7 +65,8 @@ def compare(records, study, size, loss):
     table = compare_all([tuple(series[r.setting, r.arm] for r in pair) for pair in rows])
     table.insert(0, "setting", [arm.setting for arm, _ in rows])
     table.insert(1, "reference", [reference.arm for _, reference in rows])
-    table["verdict"] = [judge(*pair, *test) for pair, test in zip(rows, zip(table["mean"], table.p_holm))]
+    harms = -table["mean"] if is_score(loss) else table["mean"]
+    table["verdict"] = [judge(*pair, *test) for pair, test in zip(rows, zip(harms, table.p_holm))]
     table["remarks"] = [
         [*lost(arm), *(f"reference: {words}" for words in lost(reference))] for arm, reference in rows
     ]
@@ -67,11 +75,16 @@ def compare(records, study, size, loss):
     return table.set_index(pd.Index([arm.arm for arm, _ in rows], name="arm"))
 
 
-def judge(arm, reference, mean, p_holm):
-    """The Verdict on an arm, of rows of `arms`."""
+def is_score(name):
+    """Whether a column is better the higher, not a loss."""
+    return name.endswith(SCORES)
+
+
+def judge(arm, reference, harm, p_holm):
+    """The Verdict on an arm, of rows of `arms`. harm: its mean difference, above 0 where it is the worse."""
     if arm.missing or reference.missing:
         return Verdict.INCOMPLETE
-    verdict, more = verdict_of(mean, p_holm), arm.diverged - reference.diverged
+    verdict, more = verdict_of(harm, p_holm), arm.diverged - reference.diverged
     if more > 0 and verdict != Verdict.WORSE:
         return Verdict.DIVERGED
     if more < 0 and verdict != Verdict.BETTER:
@@ -79,13 +92,13 @@ def judge(arm, reference, mean, p_holm):
     return verdict
 
 
-def verdict_of(mean, p_holm):
+def verdict_of(harm, p_holm):
     """The Verdict of a difference and its adjusted p alone."""
     if math.isnan(p_holm):
         return Verdict.NONE
     if p_holm > LEVEL:
         return Verdict.NOT_RESOLVED
-    return Verdict.BETTER if mean < 0 else Verdict.WORSE
+    return Verdict.BETTER if harm < 0 else Verdict.WORSE
 
 
 def lost(arm):

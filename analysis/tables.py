@@ -31,6 +31,9 @@ LOSSES = {  # of result.json
 }
 COMPARED = ("best_val_loss", "final_val_loss", "best_weights_test_loss")
 IN_BITS = {name.replace("loss", "bpc"): f"{LOSSES[name]}, bits a character" for name in COMPARED}
+SCORES = {"final_val_score": "val score, final", "best_val_score": "val score, best evaluation"}
+MOVED = {"final_distance": "mean |W − W₀|", "final_update": "mean |W − W₁|"}
+NAMED = SCORES | LOSSES | MOVED
 DASH = "–"
 
 INTERVALS = "Means over n seeds ± half of the 95 % t interval."
@@ -38,13 +41,15 @@ NOTES = {  # beneath the tables of a file
     "table1": f"{INTERVALS} Losses are in nats per token. Bits a character: nats / ln 2 times the tokens"
     " of the whole split, over its characters. Iterations to val X: when an arm's runs first reach X, the"
     " lowest mean val loss of the baseline in the first half of its run, interpolated between evaluations."
+    " Scores are the task's: accuracy, F1 or Matthews' correlation. W₀ are the pretrained weights, W₁ those"
+    " that training began with, after NoisyTune."
     " The paper's rows are one seed each, of its own size and length: not comparable with runs of a reduced"
     " size or of a part of the corpus.",
     "comparisons": "Difference: arm minus reference, mean over seeds, paired (Welch's where marked), below 0"
-    f" better, ± half of its 95 % t interval (unadjusted). Verdict: paired t-test at {LEVEL:g}, Holm-adjusted"
-    " over a table's comparisons. Sign flips: the permutation test's p, and the least that so many seeds can"
-    " give. Detectable: what these seeds find with 80 % power at the strictest of these levels. r: the"
-    " correlation of the pairs. One seed gives no interval and no test.",
+    " better, of a score above 0, ± half of its 95 % t interval (unadjusted). Verdict: paired t-test at"
+    f" {LEVEL:g}, Holm-adjusted over a table's comparisons. Sign flips: the permutation test's p, and the least"
+    " that so many seeds can give. Detectable: what these seeds find with 80 % power at the strictest of these"
+    " levels. r: the correlation of the pairs. One seed gives no interval and no test.",
     "sharpness": "Rise of the mean loss over fixed train windows when every weight w becomes w + rho |w| xi,"
     f" xi ~ N(0, 1): the mean over draws, in nats. {INTERVALS} It goes by the learning rate and by the train"
     " loss: compare arms of equal ones.",
@@ -119,7 +124,7 @@ def losses_of(records):
     table = arms(records).set_index("arm").rename(columns={"finished": "n"})
     table = table[["n", "diverged", "exploded", "unfinished"]]
     finished = records.runs[records.runs.status == "finished"]
-    table = table.join(means_of(finished, {**LOSSES, **IN_BITS} if subwords(records) else LOSSES))
+    table = table.join(means_of(finished, NAMED | (IN_BITS if subwords(records) else {})))
     target = target_loss(records)
     evals = records.curves[records.curves.kind == "eval"].groupby("folder")
     at = {folder: iterations_to(events, target) for folder, events in evals}
@@ -169,7 +174,7 @@ def iterations_to(events, target):
 def loss_table(records):
     """The Table of one setting's losses; with the paper's rows where its Table 1 is done again."""
     numbers, run = losses_of(records), records.runs.iloc[0]
-    labels = {**LOSSES, **IN_BITS, "best_val_loss_sd": "sd of val, best"}
+    labels = {**NAMED, **IN_BITS, "best_val_loss_sd": "sd of val, best"}
     cells = cells_of(numbers, labels).rename(index={row.Index: labelled(row) for row in numbers.itertuples()})
     cells.insert(0, "n", numbers.n.array)
     if not math.isnan(target := numbers.target_val_loss.iloc[0]):
@@ -210,14 +215,14 @@ def comparison_tables(records, study, size):
     """A Table a loss; losses whose cells are all the same, as the best and the final loss are where nothing
     overfits, share one."""
     found = {}
-    for loss in COMPARED:
+    for loss in (*SCORES, *COMPARED):
         numbers = compare(records, study, size, loss)
         if len(numbers):
             found.setdefault(comparison_cells(numbers).to_csv(), []).append((loss, numbers))
     for same in found.values():
         numbers = pd.concat([table for _, table in same])
         losses = np.repeat([loss for loss, _ in same], len(same[0][1]))
-        first, *others = (LOSSES[loss] for loss, _ in same)
+        first, *others = (NAMED[loss] for loss, _ in same)
         title = first + (f" ({'; '.join(others)}: the same)" if others else "")
         title = f"{title}: difference to the reference" + (f"; {study}" if study else "")
         numbers = numbers.assign(remarks=numbers.remarks.map(", ".join))

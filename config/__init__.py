@@ -1,5 +1,7 @@
 """Every option of a run: one frozen dataclass, its checks, and `load(argv)`. No torch.
 
+`kind` is the dataclass: Config of train.py, or Classify of training.classify (config/classify.py).
+
 A configuration is the defaults below, overridden by the config files in the order given, then by --key=value.
 Config files are plain Python: what they assign must be options, of the options' types. Names that begin with
 an underscore, functions and imports are the file's own.
@@ -8,6 +10,7 @@ an underscore, functions and imports are the file's own.
 import contextlib
 import dataclasses
 import difflib
+import functools
 import inspect
 import io
 import os
@@ -60,6 +63,8 @@ Params = Literal["all", "embeddings", "attention", "mlp", "first_block", "last_b
 
 @dataclass(frozen=True)
 class Config:
+    program, command = "train", "train.py"  # no options: they have no type
+
     # == corpus and batches ==
     dataset: Name = "pydoc_char"  # a folder under data/, or the path of a prepared corpus
     train_tokens: Size | None = None  # train on the first so many tokens of the train split; None: on all
@@ -145,6 +150,9 @@ class Config:
     def noisy(self):
         return self.noise_sigma > 0 or self.noise_eta > 0
 
+    def check(self):
+        check_together(self)
+
 
 class Option(NamedTuple):
     """What an option's annotation says: the types that it takes, and within them the words or the Limits."""
@@ -162,7 +170,25 @@ def option_of(annotation):
     return Option(kinds, (), *getattr(kind, "__metadata__", ()))
 
 
-OPTIONS = {name: option_of(kind) for name, kind in typing.get_type_hints(Config, include_extras=True).items()}
+@functools.cache
+def options_of(kind):
+    """{name: Option}."""
+    return {name: option_of(hint) for name, hint in typing.get_type_hints(kind, include_extras=True).items()}
+
+
+def kind_of(options):
+    """The kind that some options are of: texts are classified where they name a task."""
+    return kinds()["classify" if "task" in options else "train"]
+
+
+def kinds():
+    """{program: the kind of its options}."""
+    from config.classify import Classify  # which is made of what is here
+
+    return {kind.program: kind for kind in (Config, Classify)}
+
+
+OPTIONS = options_of(Config)
 ALIASES = {  # options' earlier names, which old records and command lines have
     "noise_draw": "noise_distribution",
     "noise_point": "noise_target",
@@ -172,7 +198,7 @@ ALIASES = {  # options' earlier names, which old records and command lines have
 BEFORE = {"activation": "gelu_tanh"}  # what runs had before there was the option, where not its default
 # As nanoGPT says.
 SAME = {("compile", "true"): "on", ("compile", "false"): "off", ("init_from", "scratch"): None}
-NANOGPT = {  # nanoGPT's options that are none here, and what to do instead
+ELSEWHERE = {  # options of nanoGPT and of transformers that are none here, and what to do instead
     "eval_iters": "use --eval_tokens, which says how many tokens an evaluation takes",
     "eval_only": "python -m training.evaluate RUN evaluates a run",
     "always_save_checkpoint": "last.pt and best.pt are always kept; --checkpoint_interval says how often",
@@ -180,6 +206,13 @@ NANOGPT = {  # nanoGPT's options that are none here, and what to do instead
     "wandb_project": "set WANDB_PROJECT in the environment",
     "wandb_run_name": "set WANDB_NAME in the environment; it is the run folder without",
     "backend": "leave it out: under torchrun the device decides",
+    "task": "python -m training.classify fine-tunes encoders on tasks of texts",
+    **dict.fromkeys(("epochs", "num_train_epochs"), "use --max_iters; a run says how many passes it makes"),
+    **dict.fromkeys(("model_name_or_path", "model_name"), "use --model"),
+    **dict.fromkeys(("train_file", "task_name"), "use --task"),
+    "validation_file": "use --val_file",
+    "max_seq_length": "use --max_length",
+    "per_device_train_batch_size": "use --batch_size",
 }
 NANOGPT_FILES = {"train_shakespeare_char": "shakespeare_baseline"}  # its configs, and ours of the same kind
 
@@ -188,7 +221,7 @@ NANOGPT_FILES = {"train_shakespeare_char": "shakespeare_baseline"}  # its config
 NOT_IDENTITY = {
     *("eval_interval", "log_interval", "checkpoint_interval", "sample_tokens", "plot"),
     *("tensorboard", "wandb_log"),
-    *("device", "compile", "threads", "out_dir", "overwrite"),
+    *("device", "compile", "threads", "out_dir", "overwrite", "keep_weights"),
 }
 
 
@@ -210,13 +243,14 @@ def recorded(options, where="a config.json"):
     """
     if not isinstance(options, dict):
         raise UserError(f"{where} holds {shown(options)} where the options should be")
-    options = BEFORE | today(options)
-    if gone := options.keys() - OPTIONS.keys():
+    kind = kind_of(options)
+    options = (BEFORE if kind is Config else {}) | today(options)
+    if gone := options.keys() - options_of(kind).keys():
         raise UserError(
             f"{where} has the option {min(gone)!r}, which this version does not have:"
             " read its run with the version that trained it"
         )
-    return Config(**checked(options, where))
+    return kind(**checked(options, where, kind))
 
 
 def today(options):
@@ -226,15 +260,16 @@ def today(options):
 
 def derived(options):
     """What the options that default to None stand for, by name."""
-    return {
+    known = {
         "data_seed": options["seed"],
         "lr_decay_iters": options["max_iters"],
         "min_lr": options["learning_rate"] / 10,
         "noise_steps": options["max_iters"],
     }
+    return {name: value for name, value in known.items() if name in options}
 
 
-def load(argv, say=print):
+def load(argv, say=print, kind=Config):
     """The configuration that a command line describes.
 
     argv: config files and --key=value, in any order; files first, then the command line's own keys.
@@ -242,14 +277,14 @@ def load(argv, say=print):
     In the Config, out_dir and the options that derive from others are filled in. UserError for any mistake.
     """
     if "--help" in argv or "-h" in argv:
-        print(help_text())
+        print(help_text(kind))
         sys.exit(0)
-    typed = dict(read_option(word) for word in argv if word.startswith("-"))
+    typed = dict(read_option(word, kind) for word in argv if word.startswith("-"))
     files = [config_path(word) for word in argv if not word.startswith("-")]
-    options = {name: value for file in files for name, value in read_file(file).items()} | typed
+    options = {name: value for file in files for name, value in read_file(file, kind).items()} | typed
     if "warmup_iters" not in typed:
-        fit_warmup(options, say)
-    return settle(options, files)
+        fit_warmup(options, say, kind)
+    return settle(options, files, kind)
 
 
 def before_torch(argv):
@@ -274,18 +309,18 @@ def is_mistaken(argv):
     return False
 
 
-def fit_warmup(options, say):
+def fit_warmup(options, say, kind):
     """Shorten a warm-up that is longer than the run, and that nobody typed: to a tenth of the run."""
-    end = options.get("lr_decay_iters") or options.get("max_iters", Config.max_iters)
-    warmup = options.get("warmup_iters", Config.warmup_iters)
+    end = options.get("lr_decay_iters") or options.get("max_iters", kind.max_iters)
+    warmup = options.get("warmup_iters", kind.warmup_iters)
     if 1 <= end < warmup:
         options["warmup_iters"] = end // 10
         say(f"warmup_iters={warmup} does not fit into {end} iterations: {end // 10} instead")
 
 
-def settle(options, files=()):
+def settle(options, files=(), kind=Config):
     """A checked Config from a dict of options, the derived ones and out_dir filled in."""
-    config = Config(**checked(options, "the options"))
+    config = kind(**checked(options, "the options", kind))
     known = derived(vars(config))
     filled = {name: value for name, value in known.items() if getattr(config, name) is None}
     if config.out_dir is None:
@@ -294,27 +329,28 @@ def settle(options, files=()):
     elif not config.out_dir.strip():
         raise UserError("out_dir is empty: name a folder, or leave it out for out/<config files>/seed<seed>")
     config = dataclasses.replace(config, **filled)
-    check_together(config)
+    config.check()
     return config
 
 
-def read_file(path):
+def read_file(path, kind):
     """The options that a config file assigns, checked by name and type."""
     if not path.is_file() and re.match(r"\w+=", str(path)):
-        read_option(f"--{path}")
+        read_option(f"--{path}", kind)
         raise UserError(f"no config file {path}; did you mean --{path}?")
     assigned = run_file(path)
     if {"base", "arms"} <= assigned.keys():
         raise UserError(f"{path} is a study, not the config of a run: {command('sweep.py', path)}")
-    return checked(assigned, path)
+    return checked(assigned, path, kind)
 
 
-def checked(options, where):
+def checked(options, where, kind=Config):
     """Options by the names that they have now, each checked alone; a function is left as it is."""
     options = today(options)
-    known_options(options, where)
+    known_options(options, where, kind)
     return {
-        name: value if callable(value) else check_value(name, value, where) for name, value in options.items()
+        name: value if callable(value) else check_value(name, value, where, kind)
+        for name, value in options.items()
     }
 
 
@@ -350,25 +386,24 @@ def similar_file(stem, kind):
     return f"; did you mean {known[close[0]]!r}?" if close else ""
 
 
-def read_option(word):
+def read_option(word, kind=Config):
     """(option, value) of a --key=value."""
     match = re.fullmatch(r"--(\w+)=(.*)", word, re.DOTALL)
     if not match:
         name, _, value = word.lstrip("-").partition("=")
         name = name.replace("-", "_")
         if name.isidentifier():
-            known_options([ALIASES.get(name, name)], "the command line")
-        example = f"--{name}={value or getattr(Config, name)}" if name in OPTIONS else "--seed=2"
+            known_options([ALIASES.get(name, name)], "the command line", kind)
+        example = f"--{name}={value or getattr(kind, name)}" if name in options_of(kind) else "--seed=2"
         raise UserError(f"{word} is no option; options are written --key=value, for instance {example}")
     name, text = match.groups()
     name = ALIASES.get(name, name)
-    known_options([name], "the command line")
-    return name, check_value(name, from_text(name, text), "the command line")
+    known_options([name], "the command line", kind)
+    return name, check_value(name, from_text(text, options_of(kind)[name].kinds), "the command line", kind)
 
 
-def from_text(name, text):
-    """The value that `text` stands for in the type of an option; the text itself where it stands for none."""
-    kinds = OPTIONS[name].kinds
+def from_text(text, kinds):
+    """The value that `text` stands for in the types of an option; the text itself where it stands for none."""
     if type(None) in kinds and text == "None":
         return None
     if bool in kinds:
@@ -378,21 +413,21 @@ def from_text(name, text):
     return text
 
 
-def known_options(names, where):
+def known_options(names, where, kind):
     """UserError unless all of some names are those of options; it names all that are not."""
-    if strange := [name for name in names if name not in OPTIONS]:
-        hint = "; ".join(dict.fromkeys(NANOGPT[name] for name in strange if name in NANOGPT))
-        near = did_you_mean(strange[0], OPTIONS) if len(strange) == 1 else ""
-        listed = f"{near} (python train.py --help lists them all; a config file's own names begin with _)"
+    if strange := [name for name in names if name not in options_of(kind)]:
+        hint = "; ".join(dict.fromkeys(ELSEWHERE[name] for name in strange if name in ELSEWHERE))
+        near = did_you_mean(strange[0], options_of(kind)) if len(strange) == 1 else ""
+        listed = f"{near} (python {kind.command} --help lists them all; a config file's own names begin with _)"
         raise UserError(
             f"{where}: no option is called {' or '.join(map(repr, strange))}{f': {hint}' if hint else listed}"
         )
 
 
-def check_value(name, value, where):
+def check_value(name, value, where, kind):
     """The value of an option, taken alone, an int made a float where the option is a float; UserError where its
     type is wrong or it makes no sense."""
-    kinds, choices, limits = OPTIONS[name]
+    kinds, choices, limits = options_of(kind)[name]
     if isinstance(value, str | bool):
         value = SAME.get((name, str(value).lower()), value)
     if type(value) is int and float in kinds and abs(value) < 1e300:  # beyond it no float has room
@@ -472,20 +507,22 @@ def differences(config):
     return {
         name: value
         for name, value in vars(config).items()
-        if value != getattr(Config, name) and value != derived(vars(config)).get(name) and name != "out_dir"
+        if value != getattr(type(config), name)
+        and value != derived(vars(config)).get(name)
+        and name != "out_dir"
     }
 
 
-def help_text():
-    """Every option with its default, its comment and its choices, from the source of Config itself."""
-    lines = ["python train.py [CONFIG_FILE ...] [--key=value ...]", ""]
+def help_text(kind=Config):
+    """Every option with its default, its comment and its choices, from the source of its kind itself."""
+    lines = [f"python {kind.command} [CONFIG_FILE ...] [--key=value ...]", ""]
     lines += ["Defaults, then the files in order, then the command line; the later wins."]
-    for line in inspect.getsource(Config).splitlines():
+    for line in inspect.getsource(kind).splitlines():
         if group := re.fullmatch(r"\s+# == (.*) ==", line):
             lines += ["", group[1]]
         elif field := re.fullmatch(r"\s+(\w+): [^=]+ = (.+?)  # (.*)", line):
             name, default, comment = field.groups()
             lines.append(f"  --{name + '=' + default:<38} {comment}")
-            if choices := OPTIONS[name].choices:
+            if choices := options_of(kind)[name].choices:
                 lines.append(f"{'':43}{', '.join(choices)}")
     return "\n".join(lines)

@@ -3,9 +3,10 @@
 Its entries:
 
     format       1
-    name, unit   the corpus, and what a token is: "character", "byte", or a subword, "token" (data/subword.py)
+    name, unit   the corpus, and what a token is: "character", "byte", or a subword, "token" (data/subword.py);
+                 of a task (data/texts.py), whose splits are examples, "text"
     vocab_size   the number of symbols, at most 65,536
-    vocabulary   the symbols in code-point order; a token is an index into it
+    vocabulary   the symbols in code-point order; a token is an index into it. Of a task, its labels
     vocabulary_sha256   of the entries that give the tokens their MEANING; older corpora have none
     splits       {"train": {"tokens": n, "sha256": of train.bin}, ...}, in the text's order
     source       {"from": path or URL, "sha256": of the source's bytes}
@@ -26,6 +27,7 @@ SYMBOLS = {  # unit: whether a value is one of its symbols
     "character": lambda symbol: isinstance(symbol, str) and len(symbol) == 1,
     "byte": lambda symbol: type(symbol) is int and 0 <= symbol < 256,
     "token": lambda symbol: isinstance(symbol, str) and all(ord(byte) < 256 for byte in symbol),
+    "text": lambda symbol: isinstance(symbol, str),
 }
 
 

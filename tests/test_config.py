@@ -23,11 +23,13 @@ from config import (
     help_text,
     identity,
     load,
+    options_of,
     recorded,
     run_script,
     settle,
     user_path,
 )
+from config.classify import Classify
 from config.study import MOST_RUNS, parse_seeds, read_study
 
 
@@ -236,22 +238,24 @@ def test_a_study_of_another_shape_is_one_line(tmp_path, line):
         read_study(tmp_path / "odd.py")
 
 
-def test_help_lists_every_option_with_its_default_comment_and_choices():
-    lines = help_text().splitlines()
-    for field in dataclasses.fields(Config):
+@pytest.mark.parametrize("kind", [Config, Classify])
+def test_help_lists_every_option_with_its_default_comment_and_choices(kind):
+    lines = help_text(kind).splitlines()
+    for field in dataclasses.fields(kind):
         (at,) = [number for number, line in enumerate(lines) if line.startswith(f"  --{field.name}=")]
         assert len(lines[at].split("  ", 2)[2].strip()) > 10, f"{field.name} has no comment"
-        assert all(choice in lines[at + 1] for choice in OPTIONS[field.name].choices)
+        assert all(choice in lines[at + 1] for choice in options_of(kind)[field.name].choices)
     with pytest.raises(SystemExit) as exit_:
-        load(["--help"])
+        load(["--help"], kind=kind)
     assert exit_.value.code == 0
 
 
-def test_every_option_that_is_a_number_has_limits_and_every_word_its_choices():
-    for name, option in OPTIONS.items():
+@pytest.mark.parametrize("kind", [Config, Classify])
+def test_every_option_that_is_a_number_has_limits_and_every_word_its_choices(kind):
+    for name, option in options_of(kind).items():
         if {int, float} & set(option.kinds):
             assert option.limits, name
-        if option.kinds == (str,) and name not in ("dataset", "device"):
+        if option.kinds == (str,) and name not in ("dataset", "device", "task", "model"):
             assert option.choices, name
     for name, known in (
         ("schedule", noise.SCHEDULES),

@@ -26,6 +26,7 @@ from conftest import own
 import noise
 import sweep
 from config import ROOT, Config, load
+from config.classify import Classify
 from config.study import read_study
 from data.corpus import Corpus
 from model import GPT, GPTConfig
@@ -33,6 +34,7 @@ from training.run_folder import OWN_FILES
 
 PAGES = [ROOT / "README.md", *own("docs/*.md")]
 OPTIONS = Config.__dataclass_fields__
+ALL_OPTIONS = {**OPTIONS, **Classify.__dataclass_fields__}
 MADE = {  # by a reader or by a command: no file of the repository
     *(*OWN_FILES, "train.bin", "val.bin", "test.bin", "meta.json", "prepare.py", "input.txt", "my.txt"),
     *("runs.txt", "job.sh", "corpus.json"),
@@ -137,11 +139,11 @@ def test_every_file_and_option_that_is_named_is_there(page):
         if re.fullmatch(r"[\w./]+/", span) and not span.startswith("out/"):
             assert (ROOT / span).is_dir(), span
         if option := re.match(r"(noise_|noisytune_|reset_|diagnose_)\w+$", span):
-            assert option[0] in OPTIONS or (ROOT / "config" / "study" / f"{span}.py").is_file(), span
+            assert option[0] in ALL_OPTIONS or (ROOT / "config" / "study" / f"{span}.py").is_file(), span
         if option := re.match(r"--(\w[\w-]*)", span):
             programs = ("sweep.py", "sample.py", "data/shakespeare_bpe/prepare.py", "data/enwik8/prepare.py")
             helps = "".join(map(help_of, programs)) + help_of("-m", "bench") + help_of("-m", "bench.gpu")
-            assert option[1] in OPTIONS or re.search(rf"{option[0]}\b", helps), span
+            assert option[1] in ALL_OPTIONS or re.search(rf"{option[0]}\b", helps), span
 
 
 def anchors(page):

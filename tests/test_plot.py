@@ -16,7 +16,7 @@ from config import Config, UserError
 from data.files import read_json, write_json
 
 TWO = {"baseline": {}, "noise": {"noise_sigma": 0.1}}
-NEED_MORE = ("mechanism", "distance", "sensitivity", "learning_rates", "flatness")  # than two arms
+NEED_MORE = ("mechanism", "distance", "lambdas", "sensitivity", "learning_rates", "flatness")  # than two arms
 GRID = {f"s{s}_g{g}": {"noise_sigma": s, "noise_gamma": g} for s in (0.01, 0.1, 0.5) for g in (0.9, 0.99)}
 
 

@@ -104,8 +104,10 @@ def test_the_runs_in_the_order_of_their_seeds_and_the_record_of_the_whole_study(
 
 @pytest.mark.parametrize("name", [path.stem for path in own("config/study/[a-z]*.py")])
 def test_the_studies_that_come_with_it_are_whole_at_both_sizes(name):
-    for overlays in ([], [str(ROOT / "config" / "cpu.py")]):
-        plan = read_study(ROOT / "config" / "study" / f"{name}.py", overlays)
+    file = ROOT / "config" / "study" / f"{name}.py"
+    gpts = read_study(file).runs[0].config.program == "train"
+    for overlays in ([], *([[str(ROOT / "config" / "cpu.py")]] if gpts else ())):
+        plan = read_study(file, overlays)
         assert len(plan.runs) == len(plan.arms) * len(plan.seeds)
         assert len({run.folder for run in plan.runs}) == len(plan.runs)
         assert json.loads(json.dumps(plan.record()))["seeds"] == list(plan.seeds)
@@ -120,6 +122,8 @@ def test_the_studies_that_come_with_it_are_whole_at_both_sizes(name):
         ("seeds = (1, 2)", "seeds = ()", "seeds=()"),
         ("seeds = (1, 2)", "seeds = (1, 2)\npurpose = 'fun'", "purpose='fun'"),
         ("seeds = (1, 2)", "seeds = (1, 2)\ntogether = 3", "together=3"),
+        ("seeds = (1, 2)", "seeds = (1, 2)\nprogram = 'fit'", "program='fit'"),
+        ("seeds = (1, 2)", "seeds = (1, 2)\nprogram = 'classify'", "no option is called 'dataset'"),
         ("noise_sigma=0.01", "noise_sgima=0.01", "did you mean 'noise_sigma'"),
         ("noise_sigma=0.01", "noise_sigma=-1.0", "arm noise: noise_sigma=-1.0"),
         ("noise_sigma=0.01", "seed=3", "arm noise: seed"),

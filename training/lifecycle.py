@@ -16,7 +16,7 @@ from training import mirrors
 from training.distributed import Ending, on_rank0
 from training.evaluate import bits, mean_loss
 from training.machine import Machine, enough_memory, out_of_memory, versions
-from training.pretrained import check_same, describe, needs_source, read_source
+from training.pretrained import check_same, needs_source, read_source
 from training.run import Diverged, Run, compile_model
 from training.run_folder import corpus_title, read_log
 from training.shape import check_memory, slow_to_build
@@ -70,16 +70,19 @@ def open_corpus(config, machine):
     return corpus
 
 
-def begin_or_resume(folder, config, machine, corpus, source, ranks):
-    """The Run that belongs in this folder, at the step that it has reached; None where it has ended already."""
+def begin_or_resume(folder, config, machine, corpus, source, ranks, kind=None):
+    """The Run that belongs in this folder, at the step that it has reached; None where it has ended already.
+
+    kind: the class of the run, a training.run.Trained; train.py's unless given.
+    """
     resuming = ranks.on_rank0(folder.can_resume, config, corpus.meta)
     if resuming and ranks.on_rank0(folder.read, "result.json"):
         return None
     if resuming:
         machine = machine.as_recorded(folder.read("run.json")["machine"])
-    if ranks.is_main and slow_to_build(config, corpus.meta["vocab_size"]):
+    if not kind and ranks.is_main and slow_to_build(config, corpus.meta["vocab_size"]):
         print("building the model", flush=True)
-    run = Run(config, corpus, machine, source, ranks)
+    run = (kind or Run)(config, corpus, machine, source, ranks)
     (resume if resuming else begin)(run, folder)
     if not ranks.is_main and (state := folder.load("last.pt")):
         run.restore(state)
@@ -102,9 +105,9 @@ def begin(run, folder):
     about = {
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": run.machine.record(),
-        "versions": versions(),
+        "versions": versions(run.packages),
         "seeds": {"seed": run.config.seed, "data_seed": run.config.data_seed},
-        "parameters": run.model.parameter_count(),
+        "parameters": run.parameter_count(),
         "corpus": run.corpus.meta,
         "init_from": run.source_record,
         "resumed": [],
@@ -128,7 +131,7 @@ def resume(run, folder):
             if out_of_memory(error):
                 raise
             raise UserError(f"{folder.path / 'last.pt'} is no checkpoint of this run: restore it") from None
-    elif run.config.init_from:
+    if run.source_record or (run.config.init_from and not state):
         check_same(run.source_record, about.get("init_from"), folder.path)
     if run.config.init_from and not run.pretrained:
         run.pretrained = load_pretrained(folder, run)
@@ -153,7 +156,7 @@ def resume(run, folder):
         print(
             f"{folder.path}: {'; '.join(lost.values())}; going on from the checkpoint of iteration {run.step:,}"
         )
-    now = {"iter": run.step, "machine": run.machine.record(), "versions": versions()}
+    now = {"iter": run.step, "machine": run.machine.record(), "versions": versions(run.packages)}
     about["resumed"].append(now | ({"lost": lost} if lost else {}))
     folder.write("run.json", about)
     if why:
@@ -174,13 +177,14 @@ def announce(run, folder):
     config = run.config
     changed = ", ".join(f"{name}={value!r}" for name, value in differences(config).items())
     print(f"config: {changed or 'the defaults'}")
+    what = "texts" if run.corpus.meta["unit"] == "text" else "tokens"
     print(
-        f"{folder.path}: {corpus_title(run.corpus.meta)}, {run.model.parameter_count():,} parameters,"
-        f" {run.machine}; iterations {run.step:,} to {config.max_iters:,} of {config.tokens_per_iter:,} tokens",
+        f"{folder.path}: {corpus_title(run.corpus.meta)}, {run.parameter_count():,} parameters,"
+        f" {run.machine}; iterations {run.step:,} to {config.max_iters:,} of {config.tokens_per_iter:,} {what}",
         flush=True,
     )
-    if run.source_record:
-        print(describe(run.source_record), flush=True)
+    if words := run.describe_source():
+        print(words, flush=True)
 
 
 def warm_up(run, accumulate):
@@ -241,16 +245,18 @@ checkpoint = on_rank0(save_checkpoint)
 
 
 @on_rank0
-def evaluate(run, folder):
-    """Log the losses over the fixed windows; keep the weights if none before had a lower val loss."""
+def evaluate(run, folder, losses=None):
+    """Log the losses over the fixed windows; keep the weights if none before had a lower val loss.
+
+    losses: of the run, a function that gives more with them; those of train.py unless given.
+    """
     run.check_finite()
     with run.meter.paused():
         event = {
             "kind": "eval",
             "iter": run.step,
             "tokens": run.step * run.config.tokens_per_iter,
-            "train_loss": train_loss(run),
-            "val_loss": val_loss(run),
+            **(losses or losses_of)(run),
             "seconds": run.meter.seconds(),
         }
         if not math.isfinite(event["val_loss"]):
@@ -270,7 +276,11 @@ def save_best(run, folder, val_loss):
         save_checkpoint(run, folder)
     with run.meter.paused():
         run.best = {"val_loss": val_loss, "iter": run.step}
-        folder.save("best.pt", {"model": run.model.weights(), **run.best})
+        folder.save("best.pt", {"model": run.weights(), **run.best})
+
+
+def losses_of(run):
+    return {"train_loss": train_loss(run), "val_loss": val_loss(run)}
 
 
 def val_loss(run):
@@ -379,7 +389,7 @@ def run_summary(run):
         "seconds": run.meter.seconds(),
         "peak_memory_bytes": run.machine.peak_memory(),
         "device": run.machine.name,
-        "compiled": run.model.compiled,
+        "compiled": getattr(run.model, "compiled", False),
     }
 
 

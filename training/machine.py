@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import importlib.metadata
 import math
 import os
 import platform
@@ -250,9 +251,10 @@ def has_bfloat16(card):
     return torch.cuda.get_device_capability(card) >= (8, 0)
 
 
-def versions():
-    """What runs: Python, packages, platform and the code's revision."""
+def versions(packages=()):
+    """What runs: Python, packages, these too, platform and the code's revision."""
     return {
+        **{package: importlib.metadata.version(package) for package in packages},
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,

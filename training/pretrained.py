@@ -154,6 +154,6 @@ def check_same(record, recorded, path):
     if record is None or record["sha256"] != (recorded or {}).get("sha256"):
         source = (record or recorded or {}).get("run", "its init_from")
         raise UserError(
-            f"{path} began from other weights than {source} has now, by the SHA-256 in its run.json,"
-            " and has no checkpoint of its own: restore them, or begin afresh with --overwrite=True"
+            f"{path} began from other weights than {source} has now, by the SHA-256 in its run.json: restore"
+            " them, or begin afresh with --overwrite=True"
         )

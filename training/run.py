@@ -11,7 +11,7 @@ from training import operators as ops
 from training.controls import make_control
 from training.distributed import Ending, SingleProcess
 from training.lion import Lion
-from training.pretrained import carry_over
+from training.pretrained import carry_over, describe
 from training.terminal import Meter
 
 
@@ -23,16 +23,70 @@ class Diverged(Ending):
         self.iteration = iteration
 
 
-class Run:
-    """One run in memory.
+class Trained:
+    """What a run of every program has, which training/lifecycle.py relies on: config, corpus, machine, ranks,
+    model, optimizer, scaler, noise, and
 
-    source_record: run.json's record of the weights that init_from gave; None where they are fresh.
-    pretrained: those weights, before NoisyTune, by name, as start.pt has them; None where there are none.
+    packages: those beside PyTorch whose versions its results may depend on.
+    source_record: run.json's record of the weights that it started from; None where they are fresh.
+    pretrained: those weights, before NoisyTune, by name, as start.pt has them; None where there is none.
     step: updates done; saved: those in last.pt; checked: those whose loss is known to be finite.
     best: the lowest val loss so far, and its iteration; best.pt is the same on disk.
     history: (max_iters, 3) on the device, a row an iteration: mini-batch loss, gradient norm before clipping,
         noise norm (NaN where it is not logged); nothing is fetched from the device between log lines.
     """
+
+    packages = ()
+
+    def count_from_0(self):
+        self.step, self.checked, self.saved = 0, 0, None
+        self.best = {"val_loss": math.inf, "iter": None}
+        self.meter = Meter(self.config.tokens_per_iter)
+        self.history = new_history(self.config.max_iters, self.machine.device)
+
+    def is_logged(self, step):
+        return step % self.config.log_interval == 0 or step + 1 == self.config.max_iters
+
+    def state(self):
+        """Everything that a resume needs beside best.pt."""
+        return {
+            "model": self.weights(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "seconds": self.meter.seconds(),
+            "history": self.history[: self.step],
+        }
+
+    def restore(self, state):
+        self.model.load_state_dict(state["model"]["state"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step = self.checked = self.saved = state["step"]
+        self.meter.seconds_before = state["seconds"]
+        history = state["history"] if "history" in state else state["trace"][:, :3]  # of an older version
+        if history.shape != (self.step, 3):
+            raise ValueError("its history is of another length")
+        self.history[: self.step] = history
+
+    def check_finite(self):
+        """Raise Diverged at the first iteration since the last check whose loss is not finite.
+
+        A gradient that is not finite is the scaler's to skip; without one it has spoilt the weights.
+        """
+        columns = 1 if self.scaler.is_enabled() else 2
+        bad = ~self.history[self.checked : self.step, :columns].isfinite().all(dim=1)
+        if bad.any():
+            raise Diverged(self.checked + int(bad.nonzero()[0]))
+        self.checked = self.step
+
+    def skipped_steps(self):
+        """Iterations whose update the scaler skipped, because a gradient was not finite."""
+        return int((~self.history[: self.step, 1].isfinite()).sum()) if self.scaler.is_enabled() else 0
+
+
+class Run(Trained):
+    """One run of train.py in memory."""
 
     def __init__(self, config, corpus, machine, source=None, ranks=None):
         machine.apply()
@@ -49,10 +103,7 @@ class Run:
         self.optimizer = make_optimizer(config, self.model, self.scaler.is_enabled())
         self.noise = gradient_noise(config, self.model)
         self.control = make_control(self)
-        self.step, self.checked, self.saved = 0, 0, None
-        self.best = {"val_loss": math.inf, "iter": None}
-        self.meter = Meter(config.tokens_per_iter)
-        self.history = new_history(config.max_iters, machine.device)
+        self.count_from_0()
 
     def batch(self, micro_step):
         """Inputs and targets of all ranks, each (batch_size, block_size); symbols replaced by option
@@ -65,50 +116,24 @@ class Run:
             x = self.corpus.noised(x, seed, config.input_noise)
         return x, y
 
-    def is_logged(self, step):
-        return step % self.config.log_interval == 0 or step + 1 == self.config.max_iters
+    def weights(self):
+        return self.model.weights()
+
+    def parameter_count(self):
+        return self.model.parameter_count()
+
+    def describe_source(self):
+        return describe(self.source_record) if self.source_record else None
 
     def state(self):
-        """Everything that a resume needs beside best.pt."""
-        return {
-            "model": self.model.weights(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "step": self.step,
-            "seconds": self.meter.seconds(),
-            "history": self.history[: self.step],
-            "plateau": vars(self.noise.sigma) if self.config.noise_schedule == "plateau" else None,
-            **self.control.state(),
-        }
+        plateau = vars(self.noise.sigma) if self.config.noise_schedule == "plateau" else None
+        return {**super().state(), "plateau": plateau, **self.control.state()}
 
     def restore(self, state):
-        self.model.load_state_dict(state["model"]["state"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.step = self.checked = self.saved = state["step"]
-        self.meter.seconds_before = state["seconds"]
-        history = state["history"] if "history" in state else state["trace"][:, :3]  # of an older version
-        if history.shape != (self.step, 3):
-            raise ValueError("its history is of another length")
-        self.history[: self.step] = history
+        super().restore(state)
         if self.config.noise_schedule == "plateau":
             vars(self.noise.sigma).update(state["plateau"])
         self.control.restore(state)
-
-    def check_finite(self):
-        """Raise Diverged at the first iteration since the last check whose loss is not finite.
-
-        A gradient that is not finite is the scaler's to skip; without one it has spoilt the weights.
-        """
-        columns = 1 if self.scaler.is_enabled() else 2
-        bad = ~self.history[self.checked : self.step, :columns].isfinite().all(dim=1)
-        if bad.any():
-            raise Diverged(self.checked + int(bad.nonzero()[0]))
-        self.checked = self.step
-
-    def skipped_steps(self):
-        """Iterations whose update the scaler skipped, because a gradient was not finite."""
-        return int((~self.history[: self.step, 1].isfinite()).sum()) if self.scaler.is_enabled() else 0
 
     @torch.no_grad()
     def l1_from_pretrained(self):

@@ -53,7 +53,7 @@ OWN_FILES = (  # in the order in which they go: what an interruption leaves is n
 EVENT_FILES = "tensorboard/events.out.tfevents.*"  # of option tensorboard
 
 LENGTHS = {"max_iters", "warmup_iters", "lr_decay_iters", "noise_steps"}  # max_iters, and what follows from it
-OPTIONS = {"dataset": str, "seed": int, "max_iters": int}  # of config.json; `recorded` checks all
+OPTIONS = {"dataset?": str, "seed": int, "max_iters": int}  # of config.json; `recorded` checks all
 MACHINE = {"device": str, "dtype": str, "threads": int, "name": (str, NoneType)}
 ABOUT = {
     **{"machine": MACHINE, "corpus": dict, "parameters": int, "versions": dict},
@@ -266,7 +266,8 @@ def only_longer(changed, config):
     """Whether the steps so far are those of a longer run: where its length is all that changed, and changes no
     schedule."""
     old, new = changed.get("max_iters", (0, 0))
-    return old < new and changed.keys() - unused(config) == {"max_iters"}
+    follows = config.program == "classify"  # whose learning rate falls to 0 at max_iters
+    return old < new and not follows and changed.keys() - unused(config) == {"max_iters"}
 
 
 def unused(config):
@@ -277,7 +278,7 @@ def unused(config):
 def further(changed, config, path):
     """How a run is trained further where being longer changes its schedules, in words; None of another run."""
     old, new = changed.get("max_iters", (0, 0))
-    if old >= new or not changed.keys() <= LENGTHS:
+    if config.program != "train" or old >= new or not changed.keys() <= LENGTHS:
         return None
     others = changed.keys() - {"max_iters"} - unused(config)
     keep = " ".join(f"--{name}={changed[name][0]}" for name in changed if name in others)
@@ -411,7 +412,10 @@ def corpus_meta(folder):
             f" exported model{runs_beneath(folder)}"
         )
     if found[0].name == "run.json":
-        return read_about(folder)["corpus"]
+        meta = read_about(folder)["corpus"]
+        if meta["unit"] == "text":
+            raise UserError(f"{folder} is a run of training.classify, whose log.jsonl has all that it measured")
+        return meta
     meta = read_json(found[0])
     if wrong := fault_in(meta):
         raise UserError(f"{found[0]} is damaged, in its corpus's {wrong}: restore it")

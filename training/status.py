@@ -38,7 +38,8 @@ def outcome(result):
         return f"diverged at iteration {result['diverged_at']:,}"
     best, final = result["best_val_loss"], result["final_val_loss"]
     final = "not finite" if final is None else f"{final:.4f}"
-    return f"best val loss {best:.4f}, final {final}, {result['seconds']:.0f} s"
+    score = f", val score {result['final_val_score']:.4f}" if "final_val_score" in result else ""
+    return f"best val loss {best:.4f}, final {final}{score}, {result['seconds']:.0f} s"
 
 
 def damaged(runs):

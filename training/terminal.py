@@ -71,7 +71,8 @@ class Progress(StatusLine):
         1,230/5,000  25 %  12:34 left  loss 2.345  val 2.401  12,345 tok/s
     """
 
-    def __init__(self, step, max_iters, silent=False):
+    def __init__(self, step, max_iters, silent=False, unit="tok"):
+        self.unit = unit
         shown = "{n:,}/{total:,}  {percentage:.0f} %  {remaining} left  {desc}"
         super().__init__(silent, shown, initial=step, total=max_iters)
         self.loss = self.val_loss = self.rate = ""
@@ -87,14 +88,15 @@ class Progress(StatusLine):
         self.val_loss = f"val {event['val_loss']:.3f}"
         self.show_figures()
         rate = f", {self.rate}" if self.rate else ""
+        score = f", val score {event['val_score']:.4f}" if "val_score" in event else ""
         self.print_above(
             f"iteration {event['iter']:>6,}: train loss {event['train_loss']:.4f},"
-            f" val loss {event['val_loss']:.4f}{rate}"
+            f" val loss {event['val_loss']:.4f}{score}{rate}"
         )
 
     def logged(self, event):
         self.loss, rate = f"loss {event['loss']:.3f}", event["tokens_per_second"]
-        self.rate = f"{rate:,.0f} tok/s" if rate else ""
+        self.rate = f"{rate:,.0f} {self.unit}/s" if rate else ""
         self.show_figures()
         if self.disable and time.monotonic() - self.printed > SECONDS_BETWEEN_LINES:
             self.print_above(f"iteration {event['iter']:>6,}: mini-batch loss {event['loss']:.4f}")

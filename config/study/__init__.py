@@ -8,6 +8,7 @@
     versus = {"wide_noise": "wide"}            an arm that is compared with another arm; may be left out
     decisive = ["baseline", "noise"]           the arms of the figure `mechanism`; may be left out
     purpose = "tuning"                         chooses learning rates, judges nothing; left out: "comparison"
+    program = "classify"                       of training.classify; left out: "train", of train.py
     together = "table1"                        studies of one name are one figure's; may be left out
 
 Later ones override earlier ones: base, overlays, common, arm, command line. An arm's option may be a function
@@ -33,6 +34,7 @@ from config import (
     config_path,
     did_you_mean,
     identity,
+    kinds,
     load,
     read_option,
     run_file,
@@ -42,9 +44,12 @@ from config import (
 PARTS = {
     **{"base": (str, list), "common": dict, "arms": dict, "baseline": str},
     **{"seeds": (list, tuple, range), "versus": dict, "decisive": list},
-    **{"purpose": str, "together": (str, type(None))},
+    **{"purpose": str, "together": (str, type(None)), "program": str},
 }
-LEFT_OUT = {"common": {}, "versus": {}, "decisive": [], "purpose": "comparison", "together": None}
+LEFT_OUT = {
+    **{"common": {}, "versus": {}, "decisive": []},
+    **{"purpose": "comparison", "together": None, "program": "train"},
+}
 WHOLE = "full"  # the size of a study as its file has it, without overlays
 PURPOSES = ("comparison", "tuning")
 MOST_RUNS = 10_000  # of a study; planning so many takes some ten seconds
@@ -57,7 +62,8 @@ OURS = {  # what no study may set, since the plan does; what there is in its pla
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run that a study asks for. words: its command line, after `python train.py`."""
+    """One run that a study asks for. words: its command line, after its program's name; config: a Config, or of
+    another program's kind."""
 
     arm: str
     seed: int
@@ -112,7 +118,8 @@ def read_study(file, overlays=(), options=(), seeds=None, arms=None):
     """
     file = config_path(file)
     parts = check_parts(run_file(file, "study file"), file)
-    overrides = dict(read_option(word) for word in options)
+    kind = kinds()[parts.pop("program")]
+    overrides = dict(read_option(word, kind) for word in options)
     if ours := [name for name in overrides if name in OURS]:
         raise UserError(f"--{ours[0]} is set by the study itself; {OURS[ours[0]]}")
     base = [parts["base"]] if isinstance(parts["base"], str) else parts["base"]
@@ -134,7 +141,7 @@ def read_study(file, overlays=(), options=(), seeds=None, arms=None):
     if count > 1000:
         print(f"planning {count:,} runs", file=sys.stderr, flush=True)
     asked = itertools.product(seeds, arms)
-    runs = [plan(study, arm, seed, files, parts["common"], overrides) for seed, arm in asked]
+    runs = [plan(study, arm, seed, files, parts["common"], overrides, kind) for seed, arm in asked]
     check_runs(study, runs)
     return dataclasses.replace(study, runs=tuple(runs))
 
@@ -150,25 +157,27 @@ def check_parts(names, file):
         if name not in PARTS:
             raise UserError(f"{file}: a study has no {name!r}{did_you_mean(name, PARTS)}")
     parts = LEFT_OUT | names
-    for name, kinds in PARTS.items():
+    for name, types in PARTS.items():
         if name not in parts:
             raise UserError(f"{file} assigns no {name}; a study has {', '.join(PARTS)}")
-        if not isinstance(parts[name], kinds):
+        if not isinstance(parts[name], types):
             raise UserError(f"{file}: {name}={shown(parts[name])} is of the wrong type (docs/studies.md)")
     for arm in (parts["baseline"], *parts["versus"], *parts["versus"].values(), *parts["decisive"]):
         if arm not in list(parts["arms"]):
             raise UserError(f"{file}: {shown(arm)} is none of its arms{did_you_mean(str(arm), parts['arms'])}")
-    if parts["purpose"] not in PURPOSES:
-        raise UserError(f"{file}: purpose={parts['purpose']!r} is neither {' nor '.join(map(repr, PURPOSES))}")
+    for name, choices in (("purpose", PURPOSES), ("program", kinds())):
+        if parts[name] not in choices:
+            raise UserError(f"{file}: {name}={parts[name]!r} is neither {' nor '.join(map(repr, choices))}")
     seeds = tuple(itertools.islice(parts["seeds"], MOST_RUNS + 1))  # of range(10**9) too
     if not seeds or not all(type(seed) is int and OPTIONS["seed"].limits.hold(seed) for seed in seeds):
         raise UserError(f"{file}: seeds={shown(parts['seeds'])} are not numbers from 0 on")
     if len(seeds) > MOST_RUNS:
         raise UserError(f"{file}: seeds={shown(parts['seeds'])} are more than {MOST_RUNS:,}")
     parts["seeds"] = seeds
-    parts["common"] = check_options(parts["common"], f"{file}, common")
+    kind = kinds()[parts["program"]]
+    parts["common"] = check_options(parts["common"], f"{file}, common", kind)
     parts["arms"] = {
-        arm: check_options(options, f"{file}, arm {arm}") for arm, options in parts["arms"].items()
+        arm: check_options(options, f"{file}, arm {arm}", kind) for arm, options in parts["arms"].items()
     }
     for arm in parts["arms"]:
         if not isinstance(arm, str) or not re.fullmatch(r"[\w.,+-]+", arm) or re.fullmatch(r"seed\d+", arm):
@@ -188,26 +197,26 @@ def chosen(parts, arms):
     return [arm for arm in parts["arms"] if arm in kept]
 
 
-def check_options(options, where):
+def check_options(options, where, kind):
     if not isinstance(options, dict):
         raise UserError(f"{where}: options are written dict(name=value, ...), not {shown(options)}")
-    options = checked(options, where)
+    options = checked(options, where, kind)
     if ours := [name for name in options if name in OURS]:
         raise UserError(f"{where}: {ours[0]} is set by the study itself")
     return options
 
 
-def plan(study, arm, seed, files, common, overrides):
+def plan(study, arm, seed, files, common, overrides, kind):
     """The run of one arm and one seed."""
     ours = {"seed": seed, "out_dir": str(study.folder / arm / f"seed{seed}")}
-    without = load([*files, *words_of({**common, **overrides, **ours})], say=unsaid)
+    without = load([*files, *words_of({**common, **overrides, **ours})], unsaid, kind)
     options = {
         name: value(without) if callable(value) else value
         for name, value in {**common, **study.arms[arm]}.items()
     }
     words = [*files, *words_of({**options, **overrides, **ours})]
     try:
-        return PlannedRun(arm, seed, words, load(words, say=unsaid))
+        return PlannedRun(arm, seed, words, load(words, unsaid, kind))
     except UserError as error:
         raise UserError(f"{study.name}, arm {arm}: {error}") from None
 

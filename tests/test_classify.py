@@ -1,0 +1,605 @@
+"""Encoders fine-tuned to classify texts: the laws, what bad input gets, and the way to records and figures."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+from conftest import checkpoint, same_weights, weights
+from made_up import META, OTHER_DATA, fake_run
+from test_laws import timeless
+
+import sample
+import sweep
+from analysis import collect, effects, records, statistics, tables
+from config import ROOT, UserError, load
+from config.classify import Classify
+from config.study import read_study
+from data.files import read_json
+from data.texts import read_task
+from noise import stream_seed
+from training import classify, encoder, evaluate, export, sharpness
+from training.machine import Machine
+from training.run_folder import read_log, read_result
+
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("sklearn")
+
+WORDS = ["good", "bad", "film", "plot", "dull", "bright", "we", "saw", "it", "twice", "and", "never", "again"]
+MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+POSITIONS = 12
+
+
+def save_tokenizer(folder):
+    """Of whole words, as BERT's puts marks around them."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    vocabulary = {word: number for number, word in enumerate([*MARKS, *WORDS])}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory):
+    """The folder of a BERT of random weights, 2 layers x 16."""
+    folder = tmp_path_factory.mktemp("models") / "bert"
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    shape = transformers.BertConfig(vocab_size=40, max_position_embeddings=POSITIONS, **size)
+    torch.manual_seed(1)
+    transformers.BertModel(shape).save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def table(tmp_path_factory):
+    """A file of 80 labelled texts of 1 to 9 words."""
+    draw, path = random.Random(1), tmp_path_factory.mktemp("texts") / "films.tsv"
+    rows = [("good", "bad")[n % 2] + "\t" + " ".join(draw.choices(WORDS, k=1 + n % 9)) for n in range(80)]
+    path.write_text("\n".join(["label\ttext", *rows]))
+    return path
+
+
+@pytest.fixture
+def words(bert, table, tmp_path):
+    """words(name, key=value, ...) is the command line of a small run in the folder `name`."""
+
+    def build(name="run", **options):
+        small = {
+            **{"task": table, "model": bert, "out_dir": tmp_path / name, "batch_size": 16, "max_iters": 12},
+            **{"device": "cpu", "dtype": "float32", "threads": 1, "learning_rate": 0.01, "warmup_iters": 3},
+            **{"noise_sigma": 0.5, "noise_scale": "global", "noisytune_lambda": 0.3},
+            **{"eval_interval": 4, "log_interval": 1, "checkpoint_interval": 5},
+        }
+        return [f"--{name}={value}" for name, value in {**small, **options}.items()]
+
+    return build
+
+
+@pytest.fixture
+def run(words, tmp_path):
+    """run(name, key=value, ...) trains and returns the run's folder."""
+
+    def do(name="run", status=0, **options):
+        assert classify.main(words(name, **options)) == status
+        return tmp_path / name
+
+    return do
+
+
+@pytest.fixture
+def new_run(words):
+    """new_run(key=value, ...) is an EncoderRun that has done no step yet."""
+
+    def build(**options):
+        config = load(words(**options), kind=Classify)
+        task = read_task(config.task, config.val_file)
+        return encoder.EncoderRun(config, task, Machine.choose(config), encoder.read_encoder(config, task))
+
+    return build
+
+
+@pytest.fixture
+def interrupted(monkeypatch, words):
+    """interrupted(step, act, ...) trains until that many steps are done, where `act` is called."""
+
+    def stop(at, act, **options):
+        step = classify.train_step
+
+        def stopping(run):
+            step(run)
+            if run.step == at:
+                act()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(classify, "train_step", stopping)
+            return classify.main(words(**options))
+
+    return stop
+
+
+# The laws.
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_same_command_gives_the_same_bits(run, dtype):
+    one = run("one", dtype=dtype)
+    torch.manual_seed(999)
+    again = run("again", dtype=dtype)
+    assert same_weights(one, again)
+    assert timeless(one) == timeless(again)
+
+
+def test_seeds_and_noise_make_the_difference(run, new_run):
+    plain = {"noise_sigma": 0, "noisytune_lambda": 0}
+    kinds = [{}, {"seed": 2}, {"data_seed": 2}, plain, {**plain, "noisytune_lambda": 0.3}]
+    folders = [run(f"run{number}", **options) for number, options in enumerate(kinds)]
+    assert not any(same_weights(a, b) for i, a in enumerate(folders) for b in folders[:i])
+    one, other, reordered = (new_run(**k).model.state_dict() for k in kinds[:3])
+    assert all(torch.equal(one[name], reordered[name]) for name in one)
+    assert not torch.equal(one["classifier.weight"], other["classifier.weight"])
+
+
+def test_looking_changes_nothing(run):
+    often = run("often", eval_interval=1, checkpoint_interval=1)
+    rarely = run("rarely", eval_interval=50, log_interval=7, checkpoint_interval=50, eval_train_texts=3)
+    assert same_weights(often, rarely)
+
+
+def test_a_stopped_run_resumes_to_the_same_bits(run, interrupted, tmp_path):
+    whole = run("whole")
+    assert interrupted(6, lambda: os.kill(os.getpid(), signal.SIGTERM)) == 128 + signal.SIGTERM
+    assert read_result(tmp_path / "run") is None
+    torch.manual_seed(999)
+    assert same_weights(run(), whole)
+    assert timeless(tmp_path / "run") == timeless(whole)
+
+
+def test_a_killed_run_resumes_to_the_same_bits(run, interrupted, tmp_path):
+    """From its last checkpoint, or from its start where it has none."""
+    for at in (3, 9):
+        with pytest.raises(ZeroDivisionError):
+            interrupted(at, lambda: 1 / 0)
+    assert checkpoint(tmp_path / "run")["step"] in (5, 8)
+    assert same_weights(run(), whole := run("whole"))
+    assert timeless(tmp_path / "run") == timeless(whole)
+
+
+def test_a_longer_run_is_another_one(run):
+    """Its learning rate falls over the whole of it."""
+    run()
+    with pytest.raises(UserError, match=r"max_iters \(12 there, 13 here\)"):
+        run(max_iters=13)
+
+
+def test_another_model_under_a_run_is_refused(run, interrupted, bert, tmp_path):
+    shutil.copytree(bert, mine := tmp_path / "mine")
+    interrupted(6, lambda: os.kill(os.getpid(), signal.SIGTERM), model=mine)
+    model = transformers.BertModel.from_pretrained(mine)
+    torch.nn.init.ones_(model.encoder.layer[0].output.dense.bias)
+    model.save_pretrained(mine)
+    with pytest.raises(UserError, match="SHA-256"):
+        run(model=mine)
+
+
+# The start, and how far from it.
+
+
+def test_the_weights_are_the_folders_and_the_head_is_the_seeds(new_run, bert):
+    run, pretrained = new_run(noisytune_lambda=0), transformers.BertModel.from_pretrained(bert)
+    for name, parameter in pretrained.named_parameters():
+        assert torch.equal(parameter, run.model.get_parameter(f"bert.{name}"))
+    assert run.encoder.head == {"classifier.weight", "classifier.bias"} == {*run.encoder.record["fresh"]}
+    assert not run.model.classifier.bias.any()
+    assert 0.005 < run.model.classifier.weight.std() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("params", "moved"),
+    [
+        ("encoder", {"all", "embeddings", "attention", "mlp", "pooler", "layer0", "layer1"}),
+        ("all", {"all", "embeddings", "attention", "mlp", "pooler", "layer0", "layer1", "head"}),
+        ("attention", {"all", "attention", "layer0", "layer1"}),
+        ("head", {"head"}),
+    ],
+)
+def test_noisytune_perturbs_the_parameters_that_are_chosen(new_run, params, moved):
+    run = new_run(noisytune_params=params, noisytune_lambda=0.3)
+    distances = run.distances()
+    assert {part for part, distance in distances["distance"].items() if distance} == moved
+    assert not any(distances["update"].values())
+    if params == "head":  # the mean of |U(-1/2, 1/2)| is 1/4, of 32 draws
+        origin = run.origins["distance"]["classifier.weight"]
+        moved = (run.model.classifier.weight - origin).abs().mean().item()
+        assert moved == pytest.approx(0.3 * origin.std().item() / 4, rel=0.4)
+
+
+def test_the_distance_is_the_mean_change_of_the_elements(run, bert):
+    folder = run(noise_sigma=0)
+    last, events = weights(folder), read_log(folder)[0]
+    pretrained = transformers.BertModel.from_pretrained(bert).state_dict()
+    layer = [name for name in pretrained if name.startswith("encoder.layer.1.")]
+    moved = torch.cat([(last[f"bert.{name}"] - pretrained[name]).flatten() for name in layer])
+    (found,) = [e for e in events if e["kind"] == "distance" and e["iter"] == 12]
+    assert found["layer1"] == pytest.approx(moved.abs().mean().item(), rel=1e-4)
+    updates = [event["all"] for event in events if event["kind"] == "update"]
+    assert updates[0] == 0 < updates[1] < updates[-1]
+    assert read_result(folder)["final_update"] == updates[-1] < read_result(folder)["final_distance"]
+
+
+def test_gradient_noise_has_the_norm_that_is_asked_for(run):
+    events = [e for e in read_log(run(noise_schedule="constant"))[0] if e["kind"] == "train"]
+    for event in events:
+        assert event["noise_norm"] == pytest.approx(0.5 * event["clipped_norm"], rel=0.1)
+
+
+# Batches, rates and scores.
+
+
+def test_each_pass_takes_every_text_once_in_batches_of_like_length():
+    lengths = np.random.default_rng(1).integers(3, 128, size=1001)
+    first, second, again = (encoder.batches_by_length(lengths, 16, seed) for seed in (1, 2, 1))
+    for batches in (first, second):
+        assert sorted(np.concatenate(batches)) == list(range(1001))
+    assert [list(batch) for batch in first] == [list(batch) for batch in again] != [list(b) for b in second]
+    assert max(np.ptp(lengths[batch]) for batch in first) < 20
+
+
+def test_the_learning_rate_is_linear(words):
+    config = load(words(max_iters=10, warmup_iters=3, learning_rate=1), kind=Classify)
+    rates = [classify.learning_rate(step, config) for step in range(10)]
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 6 / 7, 5 / 7, 4 / 7, 3 / 7, 2 / 7, 1 / 7])
+
+
+def test_scores_are_the_metrics_own():
+    found = encoder.scores([0, 0, 1, 1, 1], [0, 1, 1, 1, 0], 2)
+    assert found == pytest.approx({"accuracy": 3 / 5, "f1": 2 / 3, "matthews": 1 / 6})
+    assert encoder.scores([0, 1, 2, 2], [0, 1, 1, 2], 3)["f1"] == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
+
+
+def test_a_score_is_of_the_metric_that_is_asked_for(run):
+    result = read_result(run(metric="f1"))
+    assert result["final_val_score"] == result["final_val_f1"] != result["final_val_accuracy"]
+    assert read_result(run("other"))["final_val_score"] == read_result(run("other"))["final_val_accuracy"]
+
+
+def test_the_evaluation_is_that_of_transformers(new_run):
+    run = new_run()
+    run.model.train()
+    found, (row,) = encoder.evaluation(run), run.encoder.rows["val"][3:4]
+    assert run.model.training
+    inputs = {key: torch.tensor([value]) for key, value in row.items()}
+    with torch.no_grad():
+        alone = run.model.eval()(**inputs, labels=run.labels["val"][3:4]).loss
+    assert encoder.predict(run, "val", np.array([3]))[0] == pytest.approx(alone.item(), abs=1e-6)
+    each = [encoder.predict(run, "val", np.array([number]))[0] for number in range(len(run.task.val))]
+    assert found["val_loss"] == pytest.approx(np.mean(each), abs=1e-5)
+
+
+# Tables of texts.
+
+PAIRS = [("yes", "we saw it", "it"), ("no", 'a "quoted" film', "plot, dull")] * 6
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.tsv", "\n".join("\t".join(row) for row in [("label", "text", "text2"), *PAIRS])),
+        ("a.csv", "text,label,text2\n" + 'we saw it,yes,it\n"a ""quoted"" film",no,"plot, dull"\n' * 6),
+        ("a.jsonl", "\n".join(json.dumps(dict(zip(("label", "text", "text2"), row))) for row in PAIRS)),
+    ],
+)
+def test_a_file_of_pairs_in_each_form(tmp_path, name, text):
+    (tmp_path / name).write_text("\ufeff" + text if name == "a.csv" else text, encoding="utf-8")
+    task = read_task(str(tmp_path / name))
+    assert {*task.train, *task.val} == {*PAIRS}
+    assert (len(task.train), len(task.val)) == (11, 1)
+    assert task.meta["vocabulary"] == ["no", "yes"]
+    assert task.targets("train")[:2] == [1, 0]
+
+
+def test_a_text_of_a_file_that_is_validated_on_is_not_trained_on(table, tmp_path):
+    task = read_task(str(table))
+    assert (len(task.train), len(task.val)) == (72, 8)
+    other = read_task(str(table), str(table))
+    assert len(other.train) == len(other.val) == 80
+    assert other.meta["splits"]["train"]["sha256"] != task.meta["splits"]["train"]["sha256"]
+
+
+def test_a_long_text_is_cut_and_counted_once(run, tmp_path, bert, capsys):
+    long = tmp_path / "long.jsonl"
+    rows = [{"label": n % 2, "text": "good " * (50 if n in (0, 19) else 3)} for n in range(20)]
+    long.write_text("\n".join(map(json.dumps, rows)))
+    run(task=long, max_length=500)
+    assert capsys.readouterr().out.count(f"2 of 20 are cut at {POSITIONS} tokens") == 1
+
+
+def spoil(folder, name, **changes):
+    """A copy of a model's folder without a file, or with changes in its config.json."""
+    copy = shutil.copytree(folder, folder.parent / f"{name}{len(list(folder.parent.iterdir()))}")
+    if changes:
+        (copy / name).write_text(json.dumps({**read_json(copy / name), **changes}))
+    else:
+        (copy / name).unlink()
+    return copy
+
+
+TABLES = {  # a file's name and text, and what is said of it
+    "label": (
+        "a.tsv",
+        "label\ttext\ngood\tx\nbad\ty\n",
+        {"val": "label\ttext\ngood\tx\nfine\ty\n"},
+        "line 3.*'fine'",
+    ),
+    "empty text": ("a.tsv", "label\ttext\ngood\t\nbad\ty\n", {}, "line 2.*text is empty"),
+    "no column": ("a.tsv", "label\tsentence\ngood\tx\n", {}, "no column text.*'sentence'"),
+    "no header": ("a.csv", "", {}, "no column label or text"),
+    "fields": ("a.csv", "label,text\ngood,a,b\n", {}, "line 2.*3 fields"),
+    "quotes": ("a.csv", 'label,text\ngood,"a\n', {}, "line 2"),
+    "no JSON": ("a.jsonl", '{"label": 1, "text": "x"}\nnot\n', {}, "line 2"),
+    "no object": ("a.jsonl", "[1, 2]\n", {}, "line 1"),
+    "no text in JSON": ("a.jsonl", '{"label": 1}\n', {}, "line 1 has no text"),
+    "not UTF-8": ("a.tsv", b"label\ttext\ngood\t\xe9\n", {}, "UTF-8"),
+    "one label": ("a.tsv", "label\ttext\ngood\tx\ngood\ty\n", {}, "all labels are 'good'"),
+    "few": ("a.tsv", "label\ttext\ngood\tx\nbad\ty\n", {}, "--val_file"),
+    "columns": ("a.tsv", "label\ttext\ng\tx\nb\ty\n", {"val": "label\ttext\ttext2\ng\tx\ty\n"}, "same columns"),
+    "nothing": ("a.tsv", "label\ttext\n", {}, "no example"),
+}
+
+
+@pytest.mark.parametrize(("name", "text", "more", "said"), TABLES.values(), ids=TABLES)
+def test_a_mistake_in_a_table_is_one_line(words, tmp_path, name, text, more, said):
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    files = {"task": tmp_path / name}
+    if more:
+        (tmp_path / "val.tsv").write_text(more["val"])
+        files["val_file"] = tmp_path / "val.tsv"
+    with pytest.raises(UserError, match=said) as error:
+        classify.main(words(**files))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"task": "colla"}, "did you mean 'cola'"),
+        ({"task": "nowhere.tsv"}, "no such file"),
+        ({"task": "rte", "val_file": "b.tsv"}, "leave it out"),
+        ({"model": lambda bert: bert / "nowhere"}, "docs/glue.md"),
+        ({"model": lambda bert: spoil(bert, "model.safetensors")}, "model.safetensors"),
+        ({"model": lambda bert: spoil(bert, "config.json")}, "config.json|model_type"),
+        ({"model": lambda bert: spoil(bert, "config.json", model_type="gpt2")}, "gpt2, which is no encoder"),
+        ({"model": lambda bert: spoil(bert, "config.json", is_decoder=True)}, "no encoder"),
+        ({"model": lambda bert: spoil(bert, "config.json", num_hidden_layers=3)}, "16 are missing"),
+        ({"model": lambda bert: spoil(bert, "config.json", vocab_size=9)}, "missing or of another shape"),
+        ({"warmup_iters": 13}, "warmup_iters=13"),
+        ({"epochs": 3}, "--max_iters"),
+        ({"n_layer": 3}, "no option is called 'n_layer'"),
+    ],
+)
+def test_a_mistake_in_the_command_is_one_line(words, bert, tmp_path, monkeypatch, options, said):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    options = {name: value(bert) if callable(value) else value for name, value in options.items()}
+    with pytest.raises(UserError, match=said) as error:
+        classify.main(words(**options))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("package", ["transformers", "sklearn"])
+def test_a_missing_package_is_asked_for(words, monkeypatch, package):
+    monkeypatch.setitem(__import__("sys").modules, package, None)
+    monkeypatch.delitem(__import__("sys").modules, "sklearn.metrics", raising=False)
+    with pytest.raises(UserError, match=r"pip install -r requirements-glue\.txt"):
+        classify.main(words())
+
+
+@pytest.mark.parametrize("command", [evaluate.main, export.main, sharpness.main, sample.main])
+def test_commands_for_gpts_refuse_such_a_run_in_one_line(run, command, tmp_path):
+    extra = [str(tmp_path / "exported")] if command is export.main else []
+    with pytest.raises(UserError, match=r"training\.classify"):
+        command([str(run()), *extra])
+
+
+def test_weights_go_where_they_are_not_to_be_kept(run):
+    folder = run(keep_weights=False)
+    assert not list(folder.glob("*.pt"))
+    assert read_result(folder)["status"] == "finished"
+    assert run(keep_weights=False) == folder  # has ended already
+
+
+def test_a_run_that_diverges_says_so(run):
+    folder = run(status=3, learning_rate=1e30)
+    assert read_result(folder)["status"] == "diverged"
+
+
+# GLUE's files.
+
+HEAD = "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n"
+FILES = {
+    "cola_in_domain_train.tsv": 'gj04\t1\t\tThe "sailors" rode.\ngj04\t0\t*\tRode the.\n',
+    "cola_in_domain_dev.tsv": "gj04\t1\t\tA.\n",
+    "cola_out_of_domain_dev.tsv": "clc\t0\t*\tB.\n",
+    "msr_paraphrase_train.txt": f"{HEAD}1\t7\t8\tHe, it.\tIt.\r\n0\t7\t9\tA\tB\r\n",
+    "msr_paraphrase_test.txt": f"{HEAD}1\t7\t8\tC\tD\r\n",
+    "RTE/train.tsv": "index\tsentence1\tsentence2\tlabel\n0\tA\tB\tentailment\n1\tC\tD\tnot_entailment\n",
+    "RTE/dev.tsv": "index\tsentence1\tsentence2\tlabel\n0\tE\tF\tentailment\n",
+    "stsa.binary.train": "1 a caf\xe9 of a film\n0 dull\x85 it is\n",
+    "stsa.binary.dev": "0 never again .\n",
+}
+
+
+@pytest.fixture
+def glue(tmp_path, monkeypatch):
+    """(the prepare script, a folder with made-up files of the publishers, whose hashes it takes)."""
+    from data.glue import prepare
+
+    for name, text in FILES.items():
+        path = tmp_path / "source" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode("latin-1" if name.startswith("stsa") else "utf-8"))
+        own = name.replace("RTE/", "rte_")
+        monkeypatch.setitem(prepare.SHA256, own, __import__("hashlib").sha256(path.read_bytes()).hexdigest())
+    return prepare, tmp_path / "source"
+
+
+def test_the_tasks_of_glue_are_prepared(glue, tmp_path):
+    prepare, source = glue
+    prepare.main([f"--source={source}"], tmp_path / "glue")
+    tasks = {name: read_task(str(tmp_path / "glue" / name)) for name in prepare.TASKS}
+    assert {name: task.metric for name, task in tasks.items()} == {
+        **{"cola": "matthews", "mrpc": "f1", "rte": "accuracy", "sst2": "accuracy"}
+    }
+    assert tasks["cola"].train == [("1", 'The "sailors" rode.', None), ("0", "Rode the.", None)]
+    assert [example.text for example in tasks["cola"].val] == ["A.", "B."]
+    assert tasks["mrpc"].train[0] == ("1", "He, it.", "It.")
+    assert tasks["rte"].val == [("entailment", "E", "F")]
+    assert tasks["sst2"].train == [("1", "a caf\xe9 of a film", None), ("0", "dull\x85 it is", None)]
+    assert str(source) not in json.dumps(tasks["rte"].meta)
+
+
+@pytest.mark.parametrize(
+    ("words", "change", "said"),
+    [
+        (["colla"], None, "did you mean 'cola'"),
+        (["rte"], ("RTE/dev.tsv", "other"), "SHA-256"),
+        (["rte"], ("RTE/dev.tsv", None), "no such file"),
+    ],
+)
+def test_a_mistake_in_preparing_is_one_line(glue, tmp_path, words, change, said):
+    prepare, source = glue
+    if change:
+        path = source / change[0]
+        path.write_text(change[1]) if change[1] else path.unlink()
+    with pytest.raises(UserError, match=said):
+        prepare.main([*words, f"--source={source}"], tmp_path / "glue")
+    assert not list(tmp_path.glob("glue/*/meta.json"))
+
+
+def test_a_changed_table_of_a_prepared_task_is_found(glue, tmp_path):
+    prepare, source = glue
+    prepare.main(["rte", f"--source={source}"], tmp_path / "glue")
+    with open(tmp_path / "glue" / "rte" / "val.tsv", "a") as file:
+        file.write("entailment\tG\tH\n")
+    with pytest.raises(UserError, match="prepare it again"):
+        read_task(str(tmp_path / "glue" / "rte"))
+
+
+# From runs to records, verdicts and figures.
+
+
+def scored(folder, seed, score, meta=META, **options):
+    """A made-up run with a score in its result."""
+    fake_run(folder, seed, meta=meta, **options)
+    result = {**read_json(folder / "result.json"), "final_val_score": score}
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def test_each_task_has_its_panel_of_rates(tmp_path):
+    for name, meta in (("a", META), ("b", OTHER_DATA)):
+        for number, rate in enumerate((1e-4, 2e-4, 4e-4)):
+            folder = tmp_path / f"{name}_lr{rate:g}" / "seed1"
+            scored(folder, 1, number, meta, learning_rate=rate, min_lr=rate / 10)
+    figure = effects.learning_rates(records.read([tmp_path]))
+    assert len(figure.axes) == 2
+    for axes in figure.axes:
+        assert list(axes.get_lines()[-2].get_xdata()) == [1e-4, 2e-4, 4e-4]
+        assert list(axes.get_lines()[-1].get_xdata()) == [4e-4]  # the highest score
+
+
+@pytest.mark.parametrize(("loss", "verdict"), [("final_val_score", "better"), ("final_val_loss", "worse")])
+def test_more_is_better_of_a_score_and_worse_of_a_loss(tmp_path, loss, verdict):
+    for seed in (1, 2, 3):
+        for arm, sigma in (("baseline", 0.0), ("noise", 0.1)):
+            folder = fake_run(tmp_path / arm / f"seed{seed}", seed, noise_sigma=sigma)
+            result = {**read_json(folder / "result.json"), loss: 0.5 + sigma + 0.001 * seed * sigma}
+            (folder / "result.json").write_text(json.dumps(result))
+    row = statistics.compare(records.read([tmp_path]), "", "", loss).loc["noise"]
+    assert row["mean"] > 0
+    assert row.verdict == verdict
+
+
+STUDY = """'''A small study.'''
+program = "classify"
+base = "tiny.py"
+common = dict(dtype="float32", noise_sigma=0.0)
+arms = {f"lambda{lam:g}": dict(noisytune_lambda=lam) for lam in (0.0, 0.2, 0.4)}
+arms["gradient_noise"] = dict(noisytune_lambda=0.0, noise_sigma=0.5)
+baseline = "lambda0"
+seeds = (1, 2)
+"""
+
+
+@pytest.fixture
+def study(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = dict(word[2:].split("=", 1) for word in words(max_iters=4) if "out_dir" not in word)
+    lines = [
+        f"{name} = {value if value.replace('.', '', 1).isdigit() else repr(value)}"
+        for name, value in options.items()
+    ]
+    (tmp_path / "tiny.py").write_text("\n".join(lines))
+    (tmp_path / "small.py").write_text(STUDY.replace("tiny.py", str(tmp_path / "tiny.py")))
+    return read_study("small.py")
+
+
+def test_a_study_goes_all_the_way(study, tmp_path):
+    study.folder.mkdir(parents=True)
+    (study.folder / "study.json").write_text(json.dumps({**study.record(), "seeds": [1, 2]}))
+    for run in study.runs:
+        assert classify.main(run.words) == 0
+    collect.main(["out", "--to=kept"])
+    for folder in ("out", "kept"):
+        found = records.read([folder])
+        assert len(found.runs) == 8
+        assert list(found.runs.unit.unique()) == ["text"]
+        (figure,) = [effects.lambdas(found)]
+        upper, lower = figure.axes
+        assert list(upper.containers[0].lines[0].get_xdata()) == [0.0, 0.2, 0.4]
+        assert "noise in the gradients" in upper.get_legend_handles_labels()[1]
+        assert list(lower.containers[0].lines[0].get_xdata()) == [0.0, 0.2, 0.4]
+        assert np.all(np.diff(lower.containers[0].lines[0].get_ydata()) > 0)
+        made = tables.all_tables(found)
+        assert "val score, final" in made["table1"][0].cells
+        assert len(made["comparisons"][0].cells) == 3
+
+
+def test_sweep_starts_the_program_of_the_study(study, monkeypatch, tmp_path):
+    asked = {}
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", lambda words, **how: asked.update(how, words=words) or Mock())
+        sweep.start(study.runs[0], jobs=1)
+    words = [*asked["words"][:3], "--help"]
+    said = subprocess.run(words, env=asked["env"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "python -m training.classify" in said.stdout
+    assert "--noisytune_params" in said.stdout
+
+
+def test_the_studies_of_glue_pair_their_arms():
+    study = read_study(ROOT / "config" / "study" / "noisytune_glue.py")
+    assert len(study.runs) == 6 * 4 * 10
+    for arm, reference in study.versus.items():
+        assert arm.split("_")[0] == reference.split("_")[0]
+    rates = read_study(ROOT / "config" / "study" / "noisytune_glue_rates.py")
+    assert not {*rates.seeds} & {*study.seeds}
+
+
+def test_dropout_is_a_function_of_the_step(new_run):
+    losses = []
+    for _ in range(2):
+        run = new_run()
+        torch.manual_seed(random.randrange(1 << 30))
+        classify.train_step(run)
+        losses.append(run.history[0, 0].item())
+    assert losses[0] == losses[1]
+    assert stream_seed(1, "dropout", 0) != stream_seed(1, "dropout", 1)
