@@ -291,10 +291,12 @@ def before_torch(argv):
     """Answer --help, and a mistake in the command line of a run, and exit. In several processes it is left to
     one of them, once they have met.
 
-    Threads of the CPU that wait for work shall sleep meanwhile, which the libraries that torch loads must be
-    told before: by default they spin, and keep a core from whoever shares the machine.
+    A thread of the CPU that waits for work spins for a while before it sleeps, and keeps a core from whoever
+    shares the machine. libgomp's while is a hundred times as long as a step needs (docs/speed), and libgomp
+    must be told before torch loads it.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     if "RANK" not in os.environ and ({"--help", "-h"} & {*argv} or is_mistaken(argv)):
         run_script(load)
 

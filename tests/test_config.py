@@ -333,8 +333,8 @@ def test_a_command_line_is_answered_before_torch_is_loaded(words, status):
     assert not re.search(r"\| +torch$", done.stderr, re.MULTILINE)
 
 
-def test_threads_that_wait_sleep_unless_the_user_says_otherwise(monkeypatch):
-    for given in ({}, {"OMP_WAIT_POLICY": "active"}):
+def test_threads_spin_for_less_unless_the_user_says_how_they_wait(monkeypatch):
+    for given in ({}, {"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}):
         monkeypatch.setattr(os, "environ", dict(given))
         before_torch(["--seed=2"])
-        assert os.environ == {"OMP_WAIT_POLICY": "passive"} | given
+        assert os.environ == (given or {"GOMP_SPINCOUNT": "3000"})
