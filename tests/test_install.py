@@ -14,9 +14,11 @@ SETUPTOOLS = PROJECT["tool"]["setuptools"]
 
 
 def required(name):
-    """The requirements that a file names itself, without those of a file that it includes."""
-    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
-    return sorted(re.sub(r"\s+#.*", "", line) for line in lines if line and line[0] not in "-#")
+    """The requirements that a file names, an extra's file that it includes as the extra; not requirements.txt,
+    which comes with every extra."""
+    lines = (ROOT / name).read_text(encoding="utf-8").replace("-r requirements.txt\n", "").splitlines()
+    lines = [re.sub(r"\s+#.*", "", line) for line in lines if line and line[0] != "#"]
+    return sorted(re.sub(r"-r requirements-(\w+)\.txt", r"gradient-noise[\1]", line) for line in lines)
 
 
 def test_the_dependencies_are_those_of_the_requirements():

@@ -72,7 +72,7 @@ class Progress(StatusLine):
     """
 
     def __init__(self, step, max_iters, silent=False, unit="tok"):
-        self.unit = unit
+        self.counted = unit  # `unit` is tqdm's
         shown = "{n:,}/{total:,}  {percentage:.0f} %  {remaining} left  {desc}"
         super().__init__(silent, shown, initial=step, total=max_iters)
         self.loss = self.val_loss = self.rate = ""
@@ -96,7 +96,7 @@ class Progress(StatusLine):
 
     def logged(self, event):
         self.loss, rate = f"loss {event['loss']:.3f}", event["tokens_per_second"]
-        self.rate = f"{rate:,.0f} {self.unit}/s" if rate else ""
+        self.rate = f"{rate:,.0f} {self.counted}/s" if rate else ""
         self.show_figures()
         if self.disable and time.monotonic() - self.printed > SECONDS_BETWEEN_LINES:
             self.print_above(f"iteration {event['iter']:>6,}: mini-batch loss {event['loss']:.4f}")
