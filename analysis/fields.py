@@ -100,6 +100,12 @@ class Fields:
         size = with_interval(row["mean"], row["half_width"] if half else math.nan, "+")
         return size + f" (n = {row['n']})" * n
 
+    def relative(self, study, arm, loss="val"):
+        """The interval of `diff` in per cent of the reference's mean: "-38 % to 14 %"."""
+        row = self._row(study, arm, loss)
+        whole = self._losses(study, row.reference, loss).mean()
+        return " to ".join(percent((row["mean"] + side * row.half_width) / whole) for side in (-1, 1))
+
     def verdict(self, study, arm, loss="val"):
         return str(self._row(study, arm, loss).verdict)
 

@@ -23,6 +23,7 @@ FIGURES = {
     "learning_rates": (("tuning",), effects.learning_rates),
     "noise_norms": (TABLE1[:1], functools.partial(figures.noise, names=CELLS)),
     "mechanism": (("mechanism",), figures.mechanism),
+    "parts": (("mechanism", "two_effects", "decisive"), effects.parts),
     "share": (
         (*TABLE1, "sensitivity", "schedules", "optimizers"),
         functools.partial(effects.share, names=NAMED),

@@ -48,6 +48,8 @@ def test_differences_and_verdicts_are_those_of_the_statistics(filled, folder):
     assert filled('{{ mean("tiny", "noise", "final") }}') == "{:.4f} ± {:.4f}".format(
         *statistics.interval(ours)
     )
+    low, high = ((mean + side * half) / theirs.mean() for side in (-1, 1))
+    assert filled('{{ relative("tiny", "noise") }}') == f"{100 * low:.0f} % to {100 * high:.0f} %"
     assert filled('{{ spread("tiny", "noise", "final") }}') == f"{ours.std():.4f}"
     assert filled('{{ spread_p("tiny", "noise", "final") }}') == f"{statistics.spread_p(ours, theirs):.4f}"
     table = statistics.compare(found, "tiny", "cpu", "best_val_loss")
