@@ -279,6 +279,9 @@ def test_ratios_are_turn_by_turn_costs_are_differences_and_an_evaluation_is_of_t
     assert [report.shown(value) for value in (None, float("nan"), "float32")] == ["–", "–", "float32"]
 
 
+LATER = ("evaluation", "checkpoint", "sampling", "started", "ingredients")  # parts, after the loops
+
+
 def test_the_committed_records_are_read_and_drawn(tmp_path):
     """Also what was cut short, of which there is as much as was measured."""
     folders = report.find_benches([ROOT / "results" / "speed"])
@@ -286,7 +289,8 @@ def test_the_committed_records_are_read_and_drawn(tmp_path):
     for folder in folders:
         assert len(report.tables(folder)) == 3
         assert report.draw(folder, tmp_path / folder.name)[0].read_text().count("\n| --- |") == 3
-    record = dict(list(read_json(folders[0] / "bench.json").items())[:9])
+    record = read_json(folders[0] / "bench.json")
+    record = {name: part for name, part in record.items() if name not in LATER}
     write_json(tmp_path / "bench.json", record)
     assert list(report.tables(tmp_path)) == ["A step"]
 

@@ -1,5 +1,6 @@
 """Encoders fine-tuned to classify texts: the laws, what bad input gets, and the way to records and figures."""
 
+import copy
 import json
 import os
 import random
@@ -128,6 +129,37 @@ def interrupted(monkeypatch, words):
 
 
 # The laws.
+
+
+def test_without_dropout_a_run_is_that_of_transformers_trainer(new_run, tmp_path):
+    """On batches of all the texts, so that their order does not matter: losses, gradient norms and weights."""
+    pytest.importorskip("accelerate")
+    quiet = {"noise_sigma": 0.0, "noisytune_lambda": 0.0, "warmup_iters": 0}
+    run = new_run(**quiet, batch_size=100, max_iters=8, learning_rate=3e-3, weight_decay=0.1)
+    twin = copy.deepcopy(run.model)
+    for model in (run.model, twin):
+        model.eval()
+        model.train = lambda mode=True, model=model: model
+    for _ in range(8):
+        classify.train_step(run)
+    texts = [{**row, "labels": label} for row, label in zip(run.encoder.rows["train"], run.labels["train"])]
+    trainer = transformers.Trainer(
+        model=twin,
+        args=transformers.TrainingArguments(
+            **{"output_dir": tmp_path, "max_steps": 8, "per_device_train_batch_size": 100, "use_cpu": True},
+            **{"learning_rate": 3e-3, "weight_decay": 0.1, "max_grad_norm": 1.0, "adam_beta2": 0.999},
+            **{"logging_steps": 1, "save_strategy": "no", "report_to": [], "disable_tqdm": True},
+        ),
+        train_dataset=texts,
+        data_collator=lambda rows: run.encoder.pad(rows, return_tensors="pt"),
+    )
+    trainer.train()
+    logged = [[row["loss"], row["grad_norm"]] for row in trainer.state.log_history if "loss" in row]
+    ours = run.history[:, :2].tolist()
+    np.testing.assert_allclose(ours, logged, rtol=0, atol=2e-4)
+    assert ours[-1][0] < ours[0][0] - 0.003
+    for mine, theirs in zip(run.model.parameters(), twin.parameters()):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
