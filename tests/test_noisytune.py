@@ -13,7 +13,7 @@ import train
 from config import UserError, load
 from model import GPT
 from noise import noisytune_
-from training.run_folder import read_log
+from training.run_folder import read_config, read_log
 
 
 class Tied(nn.Module):
@@ -100,25 +100,30 @@ def test_a_perturbed_run_resumes_to_the_same_bits_and_log_without_its_source(
     (tmp_path / "lost").rename(tmp_path / "part" / "start.pt")
     assert train.main(words) == 0
     assert same_weights(tmp_path / "part", whole)
-    assert distances(tmp_path / "part") == distances(whole)
+    for kind in ("distance", "update"):
+        assert distances(tmp_path / "part", kind) == distances(whole, kind)
 
 
-def distances(folder):
-    return [event for event in read_log(folder)[0] if event["kind"] == "distance"]
+def distances(folder, kind="distance"):
+    return [event for event in read_log(folder)[0] if event["kind"] == kind]
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.15])
-def test_the_distance_from_the_pretrained_weights_is_logged_by_group(source, run, lam):
+def test_the_distance_from_the_weights_before_and_after_noisytune_is_logged_by_group(source, run, lam):
     folder = run("new", init_from=source, noisytune_lambda=lam, eval_interval=6)
-    events = distances(folder)
-    assert [event["iter"] for event in events] == [0, 6, 12]
-    assert (events[0]["all"] == 0) == (lam == 0)
-    old, new = weights(source, "best.pt"), weights(folder)
+    config, start = read_config(folder), GPT.from_weights(checkpoint(source, "best.pt")["model"])
+    if lam:
+        noisytune_(start, lam, config.seed)
+    new, kept = weights(folder), {"distance": weights(source, "best.pt"), "update": start.state_dict()}
     groups = {"embeddings": ("wte.", "wpe."), "attention": (".attn.",), "mlp": (".mlp.",), "norms": ("ln_",)}
-    for group, parts in {**groups, "all": ("",)}.items():
-        names = [name for name in new if any(part in name for part in parts)]
-        moved = torch.cat([(new[name] - old[name]).abs().flatten() for name in names])
-        assert events[-1][group] == pytest.approx(moved.mean().item(), rel=1e-5), group
+    for kind, old in kept.items():
+        events = distances(folder, kind)
+        assert [event["iter"] for event in events] == [0, 6, 12]
+        assert (events[0]["all"] == 0) == (lam == 0 or kind == "update")
+        for group, parts in {**groups, "all": ("",)}.items():
+            names = [name for name in new if any(part in name for part in parts)]
+            moved = torch.cat([(new[name] - old[name]).abs().flatten() for name in names])
+            assert events[-1][group] == pytest.approx(moved.mean().item(), rel=1e-5), group
     assert not distances(source)
     assert not (source / "start.pt").exists(), "its weights were fresh"
 

@@ -3,7 +3,7 @@
 The model and its tokenizer are transformers', the scores scikit-learn's; neither is imported before it is used.
 """
 
-import collections
+import functools
 import hashlib
 import importlib
 import json
@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from config import UserError, user_path
-from noise import GradientNoise, noisytune_, schedule, stream_seed
+from noise import GradientNoise, schedule, stream_seed
 from training.distributed import SingleProcess
-from training.run import Trained, copied
+from training.run import Trained, copied, mean_distance, perturb_
 
 CHUNK = 50  # batches that are sorted by length together
 POSITIONS = "position_embeddings"  # of all encoders that have them, the end of that module's name
@@ -186,25 +186,10 @@ def is_chosen(params, name, head):
     return params == "all" or (name not in head if params == "encoder" else params == group_of(name, head))
 
 
-def perturb_(model, config, head):
-    """NoisyTune, in the parameters that the config chooses."""
-    chosen = [p for name, p in model.named_parameters() if is_chosen(config.noisytune_params, name, head)]
-    how = {"distribution": config.noisytune_distribution, "std": config.noisytune_std}
-    noisytune_(torch.nn.ParameterList(chosen), config.noisytune_lambda, config.seed, **how)
-
-
-@torch.no_grad()
-def mean_distance(model, origin, head):
-    """{group, layer, or "all" but the head: mean of |W - W_0| over its elements}, W_0 of `origin` by name."""
-    sums, counts = collections.Counter(), collections.Counter()
-    for name, parameter in model.named_parameters():
-        wide = torch.float32 if parameter.device.type == "mps" else torch.float64  # which Apple's GPUs lack
-        distance = (parameter - origin[name]).abs().sum(dtype=wide).item()
-        group = group_of(name, head)
-        for part in filter(None, (group, layer_of(name), None if group == "head" else "all")):
-            sums[part] += distance
-            counts[part] += parameter.numel()
-    return {part: sums[part] / counts[part] for part in sums}
+def groups_of(name, head):
+    """What a parameter's distance counts to: its group, its layer, and "all" but the head."""
+    group = group_of(name, head)
+    return filter(None, (group, layer_of(name), None if group == "head" else "all"))
 
 
 # The run.
@@ -227,7 +212,8 @@ class EncoderRun(Trained):
         self.model, self.source_record = encoder.model.to(machine.device), encoder.record
         self.origins = {"distance": copied(self.model)}
         if config.noisytune_lambda:
-            perturb_(self.model, config, encoder.head)
+            named = self.model.named_parameters()
+            perturb_([p for n, p in named if is_chosen(config.noisytune_params, n, encoder.head)], config)
         self.origins["update"] = copied(self.model) if config.noisytune_lambda else self.origins["distance"]
         self.scaler = machine.scaler()
         self.optimizer = make_optimizer(config, self.model)
@@ -274,7 +260,8 @@ class EncoderRun(Trained):
 
     def distances(self):
         """{kind of event: mean_distance}."""
-        return {kind: mean_distance(self.model, of, self.encoder.head) for kind, of in self.origins.items()}
+        groups = functools.partial(groups_of, head=self.encoder.head)
+        return {kind: mean_distance(self.model, of, groups) for kind, of in self.origins.items()}
 
 
 def make_optimizer(config, model):

@@ -1,6 +1,7 @@
 """A run in memory: its model, optimizer, noise and corpus, how far it has come, and the state for a resume."""
 
 import collections
+import functools
 import math
 
 import torch
@@ -97,8 +98,7 @@ class Run(Trained):
         self.source_record = carry_over(source, self.model, corpus.meta) if source else None
         self.pretrained = copied(self.model) if source else None
         if source and config.noisytune_lambda:
-            how = {"distribution": config.noisytune_distribution, "std": config.noisytune_std}
-            noisytune_(self.model, config.noisytune_lambda, config.seed, **how)
+            perturb_(self.model.parameters(), config)
         self.scaler = machine.scaler()
         self.optimizer = make_optimizer(config, self.model, self.scaler.is_enabled())
         self.noise = gradient_noise(config, self.model)
@@ -135,17 +135,37 @@ class Run(Trained):
             vars(self.noise.sigma).update(state["plateau"])
         self.control.restore(state)
 
-    @torch.no_grad()
-    def l1_from_pretrained(self):
-        """{group of parameters, or "all": mean of |W - W_0| over its elements}, W_0 the pretrained weights."""
-        sums, counts = collections.Counter(), collections.Counter()
-        for name, parameter in self.model.named_parameters():
-            wide = torch.float32 if parameter.device.type == "mps" else torch.float64  # which Apple's GPUs lack
-            distance = (parameter - self.pretrained[name]).abs().sum(dtype=wide).item()
-            for group in (group_of(name), "all"):
-                sums[group] += distance
-                counts[group] += parameter.numel()
-        return {group: sums[group] / counts[group] for group in sums}
+    def distances(self):
+        """{kind of event: mean_distance}: "distance" from the pretrained weights, "update" from those that
+        training began with, after NoisyTune."""
+        origins = {"distance": self.pretrained, "update": self.start}
+        return {kind: mean_distance(self.model, origin, groups_of) for kind, origin in origins.items()}
+
+    @functools.cached_property
+    def start(self):
+        """The pretrained weights after NoisyTune, by name."""
+        weights = {name: self.pretrained[name].clone() for name, _ in self.model.named_parameters()}
+        perturb_(weights.values(), self.config)
+        return weights
+
+
+@torch.no_grad()
+def mean_distance(model, origin, groups):
+    """{group: mean of |W - W_0| over its elements}, W_0 of `origin` by name; groups: those of a name."""
+    sums, counts = collections.Counter(), collections.Counter()
+    for name, parameter in model.named_parameters():
+        wide = torch.float32 if parameter.device.type == "mps" else torch.float64  # which Apple's GPUs lack
+        distance = (parameter - origin[name]).abs().sum(dtype=wide).item()
+        for group in groups(name):
+            sums[group] += distance
+            counts[group] += parameter.numel()
+    return {group: sums[group] / counts[group] for group in sums}
+
+
+def perturb_(parameters, config):
+    """NoisyTune, in some tensors, in their order."""
+    how = {"distribution": config.noisytune_distribution, "std": config.noisytune_std}
+    noisytune_(torch.nn.ParameterList(parameters), config.noisytune_lambda, config.seed, **how)
 
 
 def new_history(length, device):
@@ -217,6 +237,11 @@ def group_of(name):
     if parts[0] in ("wte", "wpe"):
         return "embeddings"
     return "attention" if "attn" in parts else "mlp" if "mlp" in parts else "norms"
+
+
+def groups_of(name):
+    """What a parameter's distance counts to."""
+    return group_of(name), "all"
 
 
 def compile_model(model, how):
