@@ -24,6 +24,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean, stdev
 
+from config import UserError, load, run_script, spin_less, user_path
+
+if __name__ == "__main__":
+    spin_less()  # as train.py, before torch is loaded
+
 import pandas as pd
 import torch.profiler
 
@@ -42,7 +47,6 @@ from bench.plain_loop import PlainLoop
 from bench.report import NAMES, print_tables
 from bench.subprocesses import LOOPS, runs_at_once, started
 from bench.turns import clock
-from config import UserError, load, run_script, user_path
 from data.files import write_json
 from training.evaluate import mean_loss
 from training.lifecycle import open_corpus

@@ -287,26 +287,28 @@ def load(argv, say=print, kind=Config):
     return settle(options, files, kind)
 
 
-def before_torch(argv):
+def before_torch(argv, kind=Config):
     """Answer --help, and a mistake in the command line of a run, and exit. In several processes it is left to
-    one of them, once they have met.
+    one of them, once they have met. Threads are told how long to spin."""
+    spin_less()
+    if "RANK" not in os.environ and ({"--help", "-h"} & {*argv} or is_mistaken(argv, kind)):
+        run_script(functools.partial(load, kind=kind))
 
-    A thread of the CPU that waits for work spins for a while before it sleeps, and keeps a core from whoever
+
+def spin_less():
+    """A thread of the CPU that waits for work spins for a while before it sleeps, and keeps a core from whoever
     shares the machine. libgomp's while is a hundred times as long as a step needs (docs/speed), and libgomp
-    must be told before torch loads it.
-    """
+    must be told before torch loads it."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-    if "RANK" not in os.environ and ({"--help", "-h"} & {*argv} or is_mistaken(argv)):
-        run_script(load)
 
 
-def is_mistaken(argv):
+def is_mistaken(argv, kind):
     """Whether `load` refuses a command line; silently, since it will be read again."""
     with contextlib.redirect_stdout(io.StringIO()):
         try:
-            load(argv)
-        except UserError:
+            load(argv, kind=kind)
+        except (UserError, OSError):
             return True
     return False
 

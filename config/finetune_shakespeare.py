@@ -13,6 +13,7 @@ n_layer = 6
 n_head = 6
 n_embd = 384
 dropout = 0.2
+activation = "gelu_tanh"  # as the records of the NoisyTune studies
 
 max_iters = 1000
 learning_rate = 3e-4

@@ -97,6 +97,11 @@ def remove(folder, names):
             sync_folder(folder)
 
 
+def files_like(folder, pattern):
+    """The names in a folder that a pattern matches, such as "tensorboard/*"."""
+    return [path.relative_to(folder) for path in folder.glob(pattern)]
+
+
 def temporaries(folder, names):
     """The temporary files that killed processes have left of these files."""
     known = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.\d+\.tmp")

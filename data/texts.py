@@ -159,6 +159,9 @@ def read_table(path, labels=None):
     if not rows:
         raise UserError(f"{path} holds no example")
     pairs = "text2" in rows[0][1]
+    for number, row in rows:
+        if ("text2" in row) != pairs:
+            raise UserError(f"{path}, line {number}: some lines have a text2 and others none: give it to all")
     return [example_of(row, f"{path}, line {number}", pairs, labels) for number, row in rows]
 
 

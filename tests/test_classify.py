@@ -379,6 +379,12 @@ TABLES = {  # a file's name and text, and what is said of it
     "quotes": ("a.csv", 'label,text\ngood,"a\n', {}, "line 2"),
     "no JSON": ("a.jsonl", '{"label": 1, "text": "x"}\nnot\n', {}, "line 2"),
     "no object": ("a.jsonl", "[1, 2]\n", {}, "line 1"),
+    "text2 of some": (
+        "a.jsonl",
+        '{"label": 1, "text": "x"}\n{"label": 2, "text": "x", "text2": "y"}\n',
+        {},
+        "line 2",
+    ),
     "no text in JSON": ("a.jsonl", '{"label": 1}\n', {}, "line 1 has no text"),
     "not UTF-8": ("a.tsv", b"label\ttext\ngood\t\xe9\n", {}, "UTF-8"),
     "one label": ("a.tsv", "label\ttext\ngood\tx\ngood\ty\n", {}, "all labels are 'good'"),

@@ -324,11 +324,14 @@ def test_the_fine_tuning_configs_differ_in_noisytune_alone_and_fit_the_pretraini
     assert gpt2.block_size <= 1024
 
 
-@pytest.mark.parametrize(("words", "status"), [(["--help"], 0), (["--learning_rte=1"], 2)])
+@pytest.mark.parametrize(
+    ("words", "status"), [(["--help"], 0), (["--learning_rte=1"], 2), (["a" * 300 + ".py"], 2)]
+)
 def test_a_command_line_is_answered_before_torch_is_loaded(words, status):
     command = [sys.executable, "-X", "importtime", ROOT / "train.py", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == status
+    assert "Traceback" not in done.stderr
     assert re.search(r"\| +config$", done.stderr, re.MULTILINE)
     assert not re.search(r"\| +torch$", done.stderr, re.MULTILINE)
 

@@ -85,12 +85,31 @@ def assert_same(points, folder):
         assert values == [pytest.approx(wanted[at])], at
 
 
-def test_a_run_and_its_resume_are_one_curve_and_no_weight_changes(run, stop_at, option, tmp_path):
+@pytest.mark.parametrize("place", ["absolute", "relative"])
+def test_a_run_and_its_resume_are_one_curve_and_no_weight_changes(
+    run, stop_at, option, place, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     bare, read = run("bare"), READERS[option]
-    stop_at(7, "run", **{option: True}, checkpoint_interval=100)
+    options = {option: True} | ({"out_dir": "run"} if place == "relative" else {})
+    stop_at(7, "run", **options, checkpoint_interval=100)
     assert_same(read(tmp_path / "run"), tmp_path / "run")
-    assert same_weights(run("run", **{option: True}), bare)
+    assert same_weights(run("run", **options), bare)
     assert_same(read(tmp_path / "run"), tmp_path / "run")
+
+
+def test_a_mirror_that_fails_is_left_out_and_the_run_goes_on(run, option, monkeypatch, capsys):
+    kind, fed = mirrors.KINDS[option], []
+
+    def feed(self, event):
+        fed.append(event)
+        raise RuntimeError("its service is gone")
+
+    monkeypatch.setattr(kind, "feed", feed)
+    folder = run(**{option: True})
+    assert len(fed) == 1
+    assert capsys.readouterr().err.count("its service is gone") == 1
+    assert len(read_log(folder)[0]) > 5
 
 
 @pytest.fixture

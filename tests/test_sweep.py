@@ -439,3 +439,11 @@ def test_real_runs_are_trained_as_train_py_alone_would(study, tmp_path):
     alone = [sys.executable, str(ROOT / "train.py"), *words, f"--out_dir={tmp_path / 'alone'}"]
     subprocess.run(alone, check=True, capture_output=True)
     assert same_weights(Path("out/tiny/full/noise/seed1"), tmp_path / "alone")
+
+
+@pytest.mark.parametrize("name", ["noisytune", "noisytune_rates", "noisytune_tuned"])
+def test_a_study_of_fine_tuning_has_the_activation_of_what_it_starts_from(name):
+    source = load(["config/pretrain_text8_small.py"])
+    assert {run.config.activation for run in read_study(ROOT / f"config/study/{name}.py").runs} == {
+        source.activation
+    }

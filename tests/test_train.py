@@ -17,7 +17,7 @@ from torch import nn
 import train
 from config import ROOT, UserError, load
 from data.corpus import Corpus
-from data.files import read_json
+from data.files import read_json, write_json
 from model import GPT
 from noise import stream_seed
 from training import lifecycle, machine
@@ -334,6 +334,25 @@ def test_a_finished_run_that_is_trained_further_is_the_longer_run(run, command, 
     assert evals[0] == evals[1]
     assert read_json(part / "run.json")["lengthened"] == [{"from": 12, "to": 20}]
     assert not (part / "sharpness.json").exists()
+
+
+def test_a_finished_run_without_its_checkpoint_stays_finished(run, command):
+    folder = run("part", max_iters=12, lr_decay_iters=12)
+    (folder / "last.pt").unlink()
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    with pytest.raises(UserError, match="has no checkpoint to go on from"):
+        train.main(command("part", max_iters=20, lr_decay_iters=12))
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_a_run_from_before_the_exact_gelu_is_told_how_to_go_on(run, command):
+    folder = run("old", activation="gelu_tanh")
+    options = read_json(folder / "config.json")
+    del options["activation"]
+    write_json(folder / "config.json", options)
+    with pytest.raises(UserError, match=r"add --activation=gelu_tanh$"):
+        train.main(command("old"))
+    assert train.main(command("old", activation="gelu_tanh")) == 0
 
 
 @pytest.mark.parametrize(

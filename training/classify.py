@@ -8,12 +8,17 @@ do: the same command resumes it, and sweep.py, plot.py and analysis.collect take
 docs/glue.md tells of the tasks, the tables and the model.
 """
 
+import sys
 import warnings
+
+from config import before_torch, load, run_script
+from config.classify import Classify
+
+if __name__ == "__main__":
+    before_torch(sys.argv[1:], Classify)
 
 import torch
 
-from config import load, run_script
-from config.classify import Classify
 from data.files import remove
 from data.texts import read_task
 from noise import stream_seed
@@ -32,6 +37,7 @@ def main(argv):
     status."""
     config, ranks = load(argv, kind=Classify), SingleProcess(starter())
     mirrors.check(config)
+    encoder.check_packages()
     machine = Machine.choose(config)
     with enough_memory(machine.device, USE_LESS_MEMORY):
         task = read_task(config.task, config.val_file)

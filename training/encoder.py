@@ -32,6 +32,12 @@ def needed(name):
         raise UserError(f"{name} is missing: pip install -r requirements-glue.txt") from None
 
 
+def check_packages():
+    """UserError where a package is missing."""
+    for name in ("transformers", "sklearn.metrics"):
+        needed(name)
+
+
 @dataclass(frozen=True)
 class Encoder:
     """A pretrained encoder with a head for a task's labels, and the task's texts as its tokens.
@@ -53,7 +59,6 @@ class Encoder:
 def read_encoder(config, task):
     """The Encoder of a run of this config; UserError where `model` names none, or a package is missing."""
     transformers = needed("transformers")
-    needed("sklearn.metrics")
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     place = user_path(config.model)

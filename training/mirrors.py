@@ -7,13 +7,14 @@ so that a curve has each point once. Both packages are imported only where they 
 import dataclasses
 import hashlib
 import importlib.util
+import json
 import math
 import os
 import shutil
 
 from config import UserError
-from data.files import remove
-from training.run_folder import EVENT_FILES, read_about, read_log
+from data.files import files_like, read_json, remove
+from training.run_folder import EVENT_FILES, LENGTHS, read_about, read_log
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb_log": "wandb"}  # of an option
 
@@ -51,7 +52,7 @@ class TensorBoard:
     def __init__(self, config, path):
         from torch.utils.tensorboard import SummaryWriter
 
-        remove(path, path.glob(EVENT_FILES))
+        remove(path, files_like(path, EVENT_FILES))
         self.writer = SummaryWriter(path / "tensorboard")
 
     def feed(self, event):
@@ -77,7 +78,7 @@ class WandB:
             shutil.rmtree(earlier)
         try:
             self.run = wandb.init(
-                dir=path,
+                dir=path.resolve(),  # its writer is a process of its own, in another working folder
                 id=key,
                 resume="allow",
                 name=os.environ.get("WANDB_NAME", path.as_posix()),
@@ -100,5 +101,6 @@ KINDS = {"tensorboard": TensorBoard, "wandb_log": WandB}  # of an option
 
 def run_key(path):
     """The same for each process that trains a run, and another for one that begins afresh in its folder."""
-    what = read_about(path)["began"].encode() + (path / "config.json").read_bytes()
-    return hashlib.sha256(what).hexdigest()[:16]
+    options = {name: value for name, value in read_json(path / "config.json").items() if name not in LENGTHS}
+    what = json.dumps([read_about(path)["began"], options])
+    return hashlib.sha256(what.encode()).hexdigest()[:16]

@@ -28,6 +28,7 @@ from types import NoneType
 from config import UserError, identity, recorded, user_path
 from data.files import (
     NUMBER,
+    files_like,
     is_file,
     lock,
     make_folder,
@@ -107,13 +108,15 @@ class RunFolder:
         return self
 
     def __exit__(self, *_):
-        for mirror in self.mirrors:
-            mirror.close()
         if self._log:
             with contextlib.suppress(OSError):  # of a line that could not be written, which was said then
                 self._log.close()
-        if self._lock:
-            self._lock.release()
+        try:
+            for mirror in self.mirrors:
+                mirror.close()
+        finally:
+            if self._lock:
+                self._lock.release()
 
     def check_ours(self):
         """UserError where the folder holds anything, and neither a run nor what is left of one."""
@@ -144,7 +147,7 @@ class RunFolder:
         that differs in being shorter alone is made longer.
         """
         if config.overwrite:
-            remove(self.path, [*OWN_FILES, *self.path.glob(EVENT_FILES)])
+            remove(self.path, [*OWN_FILES, *files_like(self.path, EVENT_FILES)])
         there, about = self.read("config.json"), self.read("run.json")
         left = [name for name in (*CHECKPOINTS, "best.pt", "result.json") if (self.path / name).exists()]
         if there is None and not left:
@@ -158,6 +161,8 @@ class RunFolder:
         if not same_corpus(about["corpus"], corpus_meta):
             raise UserError(f"{self.path} holds a run on other data of the same name; {ADVICE}")
         if longer and (self.read("result.json") or {}).get("status") != "diverged":
+            if self.load_last()[0] is None:
+                raise UserError(f"{self.path} has no checkpoint to go on from: its last.pt is gone")
             self.lengthen(config)
         return True
 
@@ -171,6 +176,9 @@ class RunFolder:
         if changed := self.changed(config):
             keys = ", ".join(f"{name} ({old!r} there, {new!r} here)" for name, (old, new) in changed.items())
             advice = advice or further(changed, config, self.path) or ADVICE
+            if changed.keys() == {"activation"}:  # of a run from before there was the option
+                was = changed["activation"][0]
+                advice = f"to go on with it, with other dropout masks on a CPU, add --activation={was}"
             raise UserError(f"{self.path} holds a run of another config: {keys}; {advice}")
 
     def lengthen(self, config):
@@ -194,8 +202,14 @@ class RunFolder:
             self._log.flush()
         except OSError as error:
             raise naming(path, error) from None
-        for mirror in self.mirrors:
-            mirror.feed(event)
+        for mirror in [*self.mirrors]:
+            try:
+                mirror.feed(event)
+            except Exception as error:  # of another's package: the log goes on without it
+                self.mirrors.remove(mirror)
+                with contextlib.suppress(Exception):
+                    mirror.close()
+                print(f"{type(mirror).__name__} is left out from here on: {error}", file=sys.stderr, flush=True)
 
     def sync_log(self):
         try:

@@ -82,7 +82,10 @@ def sharpness(run, device):
     by_rho = {str(rho): rises(model, loss, rho) for rho in RHOS}
     if not all(map(math.isfinite, itertools.chain(*by_rho.values()))):
         raise UserError(f"{run}: the loss is not finite where its weights are changed")
+    print(f"{run}: the Hessian, {DRAWS + STEPS} products with it at most", flush=True)
     curved = hessian(model, list(corpus.windows("train", size, HESSIAN_TOKENS)))
+    if not all(map(math.isfinite, (curved["top"], curved["residual"], *curved["traces"]))):
+        raise UserError(f"{run}: its Hessian is not finite")
     return {"iter": checkpoint["step"], "tokens": tokens, "rises": by_rho, "hessian": curved}
 
 
@@ -132,7 +135,7 @@ def top_eigenvalue(times, vector):
         vector = [part / norm for part in vector]
         product = times(vector)
         top = dot(vector, product)
-        residual = math.sqrt(max(0.0, dot(product, product) - top**2)) / abs(top)
+        residual = math.sqrt(max(0.0, dot(product, product) - top**2)) / (abs(top) or 1.0)
         if residual < RESIDUAL:
             break
         vector = product
@@ -140,7 +143,7 @@ def top_eigenvalue(times, vector):
 
 
 def dot(vector, other):
-    return sum((a * b).sum(dtype=torch.float64).item() for a, b in zip(vector, other))
+    return sum((a * b).sum().item() for a, b in zip(vector, other))
 
 
 if __name__ == "__main__":

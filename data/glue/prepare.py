@@ -138,7 +138,12 @@ def content(name, task, file, source, folder):
     """The bytes of a file; UserError where they are others than its SHA-256 says."""
     member = None if task.inside is None else task.inside + file.removeprefix(f"{name}_")
     path = (found if source else downloaded)(task, file, member, source or folder)
-    data = b"".join(unzip.read_text(path, member, MOST))
+    try:
+        data = b"".join(unzip.read_text(path, member, MOST))
+    except UserError:
+        if not source:
+            path.unlink()
+        raise
     if (actual := hashlib.sha256(data).hexdigest()) != SHA256[file]:
         if not source:
             path.unlink()
