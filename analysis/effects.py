@@ -447,8 +447,8 @@ def parts(found):
     lengths = {}
     for study, size in dict.fromkeys(zip(found.runs.study, found.runs["size"])):
         for arm, three in statistics.controls(found, study, size).items():
-            if arm in PARTS and set(three[1].runs.arm) == {"noise"}:
-                part = statistics.fraction(three, BEST)
+            of_noise = arm in PARTS and set(three[1].runs.arm) == {"noise"}
+            if of_noise and (part := statistics.fraction(three, BEST)):  # None of too few seeds
                 lengths.setdefault(int(three[0].runs.max_iters.iloc[0]), []).append((study, arm, part))
     if not lengths:
         return None

@@ -22,12 +22,7 @@ from scipy import optimize, special, stats
 from analysis.records import arms, losses
 
 LEVEL, POWER = 0.05, 0.8
-SCORES = (
-    "score",
-    "accuracy",
-    "f1",
-    "matthews",
-)  # a column that ends so is better the higher; others are losses
+SCORES = ("score", "accuracy", "f1", "matthews")  # a column that ends so is better the higher; others: losses
 EXACT = 16  # pairs up to which every sign flip is tried; of more, 2^16 flips are drawn
 
 

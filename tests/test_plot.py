@@ -343,3 +343,17 @@ def test_labels_at_ends_do_not_overlap_and_keep_their_order(tmp_path):
     boxes = sorted((Text.get_window_extent(text) for text in figure.axes[0].texts), key=lambda box: box.y0)
     assert all(below.y1 <= above.y0 + 1 for below, above in itertools.pairwise(boxes))
     assert all(box.x1 <= figure.bbox.x1 and box.y0 >= figure.axes[0].bbox.y0 - box.height for box in boxes)
+
+
+@pytest.mark.parametrize("seeds", [(1, 2, 3, 4), (1, 2)])
+def test_a_part_of_the_harm_is_drawn_where_there_are_seeds_enough(tmp_path, seeds):
+    arms = {**TWO, "second_moment_mean": {"noise_sigma": 0.12, "noise_target": "second_moment_mean"}}
+    make_study(tmp_path, arms, seeds=seeds, planned=seeds, versus={"second_moment_mean": "noise"})
+    figure = effects.parts(read(tmp_path))
+    if len(seeds) < 3:
+        assert figure is None
+        return
+    panel = figure.axes[0]
+    points = [line for line in panel.get_lines() if line.get_marker() != "None" and len(line.get_xdata())]
+    assert [float(line.get_xdata()[0]) for line in points] == [pytest.approx(120)]
+    assert panel.get_title(loc="left") == "1,000 iterations"
