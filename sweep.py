@@ -30,13 +30,14 @@ import time
 
 from tqdm import tqdm
 
-from config import ROOT, UserError, cores, counted, run_script
+from config import OPTIONS, ROOT, UserError, cores, counted, did_you_mean, run_script
 from config.study import parse_seeds, read_study
 from data.files import write_json
 from training.status import Pace, check_runs, damaged, is_free, outcome, reached, result_of, state_of
 from training.terminal import SWEEP, Signals, StatusLine
 
 WORKER = [sys.executable, str(ROOT / "train.py")]
+OWN = ("jobs", "time-budget", "seeds", "arms", "plot", "dry-run", "list")  # its options; others are a run's
 FAILED, TIME_IS_UP = 1, 4  # exit status
 STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM)  # exit status of a run that was asked to, at work or not yet
 clock = tqdm.format_interval  # 12:34, or 3:12:34 from an hour on
@@ -69,10 +70,10 @@ def read_command(argv):
     parser.add_argument("files", nargs="*")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--time-budget", type=float, default=math.inf)
-    for name in ("--seeds", "--arms"):
-        parser.add_argument(name)
-    for name in ("--plot", "--dry-run", "--list"):
-        parser.add_argument(name, action="store_true")
+    for name in ("seeds", "arms"):
+        parser.add_argument(f"--{name}")
+    for name in ("plot", "dry-run", "list"):
+        parser.add_argument(f"--{name}", action="store_true")
     if "--help" in argv or "-h" in argv:
         print(__doc__)
         raise SystemExit(0)
@@ -84,6 +85,10 @@ def read_command(argv):
         raise UserError("which study? python sweep.py config/study/quickstart.py --jobs=2 --plot")
     if not 1 <= arguments.jobs <= 1024 or not arguments.time_budget > 0:
         raise UserError("--jobs is a number from 1 to 1024, --time-budget one above 0")
+    for word in options:
+        name = word.lstrip("-").partition("=")[0]
+        if name not in OPTIONS and (near := did_you_mean(name, OWN)):
+            raise UserError(f"{word}: sweep.py has no such option{near}")
     file, *overlays = arguments.files
     seeds, arms = arguments.seeds and parse_seeds(arguments.seeds), arguments.arms and arguments.arms.split(",")
     return arguments, read_study(file, overlays, options, seeds, arms)

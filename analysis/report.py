@@ -47,6 +47,7 @@ def fill(found, results, pages=PAGES):
     options = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     environment = jinja2.Environment(loader=loader, keep_trailing_newline=True, **options)
     fields = Fields(found)
+    environment.globals["ours"] = ours
     environment.globals |= {name: getattr(fields, name) for name in dir(fields) if not name.startswith("_")}
     return {place(source, results, pages): text_of(environment, source, pages) for source in sources}
 

@@ -109,7 +109,9 @@ def test_records_of_ones_own_get_their_tables_and_check_notices_a_change(folder,
     capsys.readouterr()
     assert report.main([str(folder), "--check"]) == 1
     assert str(page) in capsys.readouterr().err
-    assert "python sweep.py tiny.py config/cpu.py\n" in page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    assert "python sweep.py tiny.py config/cpu.py\n" in text
+    assert "README" not in text, "there is none beside it"
 
 
 def test_the_committed_pages_are_their_filled_sources():

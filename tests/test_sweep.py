@@ -150,6 +150,8 @@ def test_a_mistake_in_a_study_is_one_line(study, old, new, words):
         (["tiny.py", "--out_dir=x"], "out_dir"),
         (["tiny.py", "--overwrite=True"], "delete or rename"),
         (["tiny.py", "--learning_rat=3"], "did you mean 'learning_rate'"),
+        (["tiny.py", "--job=2"], "did you mean 'jobs'"),
+        (["tiny.py", "--dryrun"], "did you mean 'dry-run'"),
         (["tiny.py", "--jobs=0"], "--jobs"),
         (["tiny.py", "--jobs=two"], "--jobs"),
         (["tiny.py", "--arms=nois"], "did you mean 'noise'"),

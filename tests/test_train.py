@@ -506,6 +506,11 @@ def test_too_little_memory_is_one_line(command, monkeypatch, place, name, error)
         train.main(command())
 
 
+def test_a_run_without_a_config_is_not_begun():
+    with pytest.raises(UserError, match="which config"):
+        train.main([])
+
+
 def test_input_noise_changes_inputs_and_no_targets_each_micro_step_anew(new_run):
     plain, noised = new_run(), new_run(input_noise=0.5)
     seen = []

@@ -54,6 +54,8 @@ def set_up(argv, ranks):
 
 
 def choose(argv, ranks):
+    if not argv:
+        raise UserError("which config? python train.py config/shakespeare_noise.py config/cpu.py")
     config = load(argv)
     mirrors.check(config)
     needs_source(config)  # a missing one is reported before a corpus is fetched

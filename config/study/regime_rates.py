@@ -1,4 +1,7 @@
-"""Learning rates for regime.py, on seeds of their own; with config/regime.py."""
+"""Learning rates in the regime of regime.py, on seeds of their own; with config/regime.py.
+
+The baseline's best is that of regime.py. The cells' show whether noise would want another.
+"""
 
 base = "config/shakespeare_baseline.py"
 common = dict(dtype="bfloat16")
