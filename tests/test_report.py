@@ -66,6 +66,8 @@ def test_a_fraction_is_of_the_noises_effect(filled):
     exactly, at every iteration."""
     assert filled('{{ fraction("tiny", "control") }}') == "50 % (50 % to 50 %)"
     assert filled('{{ fraction("tiny", "control", at=250) }}') == "50 % (50 % to 50 %)"
+    assert filled('{{ part("tiny", "control", of="noise") }}') == "50 % (50 % to 50 %)"
+    assert filled('{{ part("tiny", "control", "noise", of="noise") }}') == "150 % (150 % to 150 %)"
 
 
 @pytest.mark.parametrize(
