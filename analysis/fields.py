@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import integrate, stats
 
-from analysis import effects, records, statistics, tables, theory
+from analysis import effects, predict, records, statistics, tables, theory
 from analysis.tables import PAPER, probability, with_interval
 from config import ROOT, UserError, counted, did_you_mean, load
 
@@ -320,6 +320,13 @@ class Fields:
         if arm not in found.index:
             raise UserError(f"{study}, {arm}: no share but of absolute noise alone, under a second moment")
         return f"{found[arm]:.2f}"
+
+    def predictions(self, study):
+        """Of a study of docs/hypotheses.md, a row of cells an arm with noise: its name, S, the harm predicted,
+        the harm found, the verdict."""
+        for arm, row in predict.beside_found(self._records, *self._key(study)).iterrows():
+            cells = [f"`{arm}`", f"{row.share:.3f}", f"{row.predicted:+.4f}"]
+            yield [*cells, f"{with_interval(row['mean'], row.half_width, '+')} (n = {row.n})", str(row.verdict)]
 
     def spearman(self, *studies):
         """The rank correlation of S and the harm over the arms of some studies, and of how many arms."""

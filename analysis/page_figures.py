@@ -2,7 +2,7 @@
 
 import functools
 
-from analysis import effects, figures, look
+from analysis import effects, figures, harm, look
 
 TABLE1 = ("table1_shakespeare", "table1_enwik8", "table1_text8")
 CELLS = ("sigma0.1_gamma0.99", "sigma0.01_gamma0.95")
@@ -23,10 +23,10 @@ FIGURES = {
     "learning_rates": (("tuning",), effects.learning_rates),
     "noise_norms": (TABLE1[:1], functools.partial(figures.noise, names=CELLS)),
     "mechanism": (("mechanism",), figures.mechanism),
-    "parts": (("mechanism", "two_effects", "decisive"), effects.parts),
+    "parts": (("mechanism", "two_effects", "decisive"), harm.parts),
     "share": (
         (*TABLE1, "sensitivity", "schedules", "optimizers"),
-        functools.partial(effects.share, names=NAMED),
+        functools.partial(harm.share, names=NAMED),
     ),
     "sensitivity": (("sensitivity",), effects.sensitivity),
     "schedules": (("schedules",), functools.partial(effects.differences, by=effects.by_scale)),

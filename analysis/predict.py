@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
 
-from analysis import effects, records, theory
+from analysis import effects, records, statistics, theory
 from config import ROOT, run_script
 from config.study import read_study
 
@@ -78,14 +78,26 @@ def share_of(config):
     return theory.lion_share(config, v) if config.optimizer == "lion" else theory.share_of(config, v)
 
 
-def predicted(study, law, b):
-    """{arm: (S, the harm by S alone, the harm by length and rate too)} for each arm with noise."""
+def predicted(configs, law, b):
+    """{arm: (S, the harm by S alone, the harm by length and rate too)} of {arm: config}, those with noise."""
     rows = {}
-    for arm, config in {run.arm: run.config for run in study.runs if run.config.noisy}.items():
+    for arm, config in configs.items():
+        if not config.noisy:
+            continue
         share = share_of(config)
         scale = b if config.learning_rate != 1e-3 else 1.0
         rows[arm] = share, law.harm(share), scale * law.harm(share, config.max_iters)
     return rows
+
+
+def beside_found(found, study, size):
+    """A frame, a row for each arm with noise of a study that was run: share (S), predicted (by length and rate
+    too), and of the best val loss n, mean (found), half_width and verdict, as statistics.compare has them."""
+    runs = found.of(study=study, size=size).runs
+    rows = predicted(dict(zip(runs.arm, runs.config)), *known_law(found))
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["share", "alone", "predicted"])
+    compared = statistics.compare(found, study, size, effects.BEST)
+    return table.drop(columns="alone").join(compared[["n", "mean", "half_width", "verdict"]], how="inner")
 
 
 def main(argv):
@@ -98,7 +110,8 @@ def main(argv):
     print(f"cubic {law.cubic.round(4)}; an arm left out is missed by {rms:.4f} rms, {most:.4f} at most")
     print(f"beta = {law.beta:.3f}, c = {law.c:.3f}, b = {b:.2f}\n")
     print("| arm | S | harm by S alone | by length and rate too |\n|---|---:|---:|---:|")
-    for arm, (share, alone, scaled) in predicted(study, law, b).items():
+    configs = {run.arm: run.config for run in study.runs}
+    for arm, (share, alone, scaled) in predicted(configs, law, b).items():
         print(f"| `{arm}` | {share:.3f} | {alone:+.4f} | {scaled:+.4f} |")
     return 0
 

@@ -10,7 +10,7 @@ from made_up import OTHER_DATA, diverge, edit, fake_run, make_study, val_loss
 from matplotlib.text import Text
 
 import plot
-from analysis import effects, figures, look, records, statistics, tables
+from analysis import effects, figures, harm, look, records, statistics, tables
 from analysis.look import BLACK, CELLS, spread
 from config import Config, UserError
 from data.files import read_json, write_json
@@ -349,7 +349,7 @@ def test_labels_at_ends_do_not_overlap_and_keep_their_order(tmp_path):
 def test_a_part_of_the_harm_is_drawn_where_there_are_seeds_enough(tmp_path, seeds):
     arms = {**TWO, "second_moment_mean": {"noise_sigma": 0.12, "noise_target": "second_moment_mean"}}
     make_study(tmp_path, arms, seeds=seeds, planned=seeds, versus={"second_moment_mean": "noise"})
-    figure = effects.parts(read(tmp_path))
+    figure = harm.parts(read(tmp_path))
     if len(seeds) < 3:
         assert figure is None
         return

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from made_up import make_study
 
-from analysis import effects, predict, records, theory
+from analysis import effects, harm, predict, records, theory
+from analysis.fields import Fields
 from config import ROOT, settle
 from config.study import read_study
 from train import learning_rate
@@ -105,10 +106,27 @@ def test_the_predictions_on_the_page_are_those_of_the_records():
     arms = {}
     for name in ("law", "s_index"):
         study = read_study(ROOT / "config" / "study" / f"{name}.py", [str(ROOT / "config" / "cpu.py")])
-        arms |= predict.predicted(study, *law)
+        arms |= predict.predicted({run.arm: run.config for run in study.runs}, *law)
     assert {*arms} == {*found}
     for arm, wanted in arms.items():
         assert found[arm] == pytest.approx(wanted, abs=6e-4), arm
+
+
+def test_predictions_stand_beside_what_was_found(tmp_path):
+    noisy = {"noise_sigma": 0.1, "noise_gamma": 0.99}
+    make_study(tmp_path / "law" / "cpu", {"baseline": {}, "noise": noisy}, seeds=(1, 2), name="law")
+    found = records.read([ROOT / "results", tmp_path])
+    config = found.of(study="law", arm="noise").runs.config.iloc[0]
+    ((share, _, predicted),) = predict.predicted({"noise": config}, *predict.known_law(found)).values()
+    (row,) = predict.beside_found(found, "law", "cpu").itertuples()
+    assert (row.Index, row.share, row.predicted) == ("noise", share, predicted)
+    assert row.mean == pytest.approx(0.145)
+    (cells,) = Fields(found).predictions("law")
+    assert cells[:3] == ["`noise`", f"{row.share:.3f}", f"{row.predicted:+.4f}"]
+    figure = harm.predictions(found, studies=("law",))
+    (point,) = figure.axes[0].containers
+    assert (point.lines[0].get_xdata()[0], point.lines[0].get_ydata()[0]) == pytest.approx((predicted, 0.145))
+    assert harm.predictions(found, studies=("s_index",)) is None
 
 
 def test_without_noise_all_of_the_rate_is_left():
@@ -148,7 +166,7 @@ def test_shares_are_of_arms_with_absolute_noise_alone(tmp_path):
     wanted = theory.share(rates, 0.1 * 0.99 ** np.arange(1000), v, config.beta2)
     assert table.share[0] == pytest.approx(wanted)
     assert table.harm[0] == pytest.approx(0.145)
-    figure = effects.share(records.read([tmp_path]), names={("one", "noise"): ("here", (6, 5))})
+    figure = harm.share(records.read([tmp_path]), names={("one", "noise"): ("here", (6, 5))})
     (point,) = figure.axes[0].containers
     assert (point.lines[0].get_xdata()[0], point.lines[0].get_ydata()[0]) == pytest.approx((wanted, 0.145))
     assert figure.axes[0].texts[0].get_text() == "here"

@@ -1,0 +1,102 @@
+"""Figures of the harm that noise does: against the share of the learning rate that it leaves, beside what was
+predicted, and which part of it other arms have.
+
+Each takes Records and gives a Figure, or None where there is nothing to draw.
+"""
+
+import itertools
+
+from analysis import look, predict, statistics
+from analysis.effects import BEST, rows_of, shares
+from analysis.look import BLACK, GREY, label_below, panels, styled
+
+
+@styled
+def share(found, names=None):
+    """Harm against S with 95 % t intervals: a mark a study, open where its corpus is not the commonest one;
+    names: {(study, arm): (label, its offset in points)} of those to label."""
+    table = shares(found)
+    if table.empty:
+        return None
+    figure, (axes,) = panels(1, 3.1)
+    common = table.corpus.mode().iloc[0]
+    for (study, rows), (colour, mark) in zip(table.groupby("study"), itertools.cycle(look.MARKS)):
+        face = colour if rows.corpus.iloc[0] == common else "white"
+        axes.errorbar(
+            rows.share, rows.harm, rows.half_width, linestyle="", color=colour, marker=mark, markersize=4,
+            markerfacecolor=face, linewidth=0.9, alpha=0.85, label=study.replace("_", " "),
+        )  # fmt: skip
+    for row in table.itertuples():
+        if label := (names or {}).get((row.study, row.arm)):
+            text, offset = label
+            side = "left" if offset[0] > 0 else "right"
+            place = {"xytext": offset, "textcoords": "offset points", "ha": side}
+            axes.annotate(text, (row.share, row.harm), **place, size=7.5, color="#444444")
+    axes.axhline(0, color=BLACK, linewidth=0.8)
+    axes.set(xlim=(-0.02, 1.02), xlabel="share of the learning rate that the noise leaves, $S$")
+    axes.set_ylabel("best validation loss minus\nthe reference's (nats)")
+    label_below(figure, [axes])
+    return figure
+
+
+# Predicted and found.
+
+
+@styled
+def predictions(found, studies):
+    """The harm that was found, with its 95 % t interval, against what predict.py says; a mark a study."""
+    there = [key for key in found.studies if key[0] in studies]
+    if not there:
+        return None
+    figure, (axes,) = panels(1, 3.1)
+    for key, (colour, mark) in zip(there, itertools.cycle(look.MARKS)):
+        rows = predict.beside_found(found, *key)
+        points = {"linestyle": "", "color": colour, "marker": mark, "markersize": 4, "linewidth": 0.9}
+        label = key[0].replace("_", " ")
+        axes.errorbar(rows.predicted, rows["mean"], rows.half_width, **points, label=label)
+    axes.axline((0, 0), slope=1, color=GREY, linewidth=0.8, label="as predicted")
+    axes.set(xlabel="predicted harm (nats)", ylabel="best validation loss minus\nthe reference's (nats)")
+    label_below(figure, [axes])
+    return figure
+
+
+# Parts of the harm.
+
+PARTS = {
+    "anticorrelated": "draws that cancel in the weights",
+    "second_moment": "noise in v alone",
+    "second_moment_mean": "its variance in v",
+    "mean_and_init": "its variance in v,\nand a wider initialization",
+    "matched_warmup": "a learning rate to match",
+}
+
+
+@styled
+def parts(found):
+    """How much of the harm of `noise` each of PARTS has, with Fieller's 95 % interval: a panel a length of the
+    runs, a mark a study."""
+    lengths = {}
+    for study, size in dict.fromkeys(zip(found.runs.study, found.runs["size"])):
+        for arm, three in statistics.controls(found, study, size).items():
+            of_noise = arm in PARTS and set(three[1].runs.arm) == {"noise"}
+            if of_noise and (part := statistics.fraction(three, BEST)):  # None of too few seeds
+                lengths.setdefault(int(three[0].runs.max_iters.iloc[0]), []).append((study, arm, part))
+    if not lengths:
+        return None
+    figure, axes = panels(len(lengths), 1.9, columns=2, sharex=True)
+    studies = list(dict.fromkeys(study for rows in lengths.values() for study, _, _ in rows))
+    for ax, (length, rows) in zip(axes, sorted(lengths.items())):
+        ax.axvline(100, color=BLACK, linewidth=0.8)
+        for study, arm, (middle, low, high) in rows:
+            colour, mark = look.MARKS[studies.index(study)]
+            mine = [other for other, name, _ in rows if name == arm]
+            place = [*PARTS].index(arm) + 0.26 * (mine.index(study) - (len(mine) - 1) / 2)
+            reach = [[100 * (middle - low)], [100 * (high - middle)]]
+            ax.errorbar(100 * middle, place, xerr=reach, color=colour, marker=mark, markersize=3)
+        rows_of(ax, [*PARTS.values()])
+        ax.set(title=f"{length:,} iterations", xlabel="part of the noise's harm (%)")
+        ax.tick_params(labelleft=ax is axes[0])
+    for study, (colour, mark) in zip(studies, look.MARKS):
+        axes[0].plot([], [], color=colour, marker=mark, markersize=4, label=study)
+    label_below(figure, axes[:1])
+    return figure
