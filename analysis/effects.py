@@ -368,18 +368,17 @@ def draw_seeds(axes, table, colour, label):
 
 def shares(found):
     """A frame, a row for every arm that is its reference but for absolute noise, under Adam: study, arm,
-    corpus, schedule, n, share (S of theory.py, v from the run's own clipped gradients, the mean over runs), and
-    harm and half_width (best val loss minus the reference's, nats)."""
+    corpus, n; share (S of theory.py, v from the run's own clipped gradients) and squares (sum of sigma_t^2),
+    means over runs; harm and half_width (best val loss minus the reference's, nats)."""
     logged = dict(list(found.curves[found.curves.kind == "train"].groupby("folder")))
     rows = []
     for row in itertools.chain(*compared(found)):
         arm, config = row["arm"], row["arm"].config
         if is_absolute(config, row["against"].config):
-            each = [share_of(run, logged[run.folder]) for run in arm.found.runs.itertuples()]
-            corpus = arm.found.runs.corpus_name.iloc[0]
-            place = [arm.row.study, arm.row.arm, corpus, config.noise_schedule]
-            rows.append([*place, row["n"], np.mean(each), row["mean"], row["half_width"]])
-    columns = ["study", "arm", "corpus", "schedule", "n", "share", "harm", "half_width"]
+            each = [share_and_squares(run, logged[run.folder]) for run in arm.found.runs.itertuples()]
+            place = [arm.row.study, arm.row.arm, arm.found.runs.corpus_name.iloc[0]]
+            rows.append([*place, row["n"], *np.mean(each, axis=0), row["mean"], row["half_width"]])
+    columns = ["study", "arm", "corpus", "n", "share", "squares", "harm", "half_width"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -392,12 +391,12 @@ def is_absolute(config, reference):
     return config.noisy and plain and alone and config.optimizer in ("adamw", "adam") and not reference.noisy
 
 
-def share_of(run, events):
-    """S of one run, its sigma as it was logged."""
+def share_and_squares(run, events):
+    """S of one run and the sum of its sigma_t^2, sigma as it was logged."""
     config = run.config
     sigma = theory.sigma_between(*events[["iter", "sigma"]].dropna().to_numpy().T, config.max_iters)
     v = theory.mean_square(events.grad_norm.dropna(), config.grad_clip, run.parameters)
-    return theory.share(theory.learning_rates(config), sigma, v, config.beta2)
+    return theory.share(theory.learning_rates(config), sigma, v, config.beta2), np.sum(sigma**2)
 
 
 # Sharpness.

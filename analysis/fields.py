@@ -328,10 +328,11 @@ class Fields:
             cells = [f"`{arm}`", f"{row.share:.3f}", f"{row.predicted:+.4f}"]
             yield [*cells, f"{with_interval(row['mean'], row.half_width, '+')} (n = {row.n})", str(row.verdict)]
 
-    def spearman(self, *studies):
-        """The rank correlation of S and the harm over the arms of some studies, and of how many arms."""
+    def spearman(self, *studies, by="share"):
+        """The rank correlation with the harm of S, or of the sum of sigma_t^2 (by "squares"), over the arms of
+        some studies, and of how many arms."""
         found = pd.concat([effects.shares(self._of(study)) for study in studies])
-        return f"{stats.spearmanr(found.share, found.harm).statistic:.3f} ({len(found)} arms)"
+        return f"{stats.spearmanr(found[by], found.harm).statistic:.3f} ({len(found)} arms)"
 
     def measured_half_time(self, study, arm, part=False):
         """The same as the diagnosis measured it, the mean over runs; or as a part of the run's iterations."""

@@ -1,0 +1,15 @@
+"""A larger text by characters: the baseline, and Table 1's strongest and mildest cell.
+
+The text is WikiText-103, or another by --dataset=text_char.
+"""
+
+base = "config/wikitext103_char.py"
+common = dict(dtype="bfloat16")
+
+arms = {
+    "baseline": {},
+    "sigma0.1_gamma0.99": dict(noise_sigma=0.1, noise_gamma=0.99),
+    "sigma0.01_gamma0.95": dict(noise_sigma=0.01, noise_gamma=0.95),
+}
+baseline = "baseline"
+seeds = range(431, 435)
