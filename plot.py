@@ -21,12 +21,13 @@ and CSV, of whatever the runs allow:
     flatness                  the rise of the loss under changes of the weights (training.sharpness)
     table1, comparisons, sharpness      the tables
 
-A folder of records with every study that the pages show, as results/, gets the pages' figures and no others.
-What `python -m bench` has measured is drawn as well.
+What `python -m bench` has measured is drawn as well. A folder of records with every study that the pages
+show, as results/, gets the pages' figures and nothing else.
 """
 
 import functools
 import itertools
+import re
 from pathlib import Path
 
 from analysis import effects, figures, look, page_figures, records, statistics, tables
@@ -69,7 +70,8 @@ def main(argv):
         from bench import report
 
         for bench in report.find_benches(benches):
-            said(out or bench / "figures", report.draw(bench, out))
+            place = out / bench.name if out and len(benches) > 1 else out
+            said(place or bench / "figures", report.draw(bench, place))
     return 0
 
 
@@ -114,7 +116,7 @@ def part_of(found, studies):
 
 def home(run):
     """The folder in which a run's arm lies; the arms in one are drawn together."""
-    return run.parent.parent if run.name.startswith("seed") else run.parent
+    return run.parent.parent if re.fullmatch(r"seed\d+", run.name) else run.parent
 
 
 def draw(found, out):

@@ -14,7 +14,7 @@ import sys
 
 import torch
 
-from config import UserError, did_you_mean, run_script, settle, user_path
+from config import Parser, UserError, did_you_mean, run_script, settle, user_path
 from data.corpus import decode, encode, symbol_indices
 from noise import stream_seed
 from training import gpt2
@@ -83,20 +83,12 @@ def read_prompt(text):
     return text
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse, but a mistake is a UserError."""
-
-    def error(self, message):
-        raise UserError(f"{message} (python sample.py --help)")
-
-
 def read_options(argv):
     """The checked options of a command line."""
     parser = Parser(
         prog="python sample.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("run", metavar="RUN", nargs="?", help="a run folder, or a model that training.export wrote")

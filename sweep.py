@@ -18,7 +18,6 @@ Exit status: 0 all runs are done, 1 a run failed, 2 a mistake in the command, 4 
 missing, 128 + n stopped by signal n.
 """
 
-import argparse
 import math
 import os
 import shlex
@@ -30,7 +29,7 @@ import time
 
 from tqdm import tqdm
 
-from config import OPTIONS, ROOT, UserError, cores, counted, did_you_mean, run_script
+from config import OPTIONS, ROOT, Parser, UserError, cores, counted, did_you_mean, run_script
 from config.study import parse_seeds, read_study
 from data.files import write_json
 from training.status import Pace, check_runs, damaged, is_free, outcome, reached, result_of, state_of
@@ -66,7 +65,7 @@ def main(argv):
 
 def read_command(argv):
     """(sweep.py's own options, the study); other --key=value words are for the runs."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser = Parser(prog="python sweep.py", add_help=False)
     parser.add_argument("files", nargs="*")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--time-budget", type=float, default=math.inf)
@@ -77,10 +76,7 @@ def read_command(argv):
     if "--help" in argv or "-h" in argv:
         print(__doc__)
         raise SystemExit(0)
-    try:
-        arguments, options = parser.parse_known_intermixed_args(argv)
-    except argparse.ArgumentError as error:
-        raise UserError(f"{error}; python sweep.py --help shows how it is used") from None
+    arguments, options = parser.parse_known_intermixed_args(argv)
     if not arguments.files:
         raise UserError("which study? python sweep.py config/study/quickstart.py --jobs=2 --plot")
     if not 1 <= arguments.jobs <= 1024 or not arguments.time_budget > 0:
@@ -90,7 +86,8 @@ def read_command(argv):
         if name not in OPTIONS and (near := did_you_mean(name, OWN)):
             raise UserError(f"{word}: sweep.py has no such option{near}")
     file, *overlays = arguments.files
-    seeds, arms = arguments.seeds and parse_seeds(arguments.seeds), arguments.arms and arguments.arms.split(",")
+    seeds = None if arguments.seeds is None else parse_seeds(arguments.seeds)
+    arms = None if arguments.arms is None else arguments.arms.split(",")
     return arguments, read_study(file, overlays, options, seeds, arms)
 
 

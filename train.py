@@ -54,7 +54,8 @@ def train_to_end(run, folder):
     """Train, then evaluate the whole splits; returns the exit status."""
     try:
         with Signals(silent=not run.ranks.is_main, parent=run.ranks.parent) as signals:
-            lifecycle.warm_up(run, accumulate)
+            if run.step < run.config.max_iters:
+                lifecycle.warm_up(run, accumulate)
             train(run, folder, signals)
         lifecycle.finish(run, folder)
     except lifecycle.Stopped as stop:
@@ -132,11 +133,12 @@ def accumulate(run):
     dropout is that of a run in one process.
     """
     config, loss = run.config, 0.0
-    rows, rank = run.ranks.shard(config.batch_size), [run.ranks.rank] if run.ranks.rank else []
+    rows = run.ranks.shard(config.batch_size)
+    own_stream = [run.ranks.rank] if run.ranks.rank else []
     for micro_step in range(config.gradient_accumulation_steps):
         x, y = run.batch(micro_step)  # each (batch_size, T)
         if config.dropout:
-            torch.manual_seed(stream_seed(config.seed, "dropout", run.step, micro_step, *rank))
+            torch.manual_seed(stream_seed(config.seed, "dropout", run.step, micro_step, *own_stream))
         with run.machine.autocast():
             micro_loss = run.model(x[rows], y[rows])[1] / config.gradient_accumulation_steps
         run.scaler.scale(micro_loss).backward()

@@ -297,12 +297,16 @@ def learning_rates(found):
         kinds = {}
         for arm in group:
             kinds.setdefault(look.kind_of(arm.row.arm), []).append(arm)
-        kinds = {kind: arms for kind, arms in kinds.items() if len(arms) >= 3}
-        if any(len(records.losses(arm.found.runs, BEST)) for arms in kinds.values() for arm in arms):
+        kinds = {kind: arms for kind, arms in kinds.items() if len(arms) >= 3 and any(map(has_ended, arms))}
+        if kinds:
             groups.append((kinds, group))
     if len(groups) > 1 and all(len(kinds) == 1 for kinds, _ in groups):
         return draw_rates_apart([group for _, group in groups])
     return draw_rates(*groups[0]) if groups else None
+
+
+def has_ended(arm):
+    return len(records.losses(arm.found.runs, BEST)) > 0
 
 
 def draw_rates_apart(groups):

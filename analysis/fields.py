@@ -311,8 +311,7 @@ class Fields:
         here = self._of(study, arm)
         config, norms = here.runs.config.iloc[0], here.curve("train", "grad_norm").stack()
         v = theory.mean_square(norms, config.grad_clip, here.runs.parameters.iloc[0])
-        sigma = config.noise_sigma * config.noise_gamma ** np.arange(config.max_iters)
-        return printed(theory.half_time(sigma, v, config.beta2))
+        return printed(theory.half_time(theory.sigmas(config), v, config.beta2))
 
     def share(self, study, arm):
         """S, the share of the learning rate that an arm's noise leaves."""
@@ -346,8 +345,7 @@ class Fields:
         v = norm**2 / theory.parameters(run, VOCABULARY)
         if what == "share":
             return f"{theory.share_of(run, v):.2f}"
-        sigma = run.noise_sigma * run.noise_gamma ** np.arange(run.max_iters)
-        half = theory.half_time(sigma, v, run.beta2)
+        half = theory.half_time(theory.sigmas(run), v, run.beta2)
         return printed(half) if what == "half_time" else percent(half / run.max_iters)
 
 

@@ -8,9 +8,9 @@ length T is taken for a clean one of length S T: harm = B(S T) - B(T), with the 
 
     B(T) - B(2000) = cubic(T / 2000) up to 2,000, beta ((T / 2000)^-c - 1) from there on,
 
-beta and c such that the slopes meet at 2,000 and the loss at 5,000 is that of `decisive`. At a tuned rate all
-is multiplied by b, by what the harm is at 4e-3 and 2,000 iterations (tuning). Records that come later do not
-enter.
+beta and c such that the slopes meet at 2,000 and the loss at 5,000 is that of `decisive`. At a rate above 1e-3,
+and under Lion, all is multiplied by b, by what the harm is at 4e-3 and 2,000 iterations (tuning). Records that
+come later do not enter.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ import pandas as pd
 from scipy.optimize import brentq
 
 from analysis import effects, records, statistics, theory
-from config import ROOT, run_script
+from config import ROOT, Config, UserError, run_script
 from config.study import read_study
 
 KNOWN = {"table1_shakespeare": range(1, 9), "sensitivity": range(1, 4)}  # and their seeds
@@ -72,6 +72,9 @@ def known_law(found):
 
 
 def share_of(config):
+    """S by gradients of norm 1."""
+    if not isinstance(config, Config):
+        raise UserError("predictions are of runs of train.py, of language models")
     v = 1 / theory.parameters(config, SYMBOLS)
     if config.optimizer == "sgd":  # which has no v for the noise to go into
         return 1.0
@@ -85,7 +88,7 @@ def predicted(configs, law, b):
         if not config.noisy:
             continue
         share = share_of(config)
-        scale = b if config.learning_rate != 1e-3 else 1.0
+        scale = b if config.learning_rate > 1e-3 or config.optimizer == "lion" else 1.0
         rows[arm] = share, law.harm(share), scale * law.harm(share, config.max_iters)
     return rows
 

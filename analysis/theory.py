@@ -18,6 +18,8 @@ import numpy as np
 from scipy.signal import lfilter
 from scipy.special import erf
 
+from config import UserError
+
 
 def second_moment(sigma, beta2):
     """s_t of a sequence of sigma_t, of the same shape."""
@@ -36,10 +38,17 @@ def share(rates, sigma, v, beta2):
     return float(np.dot(rates, signal(sigma, v, beta2)) / np.sum(rates))
 
 
+def sigmas(config):
+    """sigma_t at t = 0 ... max_iters - 1 of a run whose noise is absolute and decays exponentially."""
+    if (config.noise_schedule, config.noise_scale) != ("exponential", "absolute"):
+        kind = f"{config.noise_scale}, {config.noise_schedule}"
+        raise UserError(f"this holds for noise that is absolute and exponential, not {kind}")
+    return config.noise_sigma * config.noise_gamma ** np.arange(config.max_iters)
+
+
 def share_of(config, v):
     """S of a run under AdamW whose sigma decays exponentially."""
-    sigma = config.noise_sigma * config.noise_gamma ** np.arange(config.max_iters)
-    return share(learning_rates(config), sigma, v, config.beta2)
+    return share(learning_rates(config), sigmas(config), v, config.beta2)
 
 
 def lion_share(config, v):
@@ -47,14 +56,11 @@ def lion_share(config, v):
 
     sum_t lr_t erf(E c_t / sqrt(2 Var c_t)) / sum_t lr_t,   erf being the mean of the sign
     """
-    beta1, beta2, t = config.beta1, config.beta2, np.arange(config.max_iters)
-    sigma = config.noise_sigma * config.noise_gamma**t
+    beta1, beta2, rates, sigma = config.beta1, config.beta2, learning_rates(config), sigmas(config)
     before = lfilter([0, (1 - beta2) ** 2], [1, -(beta2**2)], np.square(sigma))  # the variance of m_(t-1)
     variance = (1 - beta1) ** 2 * np.square(sigma) + beta1**2 * before
-    mean = math.sqrt(v) * (1 - beta1 * beta2**t)
-    return float(
-        np.dot(learning_rates(config), erf(mean / np.sqrt(2 * variance))) / np.sum(learning_rates(config))
-    )
+    mean = math.sqrt(v) * (1 - beta1 * beta2 ** np.arange(len(sigma)))
+    return float(np.dot(rates, erf(mean / np.sqrt(2 * variance))) / np.sum(rates))
 
 
 def parameters(config, symbols):

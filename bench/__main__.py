@@ -13,7 +13,6 @@ compilation. The tables are printed; DIR (out/bench) gets bench.json, the second
     --jobs=1,2,4   instead: runs per hour by how many train at once; DIR/jobs.json
 """
 
-import argparse
 import dataclasses
 import os
 import re
@@ -24,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean, stdev
 
-from config import UserError, load, run_script, spin_less, user_path
+from config import Parser, UserError, load, run_script, spin_less, user_path
 
 if __name__ == "__main__":
     spin_less()  # as train.py, before torch is loaded
@@ -92,16 +91,13 @@ def main(argv):
 
 def read_options(argv):
     """(the bench's own options, the words that are config.load's)."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser = Parser(prog="python -m bench", add_help=False)
     parser.add_argument("--out", type=user_path, default=Path("out/bench"))
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--losses", type=seeds, nargs="?", const=3)
     instead.add_argument("--profile", action="store_true")
     instead.add_argument("--jobs", type=counts)
-    try:
-        return parser.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        raise UserError(f"{error}; python -m bench --help shows how it is used") from None
+    return parser.parse_known_args(argv)
 
 
 def seeds(text):

@@ -22,7 +22,6 @@ Config files and keys go over the paper's size. Rehearsals without a card:
 from bench.began import BEGAN  # first, so that the clock counts what the others take
 
 # isort: split
-import argparse
 import contextlib
 import dataclasses
 import faulthandler
@@ -47,7 +46,7 @@ from analysis.records import RUNS, read, read_lines
 from analysis.statistics import compare
 from bench.report import milliseconds, shown
 from bench.subprocesses import ended, kill
-from config import ROOT, UserError, cores, load, run_script, user_path
+from config import ROOT, Parser, UserError, cores, load, run_script, user_path
 from config.study import read_study
 from data.corpus import corpus_folder
 from data.files import read_json, write_json
@@ -99,14 +98,11 @@ def main(argv):
 
 def read_options(argv):
     """(our own options, the config files and keys)."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser = Parser(prog="python -m bench.gpu", add_help=False)
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--jobs", type=int, default=3)
     parser.add_argument("--out", type=user_path, default=Path("out/gpu"))
-    try:
-        options, words = parser.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        raise UserError(f"{error}; python -m bench.gpu --help shows how it is used") from None
+    options, words = parser.parse_known_args(argv)
     options.command, *words = words or [""]
     if options.command not in MINUTES:
         raise UserError("python -m bench.gpu check, or train; --help shows how they are used")

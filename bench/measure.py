@@ -9,14 +9,14 @@ import torch
 from bench.our_loop import OurLoop
 from bench.plain_loop import sample_plainly
 from bench.turns import LONG_TURNS, TURNS, in_turns, steps_in_turns
-from config import Config, UserError, settle
+from config import Config, settle
 from model import GPT
 from training.run_folder import RunFolder
 
 EVAL_BATCHES = 200  # random ones, an evaluation of a split: nanoGPT's eval_iters, and the paper's
 
 # A step without noise, augmentation and diagnosis: their options' defaults.
-KINDS = ("noise", "input_noise", "reset_below", "diagnose", "init_from")
+KINDS = ("noise", "noisytune", "input_noise", "reset_below", "diagnose", "init_from")
 QUIET = {field.name: field.default for field in dataclasses.fields(Config) if field.name.startswith(KINDS)}
 
 # So little noise that no weight goes astray; the cost is that of more. All schedules cost the same.
@@ -56,11 +56,10 @@ def ingredients(config, kind):
 def measure_ingredients(config, corpus, machine, folder):
     """A row an ingredient that this configuration can have: the seconds of a step with it, and without."""
     for name, (options, others, every) in ingredients(config, machine.kind).items():
+        if options.get("noise_target") == "first_moment" and config.optimizer == "sgd":
+            continue  # which has no moments
         logged = folder if "log_interval" in options else None
-        try:
-            loop = OurLoop(without_noise(config, **options), corpus, machine, logged)
-        except UserError:  # SGD has no moments
-            continue
+        loop = OurLoop(without_noise(config, **options), corpus, machine, logged)
         pair = {"with": loop, "without": OurLoop(without_noise(config, **others), corpus, machine)}
         if all(one.model.compiled == machine.compile for one in pair.values()):  # or else it was said
             yield {"name": name, "every": every} | steps_in_turns(pair, machine)

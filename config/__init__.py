@@ -1,6 +1,6 @@
 """Every option of a run: one frozen dataclass, its checks, and `load(argv)`. No torch.
 
-`kind` is the dataclass: Config of train.py, or Classify of training.classify (config/classify.py).
+`kind` is the dataclass: Config of train.py, or Classify of training.classify (config/_classify.py).
 
 A configuration is the defaults below, overridden by the config files in the order given, then by --key=value.
 Config files are plain Python: what they assign must be options, of the options' types. Names that begin with
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 from config._command import PATH, UserError, can_be_path, command, did_you_mean, shown, user_path
+from config._command import Parser as Parser
 from config._command import cores as cores
 from config._command import counted as counted
 from config._command import run_script as run_script
@@ -183,7 +184,7 @@ def kind_of(options):
 
 def kinds():
     """{program: the kind of its options}."""
-    from config.classify import Classify  # which is made of what is here
+    from config._classify import Classify  # which is made of what is here
 
     return {kind.program: kind for kind in (Config, Classify)}
 
@@ -343,6 +344,8 @@ def read_file(path, kind):
         read_option(f"--{path}", kind)
         raise UserError(f"no config file {path}; did you mean --{path}?")
     assigned = run_file(path)
+    if not assigned:
+        raise UserError(f"{path} sets no option: a config is lines like learning_rate = 1e-3")
     if {"base", "arms"} <= assigned.keys():
         raise UserError(f"{path} is a study, not the config of a run: {command('sweep.py', path)}")
     return checked(assigned, path, kind)

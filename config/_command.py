@@ -1,5 +1,6 @@
 """What every command does: a mistake of its user's in one line, paths that a user wrote, cores. No torch."""
 
+import argparse
 import difflib
 import errno
 import os
@@ -37,6 +38,16 @@ def run_script(main):
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without abbreviations, and a mistake is a UserError."""
+
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message):
+        raise UserError(f"{message} ({self.prog} --help shows how it is used)")
 
 
 def open_streams():

@@ -1,7 +1,7 @@
 """Fine-tune GPT-2 (124 M parameters) on tinyshakespeare in GPT-2's own tokens.
 
 The weights are openai-community/gpt2, a folder with config.json and model.safetensors, to be downloaded first
-(README.md says how). Batches, context, learning rate and length are those of nanoGPT's
+(docs/runs.md says how). Batches, context, learning rate and length are those of nanoGPT's
 config/finetune_shakespeare.py, which takes the larger gpt2-xl, and beta2 is its train.py's: 32,768 tokens per
 iteration, 2.2 epochs in all.
 """

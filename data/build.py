@@ -4,7 +4,6 @@ A prepared corpus is a folder with train.bin, val.bin (test.bin where it has thr
 little-endian uint16, and meta.json, written last, which says what they are (data/meta.py).
 """
 
-import argparse
 import codecs
 import contextlib
 import hashlib
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config import UserError, run_script
+from config import Parser, UserError, run_script
 from data.files import lock, replacing, shown, temporaries, write_json
 from data.meta import FORMAT, MOST_SYMBOLS, read_meta, vocabulary_sha256
 
@@ -26,7 +25,7 @@ HALVES = {"train": 0.9, "val": 0.1}
 
 def options(description, **extra):
     """The parser of a prepare script's command line: --source, --force and the script's own options."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = Parser(description=description)
     parser.add_argument("--source", metavar="PATH_OR_URL", help="take the text from here")
     parser.add_argument("--force", action="store_true", help="prepare again what is prepared")
     for name, settings in extra.items():

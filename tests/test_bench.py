@@ -128,6 +128,12 @@ def test_every_ingredient_differs_from_its_absence_by_what_it_says(parts):
             assert (kind, sides[0]["batch_size"]) in (("cpu", 2), ("cpu", 4), ("cuda", 4))
 
 
+def test_a_step_of_a_fine_tuning_needs_no_pretrained_weights():
+    tuning = settle({"init_from": "out/somewhere", "noisytune_lambda": 0.15})
+    quiet = measure.without_noise(tuning)
+    assert (quiet.init_from, quiet.noisytune_lambda) == (None, 0.0)
+
+
 @pytest.mark.parametrize("name", ["gaussian", "under its floor", "in the weights"])
 def test_noise_is_drawn_where_it_is_measured(parts, name):
     config, corpus, machine = parts()

@@ -20,7 +20,7 @@ import sample
 import sweep
 from analysis import collect, effects, records, statistics, tables
 from config import ROOT, UserError, load
-from config.classify import Classify
+from config._classify import Classify
 from config.study import read_study
 from data.files import read_json
 from data.texts import read_task

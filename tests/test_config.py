@@ -29,7 +29,7 @@ from config import (
     settle,
     user_path,
 )
-from config.classify import Classify
+from config._classify import Classify
 from config.study import MOST_RUNS, parse_seeds, read_study
 
 
@@ -136,6 +136,7 @@ def test_one_is_no_plural(number, text):
         ("eval_iters = 1\nn_heads = 1\n", ["bad.py", "'eval_iters'", "'n_heads'"]),
         ("learning_rate = 10**400\n", ["bad.py", "learning_rate", "float"]),
         ("seed = 'one'\n", ["bad.py", "seed", "int", "'one'"]),
+        ("# nothing\n", ["bad.py", "sets no option"]),
         ("seed = None\n", ["seed must be int, not None"]),
         ("batch_size = True\n", ["bad.py", "batch_size", "int", "True"]),
         ("batch_size = 1e3\n", ["bad.py", "batch_size", "int", "1000.0"]),

@@ -26,7 +26,7 @@ from conftest import own
 import noise
 import sweep
 from config import ROOT, Config, load
-from config.classify import Classify
+from config._classify import Classify
 from config.study import read_study
 from data.corpus import Corpus
 from model import GPT, GPTConfig

@@ -510,6 +510,9 @@ MISTAKES = [
     "data/text_char/prepare.py",
     "data/text_char/prepare.py none.txt",
     "data/shakespeare_char/prepare.py --source=none.txt --force",
+    "data/shakespeare_char/prepare.py --sorce=x",
+    "data/shakespeare_char/prepare.py --forc",
+    "sweep.py config/study/quickstart.py --arms=",
     "data/shakespeare_bpe/prepare.py --vocabulary=none.tiktoken",
 ]
 

@@ -296,6 +296,9 @@ def test_learning_rates_are_points_means_and_the_best(tmp_path):
     assert sum(len(line.get_xdata()) == 3 and line.get_linestyle() == "None" for line in left.get_lines()) == 4
     (difference,) = lines(right).values()
     assert difference.get_ydata() == pytest.approx(0.1)
+    for path in tmp_path.glob("**/noise*/**/result.json"):  # begun, and not ended
+        path.unlink()
+    assert [*lines(effects.learning_rates(read(tmp_path)).axes[0])] == ["baseline"]
 
 
 def test_sharpness_is_drawn_by_rho(tmp_path):

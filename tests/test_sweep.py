@@ -155,9 +155,13 @@ def test_a_mistake_in_a_study_is_one_line(study, old, new, words):
         (["tiny.py", "--jobs=0"], "--jobs"),
         (["tiny.py", "--jobs=two"], "--jobs"),
         (["tiny.py", "--arms=nois"], "did you mean 'noise'"),
+        (["tiny.py", "--arms="], "none of the study's"),
         (["tin.py"], "tin.py"),
         ([str(ROOT / "config/cpu.py"), "tiny.py"], "is the config of a run, not a study"),
-        *((["tiny.py", f"--seeds={seeds}"], f"--seeds={seeds}") for seeds in (",", "3-1", "1,1", "1-", "x")),
+        *(
+            (["tiny.py", f"--seeds={seeds}"], f"--seeds={seeds}")
+            for seeds in ("", ",", "3-1", "1,1", "1-", "x")
+        ),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line(study, words, answer):

@@ -9,7 +9,7 @@ from made_up import make_study
 
 from analysis import effects, harm, predict, records, theory
 from analysis.fields import Fields
-from config import ROOT, settle
+from config import ROOT, UserError, settle
 from config.study import read_study
 from train import learning_rate
 
@@ -127,6 +127,13 @@ def test_predictions_stand_beside_what_was_found(tmp_path):
     (point,) = figure.axes[0].containers
     assert (point.lines[0].get_xdata()[0], point.lines[0].get_ydata()[0]) == pytest.approx((predicted, 0.145))
     assert harm.predictions(found, studies=("s_index",)) is None
+
+
+@pytest.mark.parametrize("options", [{"noise_schedule": "linear"}, {"noise_scale": "global"}], ids=str)
+def test_what_holds_for_one_kind_of_noise_is_refused_for_others(options):
+    config = settle({"noise_sigma": 0.1, "noise_gamma": 0.99, **options})
+    with pytest.raises(UserError, match="absolute and exponential"):
+        predict.predicted({"noise": config}, *predict.known_law(records.read([ROOT / "results"])))
 
 
 def test_without_noise_all_of_the_rate_is_left():

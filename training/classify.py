@@ -12,7 +12,7 @@ import sys
 import warnings
 
 from config import before_torch, load, run_script
-from config.classify import Classify
+from config._classify import Classify
 
 if __name__ == "__main__":
     before_torch(sys.argv[1:], Classify)
@@ -112,8 +112,6 @@ def learning_rate(step, config):
 
 def evaluate(run, folder):
     """Log losses and scores, and how far the weights have moved; keep the weights of the lowest val loss."""
-    for kind, moved in run.distances().items():
-        folder.append({"kind": kind, "iter": run.step, **moved})
     return lifecycle.evaluate(run, folder, encoder.evaluation)
 
 

@@ -264,9 +264,8 @@ def evaluate(run, folder, losses=None):
         if not math.isfinite(event["val_loss"]):
             raise Diverged(max(0, run.step - 1))
         folder.append(event)
-        if run.pretrained:
-            for kind, moved in run.distances().items():
-                folder.append({"kind": kind, "iter": run.step, **moved})
+        for kind, moved in run.distances().items():
+            folder.append({"kind": kind, "iter": run.step, **moved})
     if event["val_loss"] < run.best["val_loss"]:
         save_best(run, folder, event["val_loss"])
     return event

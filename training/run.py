@@ -137,7 +137,9 @@ class Run(Trained):
 
     def distances(self):
         """{kind of event: mean_distance}: "distance" from the pretrained weights, "update" from those that
-        training began with, after NoisyTune."""
+        training began with, after NoisyTune; nothing where there are none."""
+        if not self.pretrained:
+            return {}
         origins = {"distance": self.pretrained, "update": self.start}
         return {kind: mean_distance(self.model, origin, groups_of) for kind, origin in origins.items()}
 
