@@ -1,5 +1,5 @@
 """Figures of how arms differ from their references: points with intervals, the map over sigma_0 and gamma, loss
-against learning rate and lambda, sharpness; and the share of the learning rate that an arm's noise leaves.
+against learning rate and lambda, and sharpness.
 
 Each takes Records and gives a Figure, or None where there is nothing to draw.
 """
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from analysis import look, records, statistics, theory
+from analysis import look, records, statistics
 from analysis.figures import span, title
 from analysis.look import BLACK, BLUE, GREY, label_below, number, panels, settings, signed, styled
 from analysis.statistics import Verdict
@@ -365,42 +365,6 @@ def draw_seeds(axes, table, colour, label):
     mean = table.mean()
     axes.plot(mean.index, mean, color=colour, label=label)
     return mean
-
-
-# The share of the learning rate that the noise leaves.
-
-
-def shares(found):
-    """A frame, a row for every arm that is its reference but for absolute noise, under Adam: study, arm,
-    corpus, n; share (S of theory.py, v from the run's own clipped gradients) and squares (sum of sigma_t^2),
-    means over runs; harm and half_width (best val loss minus the reference's, nats)."""
-    logged = dict(list(found.curves[found.curves.kind == "train"].groupby("folder")))
-    rows = []
-    for row in itertools.chain(*compared(found)):
-        arm, config = row["arm"], row["arm"].config
-        if is_absolute(config, row["against"].config):
-            each = [share_and_squares(run, logged[run.folder]) for run in arm.found.runs.itertuples()]
-            place = [arm.row.study, arm.row.arm, arm.found.runs.corpus_name.iloc[0]]
-            rows.append([*place, row["n"], *np.mean(each, axis=0), row["mean"], row["half_width"]])
-    columns = ["study", "arm", "corpus", "n", "share", "squares", "harm", "half_width"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def is_absolute(config, reference):
-    """Whether a run is its reference but for absolute noise in the gradient, under a second moment."""
-    plain = (config.noise_scale, config.noise_target, config.noise_params) == ("absolute", "gradient", "all")
-    plain &= not (config.noise_before_clip or config.noise_anticorrelated or config.reset_below_sigma)
-    changed = records.changed_options(config, reference)
-    alone = all(name.startswith(("noise_", "plateau_")) for name in changed)
-    return config.noisy and plain and alone and config.optimizer in ("adamw", "adam") and not reference.noisy
-
-
-def share_and_squares(run, events):
-    """S of one run and the sum of its sigma_t^2, sigma as it was logged."""
-    config = run.config
-    sigma = theory.sigma_between(*events[["iter", "sigma"]].dropna().to_numpy().T, config.max_iters)
-    v = theory.mean_square(events.grad_norm.dropna(), config.grad_clip, run.parameters)
-    return theory.share(theory.learning_rates(config), sigma, v, config.beta2), np.sum(sigma**2)
 
 
 # Sharpness.

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy import integrate, stats
 
-from analysis import effects, predict, records, statistics, tables, theory
+from analysis import predict, records, statistics, tables, theory
+from analysis.shares import arm_shares
 from analysis.tables import PAPER, probability, with_interval
 from config import ROOT, UserError, counted, did_you_mean, load
 
@@ -315,7 +316,7 @@ class Fields:
 
     def share(self, study, arm):
         """S, the share of the learning rate that an arm's noise leaves."""
-        found = effects.shares(self._of(study)).set_index("arm").share
+        found = arm_shares(self._of(study)).set_index("arm").share
         if arm not in found.index:
             raise UserError(f"{study}, {arm}: no share but of absolute noise alone, under a second moment")
         return f"{found[arm]:.2f}"
@@ -330,7 +331,7 @@ class Fields:
     def spearman(self, *studies, by="share"):
         """The rank correlation with the harm of S, or of the sum of sigma_t^2 (by "squares"), over the arms of
         some studies, and of how many arms."""
-        found = pd.concat([effects.shares(self._of(study)) for study in studies])
+        found = pd.concat([arm_shares(self._of(study)) for study in studies])
         return f"{stats.spearmanr(found[by], found.harm).statistic:.3f} ({len(found)} arms)"
 
     def measured_half_time(self, study, arm, part=False):

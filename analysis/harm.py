@@ -7,15 +7,16 @@ Each takes Records and gives a Figure, or None where there is nothing to draw.
 import itertools
 
 from analysis import look, predict, statistics
-from analysis.effects import BEST, rows_of, shares
+from analysis.effects import BEST, rows_of
 from analysis.look import BLACK, GREY, label_below, panels, styled
+from analysis.shares import arm_shares
 
 
 @styled
 def share(found, names=None):
     """Harm against S with 95 % t intervals: a mark a study, open where its corpus is not the commonest one;
     names: {(study, arm): (label, its offset in points)} of those to label."""
-    table = shares(found)
+    table = arm_shares(found)
     if table.empty:
         return None
     figure, (axes,) = panels(1, 3.1)

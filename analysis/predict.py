@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
 
-from analysis import effects, records, statistics, theory
+from analysis import records, statistics, theory
+from analysis.shares import arm_shares
 from config import ROOT, Config, UserError, run_script
 from config.study import read_study
 
@@ -59,7 +60,7 @@ def solved(x, y):
 
 def known_law(found):
     """(Law, b) of the records."""
-    shares = pd.concat(effects.shares(found.of(study=name, seed=[*seeds])) for name, seeds in KNOWN.items())
+    shares = pd.concat(arm_shares(found.of(study=name, seed=[*seeds])) for name, seeds in KNOWN.items())
     short, long = (
         found.of(study=name, arm="baseline", seed=[*range(1, 7)]).runs.best_val_loss.mean()
         for name in ("table1_shakespeare", "decisive")
@@ -99,7 +100,7 @@ def beside_found(found, study, size):
     runs = found.of(study=study, size=size).runs
     rows = predicted(dict(zip(runs.arm, runs.config)), *known_law(found))
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["share", "alone", "predicted"])
-    compared = statistics.compare(found, study, size, effects.BEST)
+    compared = statistics.compare(found, study, size, "best_val_loss")
     return table.drop(columns="alone").join(compared[["n", "mean", "half_width", "verdict"]], how="inner")
 
 

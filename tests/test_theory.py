@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from made_up import make_study
 
-from analysis import effects, harm, predict, records, theory
+from analysis import harm, predict, records, theory
 from analysis.fields import Fields
+from analysis.shares import arm_shares
 from config import ROOT, UserError, settle
 from config.study import read_study
 from train import learning_rate
@@ -166,7 +167,7 @@ def test_shares_are_of_arms_with_absolute_noise_alone(tmp_path):
         **{"weights": {**noisy, "noise_target": "weights"}, "faster": {**noisy, "learning_rate": 0.1}},
     }
     make_study(tmp_path / "one", arms, seeds=(1, 2), name="one")
-    table = effects.shares(records.read([tmp_path]))
+    table = arm_shares(records.read([tmp_path]))
     assert list(table.arm) == ["noise"]
     config, v = settle({"max_iters": 1000}), 1 / 804_096  # the norm is 1.5, clipped at 1
     rates = theory.learning_rates(config)
