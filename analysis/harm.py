@@ -95,9 +95,13 @@ def parts(found):
             reach = [[100 * (middle - low)], [100 * (high - middle)]]
             ax.errorbar(100 * middle, place, xerr=reach, color=colour, marker=mark, markersize=3)
         rows_of(ax, [*PARTS.values()])
-        ax.set(title=f"{length:,} iterations", xlabel="part of the noise's harm (%)")
+        for place, name in enumerate(PARTS):
+            if name not in (arm for _, arm, _ in rows):
+                words = {"ha": "center", "va": "center", "color": GREY, "size": 7.5}
+                ax.text(0.7, place, "not run", transform=ax.get_yaxis_transform(), **words)
+        ax.set(title=f"{length:,} iterations", xlabel="share of the noise's harm (%)")
         ax.tick_params(labelleft=ax is axes[0])
     for study, (colour, mark) in zip(studies, look.MARKS):
-        axes[0].plot([], [], color=colour, marker=mark, markersize=4, label=study)
+        axes[0].plot([], [], color=colour, marker=mark, markersize=4, label=study.replace("_", " "))
     label_below(figure, axes[:1])
     return figure

@@ -11,11 +11,11 @@ LIMITED = {
     "ordinary regularizers": ("none", "weight_decay", "dropout", "augmentation", "three"),
 }
 NAMED = {  # points of `share`: label, and its offset in points
-    ("table1_shakespeare", CELLS[0]): (look.cell_label(0.1, 0.99), (-7, -10)),
+    ("table1_shakespeare", CELLS[0]): (look.cell_label(0.1, 0.99), (8, 3)),
     ("optimizers", "adamw_beta2_0.95+noise"): (r"$\beta_2$=0.95", (-7, -3)),
     ("optimizers", "adamw_beta2_0.999+noise"): (r"$\beta_2$=0.999", (6, 5)),
     ("schedules", "inverse_eta1"): (r"inverse, $\eta$=1", (6, 5)),
-    ("schedules", "plateau"): ("plateau", (6, 5)),
+    ("schedules", "plateau"): ("plateau", (-6, 5)),
 }
 FIGURES = {
     "table1_loss": (TABLE1, figures.losses),
