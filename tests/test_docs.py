@@ -337,3 +337,10 @@ def test_the_way_from_a_run_to_the_tables(tmp_path, corpus):
     for made in ("out/mine/tiny/figures", "out/shakespeare_noise+tiny/seed1/result.json", "exported/README.md"):
         assert (tmp_path / made).exists(), made
     assert any((tmp_path / "my_results").iterdir())
+
+
+def test_what_has_not_been_run_is_said_in_one_place():
+    page = (ROOT / "docs" / "studies.md").read_text("utf-8")
+    said = re.findall(r"`(\w+)`", page.partition("**Not run here:**")[2].partition("\n\n")[0])
+    studies = {path.stem for path in (ROOT / "config" / "study").glob("[a-z]*.py")} - {"quickstart"}
+    assert sorted(said) == sorted(study for study in studies if not (ROOT / "results" / study).is_dir())

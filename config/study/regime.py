@@ -10,7 +10,7 @@ first cell's 95 % interval of the best validation loss lies above 0.02, or its f
 """
 
 base = "config/shakespeare_baseline.py"
-common = dict(dtype="bfloat16", learning_rate=2e-3, min_lr=2e-4)
+common = dict(dtype="bfloat16", learning_rate=4e-3, min_lr=4e-4)
 
 arms = {
     "baseline": {},
