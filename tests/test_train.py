@@ -506,6 +506,18 @@ def test_too_little_memory_is_one_line(command, monkeypatch, place, name, error)
         train.main(command())
 
 
+def test_a_run_killed_after_its_last_step_is_evaluated_and_not_compiled_again(command, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lifecycle, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train.main(command())
+    monkeypatch.setattr(lifecycle, "warm_up", None)  # not to be called
+    assert train.main(command()) == 0
+
+
 def test_a_run_without_a_config_is_not_begun():
     with pytest.raises(UserError, match="which config"):
         train.main([])
