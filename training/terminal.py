@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 
 from tqdm import tqdm
@@ -49,6 +50,7 @@ class StatusLine(tqdm):
     where stderr is no terminal, or silent is True."""
 
     monitor_interval = 0  # no thread that redraws it
+    _lock = threading.RLock()  # not one between processes, of which Python 3.14 warns where a rank is ended
 
     def __init__(self, silent=False, bar_format="{desc}", **options):
         how = {"leave": False, "miniters": 1, "smoothing": 0, "dynamic_ncols": True}
