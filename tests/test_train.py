@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
@@ -521,6 +522,38 @@ def test_a_run_killed_after_its_last_step_is_evaluated_and_not_compiled_again(co
 def test_a_run_without_a_config_is_not_begun():
     with pytest.raises(UserError, match="which config"):
         train.main([])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_memory_does_not_grow_by_a_large_block_for_each_small_one_that_stays():
+    code = """if True:
+        import torch
+        from training.machine import Machine
+        machine, kept = Machine("cpu", "float32", 1, False), []
+        machine.apply()
+        for _ in range(30):
+            torch.zeros(1 << 24)  # 64 MB
+            kept.append(torch.zeros(1000))
+        print(machine.peak_memory() or 0)
+    """
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(answer.stdout) < 1e9
+
+
+def test_an_evaluation_keeps_no_tensor_of_a_batch():
+    kept = []
+
+    class Model(nn.Module):
+        compiled = False
+
+        def forward(self, x, y):
+            assert all(loss() is None for loss in kept[:-1])
+            loss = torch.tensor(float(len(kept)))
+            kept.append(weakref.ref(loss))
+            return None, loss
+
+    y = torch.zeros(1, 2)
+    assert mean_loss(Model(), ((y, y) for _ in range(5))) == 2.0
 
 
 def test_input_noise_changes_inputs_and_no_targets_each_micro_step_anew(new_run):

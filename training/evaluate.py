@@ -34,11 +34,13 @@ def mean_loss(model, batches):
     losses, counts = [], []
     with eagerly(model):
         for x, y in batches:
-            losses.append(model(x, y)[1])
+            loss = model(x, y)[1]
+            # On a CPU a small tensor that stays may lie in the place of large ones, which then need another.
+            losses.append(loss.item() if loss.device.type == "cpu" else loss)
             counts.append(y.numel())
     model.train(mode)
-    weights = torch.tensor(counts, dtype=torch.float64)
-    return float(torch.stack(losses).cpu().double() @ weights / weights.sum())
+    losses, weights = (torch.tensor([*map(float, each)], dtype=torch.float64) for each in (losses, counts))
+    return float(losses @ weights / weights.sum())
 
 
 def eagerly(model):

@@ -147,18 +147,19 @@ class Machine:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def keep_freed_memory():
     """Have glibc keep the memory that a step frees for the next one: 18,300 tokens/s against 17,300 at cpu.py's
     size (docs/speed.md). It would give large blocks back to the kernel, and get them again page by page,
-    zeroed."""
+    zeroed. From 32 MB on it still does: a kept block would be lost to the next one as soon as something small
+    that stays lay in its place, and memory would grow block by block."""
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError):  # another C library
             mallopt = ctypes.CDLL(None).mallopt
             mallopt(M_TRIM_THRESHOLD, -1)  # never
-            mallopt(M_MMAP_MAX, 0)  # no block of its own mapping, which ends with the block
+            mallopt(M_MMAP_THRESHOLD, 32 << 20)  # from where on a block has its own mapping; glibc's most
 
 
 @contextlib.contextmanager
