@@ -16,7 +16,7 @@ LAWS, FOLDER = "tests/test_laws.py", "tests/test_run_folder.py"
 MUTATIONS = [  # law, what it does, file, old, new, test
     (
         *(1, "dropout draws from wherever the global generator is", "train.py"),
-        'torch.manual_seed(stream_seed(config.seed, "dropout", run.step, micro_step, *rank))',
+        'torch.manual_seed(stream_seed(config.seed, "dropout", run.step, micro_step, *own_stream))',
         "pass",
         f"{LAWS}::test_law_1_the_same_command_gives_the_same_bits",
     ),
