@@ -17,6 +17,7 @@ import time
 import pytest
 import torch
 from conftest import checkpoint, own, same_weights, weights
+from mutations import MUTATIONS
 
 import noise
 import train
@@ -557,3 +558,11 @@ def test_nothing_runs_at_import():
             assert not isinstance(node, (ast.For, ast.While, ast.With, ast.Try)), f"{name}, line {node.lineno}"
             if isinstance(node, ast.If):
                 assert ast.unparse(node.test) == "__name__ == '__main__'", f"{name}, line {node.lineno}"
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation[1])
+def test_each_mutation_has_its_place_and_its_test(mutation):
+    _, _, file, old, _, test = mutation
+    assert (ROOT / file).read_text("utf-8").count(old) == 1
+    path, _, name = test.partition("::")
+    assert f"def {name.partition('[')[0]}(" in (ROOT / path).read_text("utf-8")
