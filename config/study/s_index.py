@@ -13,7 +13,7 @@ _relative = dict(noise_sigma=1.0, noise_gamma=0.99, noise_scale="global")
 _optimizers = {
     "beta2_0.95": (dict(beta2=0.95), "mean", _mean),
     "beta2_0.999": (dict(beta2=0.999), "mean", _mean),
-    "lion": (dict(optimizer="lion", learning_rate=4e-4, min_lr=4e-5), "noise", _noise),
+    "lion": (dict(optimizer="lion", learning_rate=8e-4, min_lr=8e-5), "noise", _noise),
     "sgd": (dict(optimizer="sgd", weight_decay=0.0, learning_rate=0.3, min_lr=0.03), "relative", _relative),
 }
 arms = {name: options for name, (options, _, _) in _optimizers.items()}
