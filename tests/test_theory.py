@@ -115,19 +115,19 @@ def test_the_predictions_on_the_page_are_those_of_the_records():
 
 def test_predictions_stand_beside_what_was_found(tmp_path):
     noisy = {"noise_sigma": 0.1, "noise_gamma": 0.99}
-    make_study(tmp_path / "law" / "cpu", {"baseline": {}, "noise": noisy}, seeds=(1, 2), name="law")
+    make_study(tmp_path / "made_up" / "cpu", {"baseline": {}, "noise": noisy}, seeds=(1, 2), name="made_up")
     found = records.read([ROOT / "results", tmp_path])
-    config = found.of(study="law", arm="noise").runs.config.iloc[0]
+    config = found.of(study="made_up", arm="noise").runs.config.iloc[0]
     ((share, _, predicted),) = predict.predicted({"noise": config}, *predict.known_law(found)).values()
-    (row,) = predict.beside_found(found, "law", "cpu").itertuples()
+    (row,) = predict.beside_found(found, "made_up", "cpu").itertuples()
     assert (row.Index, row.share, row.predicted) == ("noise", share, predicted)
     assert row.mean == pytest.approx(0.145)
-    (cells,) = Fields(found).predictions("law")
+    (cells,) = Fields(found).predictions("made_up")
     assert cells[:3] == ["`noise`", f"{row.share:.3f}", f"{row.predicted:+.4f}"]
-    figure = harm.predictions(found, studies=("law",))
+    figure = harm.predictions(found, studies=("made_up",))
     (point,) = figure.axes[0].containers
     assert (point.lines[0].get_xdata()[0], point.lines[0].get_ydata()[0]) == pytest.approx((predicted, 0.145))
-    assert harm.predictions(found, studies=("s_index",)) is None
+    assert harm.predictions(found, studies=("other",)) is None
 
 
 @pytest.mark.parametrize("options", [{"noise_schedule": "linear"}, {"noise_scale": "global"}], ids=str)
