@@ -69,7 +69,8 @@ def main(argv):
     if benches:
         from bench import report
 
-        for bench in report.find_benches(benches):
+        benches = report.find_benches(benches)
+        for bench in benches:
             place = out / bench.name if out and len(benches) > 1 else out
             said(place or bench / "figures", report.draw(bench, place))
     return 0

@@ -36,7 +36,6 @@ from training.status import Pace, check_runs, damaged, is_free, outcome, reached
 from training.terminal import SWEEP, Signals, StatusLine
 
 WORKER = [sys.executable, str(ROOT / "train.py")]
-OWN = ("jobs", "time-budget", "seeds", "arms", "plot", "dry-run", "list")  # its options; others are a run's
 FAILED, TIME_IS_UP = 1, 4  # exit status
 STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM)  # exit status of a run that was asked to, at work or not yet
 clock = tqdm.format_interval  # 12:34, or 3:12:34 from an hour on
@@ -81,9 +80,10 @@ def read_command(argv):
         raise UserError("which study? python sweep.py config/study/quickstart.py --jobs=2 --plot")
     if not 1 <= arguments.jobs <= 1024 or not arguments.time_budget > 0:
         raise UserError("--jobs is a number from 1 to 1024, --time-budget one above 0")
+    own = [name.replace("_", "-") for name in vars(arguments)]
     for word in options:
         name = word.lstrip("-").partition("=")[0]
-        if name not in OPTIONS and (near := did_you_mean(name, OWN)):
+        if name not in OPTIONS and (near := did_you_mean(name, own)):
             raise UserError(f"{word}: sweep.py has no such option{near}")
     file, *overlays = arguments.files
     seeds = None if arguments.seeds is None else parse_seeds(arguments.seeds)

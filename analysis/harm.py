@@ -1,12 +1,12 @@
-"""Figures of the harm that noise does: against the share of the learning rate that it leaves, beside what was
-predicted, and which part of it other arms have.
+"""Figures of the harm that noise does: against the share of the learning rate that it leaves, and which part of
+it other arms have.
 
 Each takes Records and gives a Figure, or None where there is nothing to draw.
 """
 
 import itertools
 
-from analysis import look, predict, statistics
+from analysis import look, statistics
 from analysis.effects import BEST, rows_of
 from analysis.look import BLACK, GREY, label_below, panels, styled
 from analysis.shares import arm_shares
@@ -36,27 +36,6 @@ def share(found, names=None):
     axes.axhline(0, color=BLACK, linewidth=0.8)
     axes.set(xlim=(-0.02, 1.02), xlabel="share of the learning rate that the noise leaves, $S$")
     axes.set_ylabel("best validation loss minus\nthe reference's (nats)")
-    label_below(figure, [axes])
-    return figure
-
-
-# Predicted and found.
-
-
-@styled
-def predictions(found, studies):
-    """The harm that was found, with its 95 % t interval, against what predict.py says; a mark a study."""
-    there = [key for key in found.studies if key[0] in studies]
-    if not there:
-        return None
-    figure, (axes,) = panels(1, 3.1)
-    for key, (colour, mark) in zip(there, itertools.cycle(look.MARKS)):
-        rows = predict.beside_found(found, *key)
-        points = {"linestyle": "", "color": colour, "marker": mark, "markersize": 4, "linewidth": 0.9}
-        label = key[0].replace("_", " ")
-        axes.errorbar(rows.predicted, rows["mean"], rows.half_width, **points, label=label)
-    axes.axline((0, 0), slope=1, color=GREY, linewidth=0.8, label="as predicted")
-    axes.set(xlabel="predicted harm (nats)", ylabel="best validation loss minus\nthe reference's (nats)")
     label_below(figure, [axes])
     return figure
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from conftest import LIMIT, tokens_of
 
+import plot
 from analysis import records
 from bench import __main__ as bench
 from bench import gpu, measure, report, subprocesses, turns
@@ -267,6 +268,13 @@ MADE_UP = {  # what bench.json would hold, in round numbers
     "ingredients": [{"name": "logging", "every": 10, "with": [0.011, 0.012], "without": [0.01, 0.01]}],
     "sampling": {"tokens": 256} | dict(zip(COLUMNS, ([0.1, 0.2], [0.5, 0.6], [0.2, 0.2], [1.6, 1.6]))),
 }
+
+
+def test_benches_that_are_drawn_into_one_folder_keep_a_page_each(tmp_path):
+    benches = ROOT / "results" / "speed"
+    assert plot.main([str(benches), f"--out={tmp_path}"]) == 0
+    pages = [path.parent.name for path in tmp_path.rglob("bench.md")]
+    assert sorted(pages) == sorted(path.parent.name for path in benches.rglob("bench.json"))
 
 
 def test_ratios_are_turn_by_turn_costs_are_differences_and_an_evaluation_is_of_the_whole_split():

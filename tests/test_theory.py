@@ -124,10 +124,6 @@ def test_predictions_stand_beside_what_was_found(tmp_path):
     assert row.mean == pytest.approx(0.145)
     (cells,) = Fields(found).predictions("made_up")
     assert cells[:3] == ["`noise`", f"{row.share:.3f}", f"{row.predicted:+.4f}"]
-    figure = harm.predictions(found, studies=("made_up",))
-    (point,) = figure.axes[0].containers
-    assert (point.lines[0].get_xdata()[0], point.lines[0].get_ydata()[0]) == pytest.approx((predicted, 0.145))
-    assert harm.predictions(found, studies=("other",)) is None
 
 
 @pytest.mark.parametrize("options", [{"noise_schedule": "linear"}, {"noise_scale": "global"}], ids=str)

@@ -3,13 +3,8 @@
 The text is TinyStories, or another by --dataset=text_bpe.
 """
 
-base = "config/tinystories_bpe.py"
-common = dict(dtype="bfloat16")
+from config.study import larger_char as _characters
 
-arms = {
-    "baseline": {},
-    "sigma0.1_gamma0.99": dict(noise_sigma=0.1, noise_gamma=0.99),
-    "sigma0.01_gamma0.95": dict(noise_sigma=0.01, noise_gamma=0.95),
-}
-baseline = "baseline"
+base = "config/tinystories_bpe.py"
+common, arms, baseline = _characters.common, _characters.arms, _characters.baseline
 seeds = range(451, 455)
