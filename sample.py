@@ -20,7 +20,7 @@ from noise import stream_seed
 from training import gpt2
 from training.evaluate import exported_model, model_in
 from training.machine import Machine, enough_memory
-from training.run_folder import best_checkpoint, corpus_meta
+from training.run_files import best_checkpoint, corpus_meta
 
 TOGETHER = 64  # samples a batch, at most
 

@@ -2,7 +2,7 @@
 
     python train.py config/shakespeare_noise.py [more files] [--key=value ...]
 
-A run is a function of its config, its corpus and its seed. It lives in a run folder (training/run_folder.py),
+A run is a function of its config, its corpus and its seed. It lives in a run folder (training/run_files.py),
 from which the same command resumes it if it was stopped, and from which plot.py draws it.
 
     torchrun --nproc_per_node=2 train.py config/shakespeare_noise.py

@@ -49,7 +49,7 @@ import pandas as pd
 
 from config import UserError, identity, recorded
 from data.files import misfit, read_json
-from training.run_folder import (
+from training.run_files import (
     ABOUT,
     EVENT,
     RESULT,

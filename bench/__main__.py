@@ -50,7 +50,7 @@ from data.files import write_json
 from training.evaluate import mean_loss
 from training.lifecycle import open_corpus
 from training.machine import Machine, versions
-from training.run_folder import corpus_title
+from training.run_files import corpus_title
 
 TOP = 12  # operations that --profile shows
 

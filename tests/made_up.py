@@ -6,7 +6,7 @@ import math
 from analysis import tables
 from config import settle
 from data.files import read_json, write_json
-from training.run_folder import LOSSES
+from training.run_files import LOSSES
 
 META = {
     **{"format": 1, "name": "shakespeare_char", "unit": "character", "vocab_size": 2, "vocabulary": ["a", "b"]},

@@ -117,7 +117,7 @@ MUTATIONS = [  # law, what it does, file, old, new, test
         f"{LAWS}::test_law_4_sigkill_at_random_steps",
     ),
     (
-        *(5, "reading a run folder takes torch", "training/run_folder.py"),
+        *(5, "reading a run folder takes torch", "training/run_files.py"),
         "import os\n",
         "import os\nimport torch\n",
         f"{LAWS}::test_law_5_a_run_folder_is_drawn_wherever_it_lies_without_torch",
@@ -135,7 +135,7 @@ MUTATIONS = [  # law, what it does, file, old, new, test
         f"{LAWS}::test_law_6_a_killed_writer_leaves_the_old_file",
     ),
     (
-        *(6, "checkpoints are unpickled", "training/run_folder.py"),
+        *(6, "checkpoints are unpickled", "training/run_files.py"),
         "weights_only=True",
         "weights_only=False",
         f"{LAWS}::test_law_6_no_pickle_is_read",
@@ -154,7 +154,7 @@ MUTATIONS = [  # law, what it does, file, old, new, test
         f"{LAWS}::test_law_7_a_mistake_is_one_line_and_status_2",
     ),
     (
-        *(4, "a flipped bit of a checkpoint is trained on", "training/run_folder.py"),
+        *(4, "a flipped bit of a checkpoint is trained on", "training/run_files.py"),
         "if zipfile.ZipFile(file).testzip():",
         "if False:",
         f"{FOLDER}::test_no_flipped_bit_of_a_checkpoint_is_taken_for_a_weight",

@@ -11,7 +11,8 @@ from made_up import MACHINE, META
 
 from config import UserError, load, run_script
 from data.files import read_json
-from training.run_folder import LOSSES, RunFolder
+from training.run_files import LOSSES
+from training.run_folder import RunFolder
 from training.terminal import Signals, starter
 
 STEP, STOP = 0.01, 0.6  # seconds that a step takes, and the checkpoint at a stop

@@ -27,7 +27,7 @@ from data.texts import read_task
 from noise import stream_seed
 from training import classify, encoder, evaluate, export, sharpness
 from training.machine import Machine
-from training.run_folder import read_log, read_result
+from training.run_files import read_log, read_result
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("sklearn")

@@ -14,7 +14,7 @@ from training import controls
 from training.controls import TARGETS, add_to_moments_, create_moments, reset_moments
 from training.diagnosis import Diagnosis, batch_noise_norm
 from training.lion import Lion
-from training.run_folder import read_log
+from training.run_files import read_log
 
 BETAS, EPS, RATE = (0.9, 0.99), 1e-8, 1e-2
 MOMENTS = ("gradient", "first_moment", "second_moment", "second_moment_mean")

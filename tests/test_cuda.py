@@ -25,7 +25,7 @@ from sample import samples
 from training import lifecycle
 from training.evaluate import mean_loss
 from training.run import compile_model
-from training.run_folder import read_log
+from training.run_files import read_log
 
 GIB = 2**30
 DTYPES = ["float32", "bfloat16", "float16"]

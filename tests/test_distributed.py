@@ -17,7 +17,7 @@ from noise import stream_seed
 from training import machine
 from training.distributed import ManyProcesses, PeerLost, SingleProcess, find_torchrun
 from training.machine import Machine
-from training.run_folder import read_log
+from training.run_files import read_log
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 

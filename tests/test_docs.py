@@ -30,7 +30,7 @@ from config._classify import Classify
 from config.study import read_study
 from data.corpus import Corpus
 from model import GPT, GPTConfig
-from training.run_folder import OWN_FILES
+from training.run_files import OWN_FILES
 
 PAGES = [ROOT / "README.md", *own("docs/*.md")]
 OPTIONS = Config.__dataclass_fields__

@@ -25,7 +25,7 @@ from data.subword import GPT2_TOKENS
 from model import GPT, GPTConfig
 from training import evaluate, export, gpt2
 from training.pretrained import read_source
-from training.run_folder import corpus_meta
+from training.run_files import corpus_meta
 
 SHAPE = dict(n_layer=2, n_head=2, n_embd=16)
 CLOSE = 1e-4  # of logits, float32

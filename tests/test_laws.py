@@ -26,7 +26,8 @@ from data import files
 from data.files import read_json, replacing
 from training.controls import TARGETS
 from training.machine import Machine
-from training.run_folder import RunFolder, read_log, read_result
+from training.run_files import read_log, read_result
+from training.run_folder import RunFolder
 
 TIMES = {"tokens_per_second", "seconds", "peak_memory_bytes", "log_crc32"}  # what a clock decides
 
@@ -303,14 +304,15 @@ MAY_IMPORT = {  # of ours, by room or module; the longest name that fits counts
     "training": ["config", "data", "model", "noise", "training"],
     "sample": ["config", "data", "noise", "training"],
     "train": ["config", "noise", "sample", "training"],
-    "sweep": ["config", "data.files", "training.run_folder", "training.status", "training.terminal"],
-    "analysis": ["config", "config.study", "data.files", "training.run_folder", "analysis"],
-    "plot": ["config", "data.files", "training.run_folder", "analysis", "bench.report"],
+    "sweep": ["config", "data.files", "training.status", "training.terminal"],
+    "analysis": ["config", "config.study", "data.files", "training.run_files", "analysis"],
+    "plot": ["config", "data.files", "training.run_files", "analysis", "bench.report"],
     "bench": [*("config", "data", "model", "noise", "training", "train", "sweep", "analysis"), "bench"],
 }
 WITHOUT_TORCH = (
     *("config", "data.files", "data.meta", "data.build", "data.download", "data.unzip", "data.subword"),
-    *("training.run_folder", "training.status", "training.terminal", "sweep", "analysis", "plot"),
+    *("training.run_files", "training.run_folder", "training.status", "training.terminal"),
+    *("sweep", "analysis", "plot"),
 )
 
 

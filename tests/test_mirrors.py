@@ -13,7 +13,7 @@ from conftest import LIMIT, same_weights
 import train
 from config import UserError, identity, load
 from training import mirrors
-from training.run_folder import read_log
+from training.run_files import read_log
 
 
 def in_tensorboard(folder):

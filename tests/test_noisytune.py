@@ -13,7 +13,7 @@ import train
 from config import UserError, load
 from model import GPT
 from noise import noisytune_
-from training.run_folder import read_config, read_log
+from training.run_files import read_config, read_log
 
 
 class Tied(nn.Module):

@@ -17,7 +17,8 @@ import train
 from analysis import collect, records
 from config import UserError
 from data import files
-from training.run_folder import RunFolder, load_checkpoint, read_about, read_config, read_log, read_result
+from training.run_files import load_checkpoint, read_about, read_config, read_log, read_result
+from training.run_folder import RunFolder
 
 READERS = {"config.json": read_config, "run.json": read_about, "result.json": read_result}
 

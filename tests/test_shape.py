@@ -17,7 +17,7 @@ from training import evaluate, export, shape, sharpness
 from training.evaluate import model_in
 from training.machine import Machine, memory_of
 from training.pretrained import read_source
-from training.run_folder import corpus_meta
+from training.run_files import corpus_meta
 
 HUGE = 10**9
 

@@ -25,7 +25,7 @@ import sweep
 from config import ROOT, UserError, load
 from config.study import parse_seeds, read_study
 from data.files import lock, read_json, write_json
-from training.run_folder import read_log
+from training.run_files import read_log
 from training.status import is_free, reached
 
 STUB = Path(__file__).with_name("stub_worker.py")

@@ -25,7 +25,8 @@ from training import lifecycle, machine
 from training.evaluate import mean_loss
 from training.machine import Machine
 from training.run import Run
-from training.run_folder import RunFolder, read_log
+from training.run_files import read_log
+from training.run_folder import RunFolder
 
 
 def gradients_at_update(a_run):

@@ -26,7 +26,8 @@ from training import encoder, lifecycle, mirrors
 from training.distributed import SingleProcess
 from training.machine import Machine, enough_memory
 from training.run import Diverged
-from training.run_folder import RunFolder, read_log
+from training.run_files import read_log
+from training.run_folder import RunFolder
 from training.terminal import Progress, Signals, starter
 
 USE_LESS_MEMORY = "make batch_size or max_length smaller"

@@ -18,7 +18,7 @@ from data.meta import same_corpus
 from model import GPT
 from training import gpt2
 from training.machine import best_device, enough_memory, out_of_memory
-from training.run_folder import config_of, corpus_meta, corpus_title, load_checkpoint
+from training.run_files import config_of, corpus_meta, corpus_title, load_checkpoint
 from training.shape import parameter_count, saved_shape
 
 

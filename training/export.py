@@ -16,7 +16,7 @@ from data.files import read_json, replacing, write_json
 from data.meta import fault_in
 from training import gpt2, tokenizer
 from training.evaluate import model_in, with_bits
-from training.run_folder import best_checkpoint, config_of, corpus_meta, corpus_title, read_about, read_log
+from training.run_files import best_checkpoint, config_of, corpus_meta, corpus_title, read_about, read_log
 
 END_OF_TEXT = "<|endoftext|>"
 

@@ -18,7 +18,7 @@ from training.evaluate import bits, mean_loss
 from training.machine import Machine, enough_memory, out_of_memory, versions
 from training.pretrained import check_same, needs_source, read_source
 from training.run import Diverged, Run, compile_model
-from training.run_folder import corpus_title, read_log
+from training.run_files import corpus_title, read_log
 from training.shape import check_memory, slow_to_build
 
 DIVERGED = 3  # exit status

@@ -14,7 +14,8 @@ import shutil
 
 from config import UserError
 from data.files import files_like, read_json, remove
-from training.run_folder import EVENT_FILES, LENGTHS, read_about, read_log
+from training.run_files import EVENT_FILES, read_about, read_log
+from training.run_folder import LENGTHS
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb_log": "wandb"}  # of an option
 

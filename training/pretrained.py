@@ -23,7 +23,7 @@ from data.subword import is_gpt2s
 from model import GPT
 from training import gpt2
 from training.evaluate import exported_model, model_in
-from training.run_folder import CHECKPOINTS, corpus_meta, corpus_title, load_hashed, read_config
+from training.run_files import CHECKPOINTS, corpus_meta, corpus_title, load_hashed, read_config
 
 SHAPE = ("n_layer", "n_head", "n_embd", "bias", "activation")
 

@@ -27,7 +27,7 @@ from data.files import write_json
 from noise import stream_seed
 from training.evaluate import mean_loss, model_in, open_corpus
 from training.machine import best_device, enough_memory
-from training.run_folder import corpus_meta, find_runs, load_checkpoint, read_result
+from training.run_files import corpus_meta, find_runs, load_checkpoint, read_result
 
 RHOS = (0.02, 0.05, 0.1)  # relative to each weight
 DRAWS = 10

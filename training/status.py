@@ -9,7 +9,8 @@ import time
 
 from config import UserError, source_wanted, user_path
 from data.files import lock
-from training.run_folder import RunFolder, parse_event, read_about, read_config, read_result
+from training.run_files import parse_event, read_about, read_config, read_result
+from training.run_folder import RunFolder
 
 TAIL = 4096  # bytes at the end of a log that hold its last event
 SETTLED = 2  # seconds of progress before the time left is told by them
