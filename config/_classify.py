@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from config import (
+from config._command import UserError
+from config._options import (
     Count,
     Device,
     Fraction,
@@ -16,7 +17,6 @@ from config import (
     Strength,
     Threads,
     UpToOne,
-    UserError,
 )
 
 Schedule = Literal["exponential", "linear", "cosine", "constant"]

@@ -9,6 +9,7 @@ import shlex
 import sys
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent
 PATH = "UTF-8 without control characters, and where it begins with ~ of a user who exists"
 
 

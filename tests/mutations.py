@@ -141,7 +141,7 @@ MUTATIONS = [  # law, what it does, file, old, new, test
         f"{LAWS}::test_law_6_no_pickle_is_read",
     ),
     (
-        *(7, "an unknown option is a KeyError", "config/__init__.py"),
+        *(7, "an unknown option is a KeyError", "config/_load.py"),
         "        raise UserError(\n            f\"{where}: no option is called",
         "        raise KeyError(\n            f\"{where}: no option is called",
         f"{LAWS}::test_law_7_a_mistake_is_one_line_and_status_2",

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config import (
+    KINDS,
     NOT_IDENTITY,
     OPTIONS,
     ROOT,
@@ -34,7 +35,6 @@ from config import (
     config_path,
     did_you_mean,
     identity,
-    kinds,
     load,
     read_option,
     run_file,
@@ -118,7 +118,7 @@ def read_study(file, overlays=(), options=(), seeds=None, arms=None):
     """
     file = config_path(file)
     parts = check_parts(run_file(file, "study file"), file)
-    kind = kinds()[parts.pop("program")]
+    kind = KINDS[parts.pop("program")]
     overrides = dict(read_option(word, kind) for word in options)
     if ours := [name for name in overrides if name in OURS]:
         raise UserError(f"--{ours[0]} is set by the study itself; {OURS[ours[0]]}")
@@ -165,7 +165,7 @@ def check_parts(names, file):
     for arm in (parts["baseline"], *parts["versus"], *parts["versus"].values(), *parts["decisive"]):
         if arm not in list(parts["arms"]):
             raise UserError(f"{file}: {shown(arm)} is none of its arms{did_you_mean(str(arm), parts['arms'])}")
-    for name, choices in (("purpose", PURPOSES), ("program", kinds())):
+    for name, choices in (("purpose", PURPOSES), ("program", KINDS)):
         if parts[name] not in choices:
             raise UserError(f"{file}: {name}={parts[name]!r} is neither {' nor '.join(map(repr, choices))}")
     seeds = tuple(itertools.islice(parts["seeds"], MOST_RUNS + 1))  # of range(10**9) too
@@ -174,7 +174,7 @@ def check_parts(names, file):
     if len(seeds) > MOST_RUNS:
         raise UserError(f"{file}: seeds={shown(parts['seeds'])} are more than {MOST_RUNS:,}")
     parts["seeds"] = seeds
-    kind = kinds()[parts["program"]]
+    kind = KINDS[parts["program"]]
     parts["common"] = check_options(parts["common"], f"{file}, common", kind)
     parts["arms"] = {
         arm: check_options(options, f"{file}, arm {arm}", kind) for arm, options in parts["arms"].items()
