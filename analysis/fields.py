@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import integrate, stats
 
-from analysis import predict, records, statistics, tables, theory
+from analysis import power_law, predict, records, statistics, tables, theory
 from analysis.shares import arm_shares
 from analysis.tables import PAPER, probability, with_interval
 from config import ROOT, UserError, counted, did_you_mean, load
@@ -46,6 +46,7 @@ class Fields:
     def __init__(self, found):
         self._records, self._table = found, records.arms(found)
         self._of, self._comparisons = functools.cache(self._of), functools.cache(self._comparisons)
+        self._power_law = functools.cache(self._power_law)
 
     # What is there.
 
@@ -327,6 +328,33 @@ class Fields:
         for arm, row in predict.beside_found(self._records, *self._key(study)).iterrows():
             cells = [f"`{arm}`", f"{row.share:.3f}", f"{row.predicted:+.4f}"]
             yield [*cells, f"{with_interval(row['mean'], row.half_width, '+')} (n = {row.n})", str(row.verdict)]
+
+    def _power_law(self, loss):
+        return power_law.fitted(self._records, LOSSES[loss])
+
+    def power(self, term, loss="val"):
+        """The exponent of a term of the power law of the harm, with half of its 95 % t interval; of "1" the
+        factor in front."""
+        law, place = self._power_law(loss), power_law.TERMS.index(term)
+        if term == "1":
+            return f"{np.exp(law.coefficients[0]):.3f}"
+        reach = stats.t.ppf(0.975, law.arms - len(power_law.TERMS)) * np.sqrt(law.covariance[place, place])
+        return f"{law.coefficients[place]:.2f} ± {reach:.2f}"
+
+    def power_arms(self):
+        """How many arms it is fitted to."""
+        return self._power_law("val").arms
+
+    def power_missed(self, left_out=False):
+        """The factor by which the law misses an arm (root mean square of the logarithm); left_out: one of a
+        length, size and rate that it was not fitted to."""
+        law = self._power_law("val")
+        return f"{np.exp(law.left_out if left_out else law.sd):.1f}"
+
+    def power_harm(self, *argv, loss="val"):
+        """What it predicts for a run of train.py: "+0.020 (+0.008 to +0.055)"."""
+        harm, low, high = self._power_law(loss).harm(load([*map(str, argv)], say=lambda _: None))
+        return f"{harm:+.3f} ({low:+.3f} to {high:+.3f})"
 
     def spearman(self, *studies, by="share"):
         """The rank correlation with the harm of S, or of the sum of sigma_t^2 (by "squares"), over the arms of

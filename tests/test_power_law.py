@@ -1,0 +1,112 @@
+"""The power law of the harm: what is put in comes out, and what it leaves out."""
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from analysis import power_law, records
+from analysis.fields import Fields
+from analysis.power_law import fitted, harms, terms
+from analysis.predict import share_of
+from analysis.records import Records
+from config import ROOT, load, settle
+
+LAW = np.array([-1.5, 0.6, -0.9, -0.4, -0.5])
+CELLS = [(0.1, 0.99), (0.01, 0.95), (0.05, 0.9)]
+PLACES = [(1000, 64, 1e-3), (2000, 128, 1e-3), (2000, 128, 2e-3), (5000, 256, 1e-3), (3000, 64, 4e-3)]
+
+
+def options(place, cell=(0, 1)):
+    length, width, rate = place
+    shape = {"n_layer": 4, "n_head": 4, "n_embd": width, "block_size": 64}
+    noise = {"noise_sigma": cell[0], "noise_gamma": cell[1]}
+    return settle({"max_iters": length, "learning_rate": rate, **shape, **noise})
+
+
+def made(places=PLACES, cells=CELLS, off=0.0):
+    """Records whose harms are the law's but for an error of `off`, up or down, at each place; losses of seed 2
+    are shifted, those of 3 and 4 lack their pair."""
+    rows = []
+    for sign, place in zip(itertools.cycle((1, 1, -1)), places):
+        for cell in [(0, 1), *cells]:
+            config = options(place, cell)
+            harm = math.exp(terms(config) @ LAW + off * sign) if config.noisy else 0
+            arm = f"{place}{cell}"
+            for seed, shift in ((1, 0), (2, 0.3), (3 + bool(harm), 5 + 4 * bool(harm))):
+                loss = {"best_val_loss": 2 + harm + shift, "final_train_loss": 1 + 2 * harm + shift}
+                own = {
+                    "study": "law",
+                    "setting": str(place),
+                    "arm": arm,
+                    "seed": seed,
+                    "folder": f"{arm}{seed}",
+                }
+                rows.append({**own, "config": config, **loss})
+    return Records(pd.DataFrame(rows), pd.DataFrame(columns=["folder"]), {})
+
+
+def test_a_power_law_is_recovered_from_pairs_of_seeds():
+    law = fitted(made())
+    assert law.coefficients == pytest.approx(LAW, abs=1e-9)
+    assert (law.sd, law.left_out) == pytest.approx((0, 0), abs=1e-9)
+    assert law.arms == len(PLACES) * len(CELLS)
+    twice = fitted(made(), "final_train_loss").coefficients
+    assert twice - LAW == pytest.approx([math.log(2), 0, 0, 0, 0], abs=1e-9)
+
+
+def test_the_interval_is_as_wide_as_unseen_places_are_off():
+    law, config = fitted(made(off=0.3)), options((20_000, 128, 1e-3), CELLS[0])
+    assert 0 < law.sd < law.left_out
+    harm, low, high = law.harm(config)
+    assert low < harm < high
+    assert high / harm == pytest.approx(harm / low)
+    assert high / harm > math.exp(2 * law.left_out)
+    nearer = law.harm(options((2000, 128, 1e-3), CELLS[0]))
+    assert nearer[2] / nearer[0] < high / harm, "it widens with the distance"
+
+
+def test_rates_above_the_best_and_no_noise_to_speak_of_are_left_out():
+    places = [*PLACES, (2000, 128, 8e-3)]
+    table = harms(made(places, [*CELLS, (1e-6, 0.9)]), "best_val_loss")
+    assert len(table) == len(PLACES) * len(CELLS)
+    assert table.place.map(lambda place: place[2]).max() == power_law.BEST_RATE
+
+
+def test_arms_of_other_settings_are_no_references():
+    found = made(PLACES[:1])
+    elsewhere = found.runs.assign(setting="on a card", best_val_loss=found.runs.best_val_loss + 1)
+    both = Records(pd.concat([found.runs, elsewhere]), found.curves, {})
+    assert sorted(harms(both, "best_val_loss").harm) == pytest.approx(
+        sorted(2 * [*harms(found, "best_val_loss").harm])
+    )
+
+
+def test_the_terms_are_those_of_the_formula():
+    config = options((1000, 64, 2e-3), CELLS[0])
+    size = 12 * 4 * 64**2 + 2 * 4 * 64 + (65 + 64 + 1) * 64
+    wanted = [math.e, -math.log(share_of(config)), 0.5, size / 804_096, 2]
+    assert terms(config) == pytest.approx(np.log(wanted))
+
+
+def test_fields_print_exponents_with_their_intervals(monkeypatch):
+    monkeypatch.setattr(records, "arms", lambda found: None)  # these have no study.json
+    found = made(off=0.3)
+    fields, law = Fields(found), fitted(found)
+    table = harms(found, "best_val_loss")
+    x, y = np.array(table.terms.tolist()), np.log(table.harm.to_numpy(dtype=float))
+    rest = x[:, [0, 1, 3, 4]]  # partial regression: the length, and what the other terms do not say of it
+    length = x[:, 2] - rest @ np.linalg.lstsq(rest, x[:, 2], rcond=None)[0]
+    exponent = length @ y / (length @ length)
+    half = stats.t.ppf(0.975, len(y) - 5) * law.sd / math.sqrt(length @ length)
+    assert fields.power("T / 2000") == f"{exponent:.2f} ± {half:.2f}"
+    assert fields.power("1") == f"{math.exp(law.coefficients[0]):.3f}"
+    missed = [fields.power_missed(), fields.power_missed(left_out=True)]
+    assert missed == [f"{math.exp(error):.1f}" for error in (law.sd, law.left_out)]
+    assert fields.power_arms() == len(PLACES) * len(CELLS)
+    file = ROOT / "config" / "shakespeare_noise.py"
+    harm, low, high = law.harm(load([str(file)]))
+    assert fields.power_harm(file) == f"{harm:+.3f} ({low:+.3f} to {high:+.3f})"
