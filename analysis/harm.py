@@ -1,15 +1,20 @@
-"""Figures of the harm that noise does: against the share of the learning rate that it leaves, and which part of
-it other arms have.
+"""Figures of the harm that noise does: against the share of the learning rate that it leaves, which part of it
+other arms have, and beside a power law with what that predicts for the paper's size.
 
 Each takes Records and gives a Figure, or None where there is nothing to draw.
 """
 
+import functools
 import itertools
 
-from analysis import look, statistics
+import numpy as np
+
+from analysis import look, power_law, statistics
 from analysis.effects import BEST, rows_of
 from analysis.look import BLACK, GREY, label_below, panels, styled
 from analysis.shares import arm_shares
+from analysis.tables import PAPER
+from config import ROOT, load
 
 
 @styled
@@ -84,3 +89,53 @@ def parts(found):
         axes[0].plot([], [], color=colour, marker=mark, markersize=4, label=study.replace("_", " "))
     label_below(figure, axes[:1])
     return figure
+
+
+# The power law.
+
+
+@styled
+def power(found):
+    """Left, the harm found beside the power law's, a mark an arm. Right, what the law predicts for the paper's
+    size on tinyshakespeare, with its 95 % interval, and the difference that the paper reports."""
+    law, table = power_law.fitted(found), power_law.harms(found, BEST)
+    figure, (left, right) = panels(2, 2.3, columns=2)
+    draw_arms(left, law, table)
+    draw_papers_size(right, law)
+    label_below(figure, [left, right])
+    return figure
+
+
+def draw_arms(axes, law, table):
+    predicted = np.exp(np.array(table.terms.tolist()) @ law.coefficients)
+    kinds = table.place.map(functools.partial(kind_of, usual=table.place.mode().iloc[0]))
+    for label, (colour, mark) in zip(kinds.unique(), itertools.cycle(look.MARKS)):
+        x, y = predicted[kinds == label], table.harm[kinds == label]
+        axes.plot(x, y, linestyle="", color=colour, marker=mark, markersize=4, label=label)
+    ends = np.array([predicted.min() / 1.5, predicted.max() * 1.5])
+    axes.plot(ends, ends, color=BLACK, linewidth=0.8)
+    axes.set(title=f"{law.arms} arms with noise", xscale="log", yscale="log")
+    axes.set(xlabel="harm by the power law (nats)", ylabel="harm found (nats)")
+
+
+def kind_of(place, usual):
+    """What a length, width and learning rate differ in from the usual ones, in words."""
+    names = ("length", "width", "learning rate")
+    if differs := [name for name, mine, its in zip(names, place, usual) if mine != its]:
+        return f"another {' and '.join(differs)}"
+    return f"{usual[0]:,} iterations, width {usual[1]}, learning rate {usual[2]:g}"
+
+
+def draw_papers_size(axes, law):
+    file, cells = str(ROOT / "config" / "shakespeare_noise.py"), ((0.1, 0.99), (0.01, 0.95))
+    for place, (sigma, gamma) in enumerate(cells):
+        harm, low, high = law.harm(load([file, f"--noise_sigma={sigma}", f"--noise_gamma={gamma}"]))
+        point = {"color": look.CELLS[sigma, gamma], "marker": "o", "markersize": 4}
+        axes.errorbar(harm, place, xerr=[[harm - low], [high - harm]], **point)
+    plain, noisy = (PAPER["shakespeare_char"][kind][1] for kind in ("baseline", "noise"))
+    axes.axvline(noisy - plain, color=GREY, linewidth=0.9, linestyle="--", label="the paper's difference")
+    axes.axvline(0, color=BLACK, linewidth=0.8)
+    rows_of(axes, [look.cell_label(*cell) for cell in cells])
+    axes.margins(x=0.08)
+    axes.set(title="predicted for the paper's size")
+    axes.set(xlabel="best validation loss, difference (nats)   worse →")

@@ -2,7 +2,7 @@
 
 import functools
 
-from analysis import effects, figures, harm, look
+from analysis import effects, figures, harm, look, power_law
 
 TABLE1 = ("table1_shakespeare", "table1_enwik8", "table1_text8")
 CELLS = ("sigma0.1_gamma0.99", "sigma0.01_gamma0.95")
@@ -28,6 +28,7 @@ FIGURES = {
         (*TABLE1, "sensitivity", "schedules", "optimizers"),
         functools.partial(harm.share, names=NAMED),
     ),
+    "power_law": (power_law.STUDIES, harm.power),
     "sensitivity": (("sensitivity",), effects.sensitivity),
     "schedules": (("schedules",), functools.partial(effects.differences, by=effects.by_scale)),
     "flatness": (("flatness",), effects.flatness),

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import power_law, records
+from analysis import harm, power_law, records
 from analysis.fields import Fields
 from analysis.power_law import fitted, harms, terms
 from analysis.predict import share_of
@@ -34,10 +34,10 @@ def made(places=PLACES, cells=CELLS, off=0.0):
     for sign, place in zip(itertools.cycle((1, 1, -1)), places):
         for cell in [(0, 1), *cells]:
             config = options(place, cell)
-            harm = math.exp(terms(config) @ LAW + off * sign) if config.noisy else 0
+            extra = math.exp(terms(config) @ LAW + off * sign) if config.noisy else 0
             arm = f"{place}{cell}"
-            for seed, shift in ((1, 0), (2, 0.3), (3 + bool(harm), 5 + 4 * bool(harm))):
-                loss = {"best_val_loss": 2 + harm + shift, "final_train_loss": 1 + 2 * harm + shift}
+            for seed, shift in ((1, 0), (2, 0.3), (3 + bool(extra), 5 + 4 * bool(extra))):
+                loss = {"best_val_loss": 2 + extra + shift, "final_train_loss": 1 + 2 * extra + shift}
                 own = {
                     "study": "law",
                     "setting": str(place),
@@ -61,12 +61,12 @@ def test_a_power_law_is_recovered_from_pairs_of_seeds():
 def test_the_interval_is_as_wide_as_unseen_places_are_off():
     law, config = fitted(made(off=0.3)), options((20_000, 128, 1e-3), CELLS[0])
     assert 0 < law.sd < law.left_out
-    harm, low, high = law.harm(config)
-    assert low < harm < high
-    assert high / harm == pytest.approx(harm / low)
-    assert high / harm > math.exp(2 * law.left_out)
+    middle, low, high = law.harm(config)
+    assert low < middle < high
+    assert high / middle == pytest.approx(middle / low)
+    assert high / middle > math.exp(2 * law.left_out)
     nearer = law.harm(options((2000, 128, 1e-3), CELLS[0]))
-    assert nearer[2] / nearer[0] < high / harm, "it widens with the distance"
+    assert nearer[2] / nearer[0] < high / middle, "it widens with the distance"
 
 
 def test_rates_above_the_best_and_no_noise_to_speak_of_are_left_out():
@@ -108,5 +108,19 @@ def test_fields_print_exponents_with_their_intervals(monkeypatch):
     assert missed == [f"{math.exp(error):.1f}" for error in (law.sd, law.left_out)]
     assert fields.power_arms() == len(PLACES) * len(CELLS)
     file = ROOT / "config" / "shakespeare_noise.py"
-    harm, low, high = law.harm(load([str(file)]))
-    assert fields.power_harm(file) == f"{harm:+.3f} ({low:+.3f} to {high:+.3f})"
+    middle, low, high = law.harm(load([str(file)]))
+    assert fields.power_harm(file) == f"{middle:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def test_the_figure_has_every_arm_and_what_is_predicted_for_the_papers_size():
+    found = made(off=0.3)
+    law = fitted(found)
+    left, right = harm.power(found).axes
+    places = [line for line in left.get_lines() if line.get_linestyle() == "None"]
+    points = {float(y) for line in places for y in line.get_ydata()}
+    assert points == {*harms(found, "best_val_loss").harm}
+    config = load([str(ROOT / "config" / "shakespeare_noise.py"), "--noise_sigma=0.1", "--noise_gamma=0.99"])
+    (interval,) = right.containers[0].lines[2]
+    ends = interval.get_segments()[0][:, 0]
+    assert [right.containers[0].lines[0].get_xdata()[0], *ends] == pytest.approx(law.harm(config))
+    assert right.get_lines()[-2].get_xdata()[0] == pytest.approx(-0.0042)
