@@ -332,24 +332,27 @@ class Fields:
     def _power_law(self, loss):
         return power_law.fitted(self._records, LOSSES[loss])
 
-    def power(self, term, loss="val"):
-        """The exponent of a term of the power law of the harm, with half of its 95 % t interval; of "1" the
-        factor in front."""
-        law, place = self._power_law(loss), power_law.TERMS.index(term)
-        if term == "1":
-            return f"{np.exp(law.coefficients[0]):.3f}"
-        reach = stats.t.ppf(0.975, law.arms - len(power_law.TERMS)) * np.sqrt(law.covariance[place, place])
-        return f"{law.coefficients[place]:.2f} ± {reach:.2f}"
+    def power(self, term):
+        """The exponent of a term of the power law of the harm; of "1" the factor in front."""
+        value = self._power_law("val").coefficients[power_law.TERMS.index(term)]
+        return f"{np.exp(value):.3f}" if term == "1" else f"{value:.2f}"
 
     def power_arms(self):
         """How many arms it is fitted to."""
-        return self._power_law("val").arms
+        return len(self._power_law("val").y)
 
-    def power_missed(self, left_out=False):
-        """The factor by which the law misses an arm (root mean square of the logarithm); left_out: one of a
-        length, size and rate that it was not fitted to."""
+    def power_missed(self, how="fitted", **place):
+        """The factor by which it misses an arm, root mean square, or the "worst" one; "elsewhere", where all of
+        a length, width and rate are left out of the fit; with length=5000, where all of that length are."""
         law = self._power_law("val")
-        return f"{np.exp(law.left_out if left_out else law.sd):.1f}"
+        if place:
+            ((name, value),) = place.items()
+            missed = power_law.rms(law.errors_without(law.table[name] == value))
+        else:
+            errors = law.errors()
+            all_of_it = {"fitted": power_law.rms(errors), "worst": abs(errors).max()}
+            missed = {**all_of_it, "elsewhere": law.missed_elsewhere}[how]
+        return f"{np.exp(missed):.1f}"
 
     def power_harm(self, *argv, loss="val"):
         """What it predicts for a run of train.py: "+0.020 (+0.008 to +0.055)"."""

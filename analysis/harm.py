@@ -8,6 +8,7 @@ import functools
 import itertools
 
 import numpy as np
+import pandas as pd
 
 from analysis import look, power_law, statistics
 from analysis.effects import BEST, rows_of
@@ -98,23 +99,24 @@ def parts(found):
 def power(found):
     """Left, the harm found beside the power law's, a mark an arm. Right, what the law predicts for the paper's
     size on tinyshakespeare, with its 95 % interval, and the difference that the paper reports."""
-    law, table = power_law.fitted(found), power_law.harms(found, BEST)
+    law = power_law.fitted(found)
     figure, (left, right) = panels(2, 2.3, columns=2)
-    draw_arms(left, law, table)
+    draw_arms(left, law)
     draw_papers_size(right, law)
     label_below(figure, [left, right])
     return figure
 
 
-def draw_arms(axes, law, table):
-    predicted = np.exp(np.array(table.terms.tolist()) @ law.coefficients)
-    kinds = table.place.map(functools.partial(kind_of, usual=table.place.mode().iloc[0]))
-    for label, (colour, mark) in zip(kinds.unique(), itertools.cycle(look.MARKS)):
+def draw_arms(axes, law):
+    table, predicted = law.table, np.exp(law.x @ law.coefficients)
+    places = pd.Series([*table[power_law.PLACE].itertuples(index=False, name=None)])
+    kinds = places.map(functools.partial(kind_of, usual=places.mode().iloc[0])).to_numpy()
+    for label, (colour, mark) in zip(dict.fromkeys(kinds), itertools.cycle(look.MARKS)):
         x, y = predicted[kinds == label], table.harm[kinds == label]
         axes.plot(x, y, linestyle="", color=colour, marker=mark, markersize=4, label=label)
     ends = np.array([predicted.min() / 1.5, predicted.max() * 1.5])
     axes.plot(ends, ends, color=BLACK, linewidth=0.8)
-    axes.set(title=f"{law.arms} arms with noise", xscale="log", yscale="log")
+    axes.set(title=f"{len(table)} arms with noise", xscale="log", yscale="log")
     axes.set(xlabel="harm by the power law (nats)", ylabel="harm found (nats)")
 
 

@@ -6,11 +6,12 @@
 
 T is the number of iterations, N that of parameters, lr the peak of the learning rate, S the share of it that
 the noise leaves, by gradients of norm 1. It is fitted by least squares to the arms of STUDIES with absolute
-noise, but for rates above BEST_RATE, where no harm is seen, and for -ln S under LEAST. The form was chosen when
-these runs had been seen: it describes them. Records of other studies do not enter.
+noise under AdamW: of two seeds or more, at rates up to BEST_RATE, above which the law does not hold, and where
+-ln S is LEAST or more. An arm that does no harm has no logarithm and is left out; there was none. The form was
+chosen when these runs had been seen: it describes them. Records of other studies do not enter.
 """
 
-from dataclasses import dataclass
+import functools
 
 import numpy as np
 import pandas as pd
@@ -25,26 +26,47 @@ from config.study import read_study
 STUDIES = ("table1_shakespeare", "sensitivity", "decisive", "tuning", "law")
 BEST_RATE, LEAST = 4e-3, 0.003
 TERMS = ("1", "-ln S", "T / 2000", "N / 804,096", "lr / 1e-3")
+PLACE = ["length", "width", "rate"]
 
 
-@dataclass(frozen=True)
 class PowerLaw:
-    """coefficients: of TERMS; covariance: theirs; sd: of the error of ln harm; left_out: its root mean square
-    where all arms of one length, size and rate are predicted by the others; arms: how many there are."""
+    """coefficients: of TERMS. table: the arms that it is fitted to, as `harms` has them."""
 
-    coefficients: np.ndarray
-    covariance: np.ndarray
-    sd: float
-    left_out: float
-    arms: int
+    def __init__(self, table):
+        self.table = table
+        self.x, self.y = np.array(table.terms.tolist()), np.log(table.harm.to_numpy(dtype=float))
+        self.coefficients = solved(self.x, self.y)
+
+    def errors(self):
+        """Those of ln harm, of each arm."""
+        return self.y - self.x @ self.coefficients
+
+    def errors_without(self, left_out):
+        """The errors of ln harm of some arms, a mask, where the law is fitted to the others."""
+        left_out = np.asarray(left_out)
+        others = solved(self.x[~left_out], self.y[~left_out])
+        return self.y[left_out] - self.x[left_out] @ others
+
+    @functools.cached_property
+    def missed_elsewhere(self):
+        """The root mean square error where arms of one length, width and rate are predicted by the others."""
+        return rms(np.concatenate([self.errors_without(self.places == place) for place in {*self.places}]))
+
+    @property
+    def places(self):
+        return self.table.groupby(PLACE).ngroup().to_numpy()
 
     def harm(self, config):
-        """(predicted, low, high) of a run's config, nats. The interval is to hold the harm 19 times in 20 at a
-        length, size and rate that the fit has not seen, as near to the others as they are to each other."""
-        x = terms(config)
-        sd = np.sqrt(self.left_out**2 + x @ self.covariance @ x)
-        reach = stats.t.ppf(0.975, self.arms - len(TERMS)) * sd
-        return tuple(np.exp(x @ self.coefficients + np.array([0, -reach, reach])))
+        """(predicted, low, high) of a run's config, nats. The 95 % t interval goes by missed_elsewhere, with as
+        many degrees of freedom as there are places beyond TERMS. A run far beyond all places may be missed by
+        more."""
+        free = len({*self.places}) - len(TERMS)
+        reach = stats.t.ppf(0.975, free) * self.missed_elsewhere
+        return tuple(np.exp(terms(config) @ self.coefficients + np.array([0, -reach, reach])))
+
+
+def rms(values):
+    return float(np.sqrt(np.mean(np.square(values))))
 
 
 def terms(config):
@@ -56,35 +78,30 @@ def terms(config):
 
 def fitted(found, loss="best_val_loss"):
     """The PowerLaw of the records, of a loss."""
-    table = harms(found, loss)
-    x, y = np.array(table.terms.tolist()), np.log(table.harm.to_numpy(dtype=float))
-    places = table.groupby("place").ngroup().to_numpy()
-    others = [(places == place, places != place) for place in {*places}]
-    left_out = np.concatenate([y[here] - x[here] @ solved(x[rest], y[rest]) for here, rest in others])
-    coefficients = solved(x, y)
-    sd = np.sqrt(np.sum((y - x @ coefficients) ** 2) / (len(y) - len(TERMS)))
-    covariance = sd**2 * np.linalg.inv(x.T @ x)
-    return PowerLaw(coefficients, covariance, float(sd), float(np.sqrt(np.mean(left_out**2))), len(y))
+    return PowerLaw(harms(found, loss))
 
 
 def harms(found, loss):
-    """A frame, a row an arm that the law is fitted to: study, arm, place (length, width, rate), terms, and
-    harm: its loss minus that of the arm that is the same without noise, the mean over common seeds."""
+    """A frame, a row an arm that the law is fitted to: study, arm, PLACE, terms, n, harm. This is its loss
+    minus that of the arm that is the same without noise, the mean over n common seeds."""
     rows = []
     for study in STUDIES:
-        runs = found.of(study=study).runs
-        arms = [
-            (*key, arm.config.iloc[0], arm.set_index("seed")[loss])
-            for key, arm in runs.groupby(["setting", "arm"])
-        ]
+        arms = found.of(study=study).runs.groupby(["setting", "arm"], sort=False)
+        arms = [(*key, runs.config.iloc[0], records.losses(runs, loss)) for key, runs in arms]
         for setting, name, config, ours in arms:
-            for other_setting, _, other, theirs in arms:
-                alike = setting == other_setting and is_absolute(config, other)
-                if alike and config.learning_rate <= BEST_RATE and share_of(config) < np.exp(-LEAST):
+            for its_setting, _, reference, theirs in arms:
+                if setting == its_setting and holds_for(config, reference):
                     place = config.max_iters, config.n_embd, config.learning_rate
-                    rows.append([study, name, place, terms(config), (ours - theirs).mean()])
-    table = pd.DataFrame(rows, columns=["study", "arm", "place", "terms", "harm"])
-    return table[table.harm > 0]
+                    each = (ours - theirs).dropna()
+                    rows.append([study, name, *place, terms(config), len(each), each.mean()])
+    table = pd.DataFrame(rows, columns=["study", "arm", *PLACE, "terms", "n", "harm"])
+    return table[(table.n > 1) & (table.harm > 0)]
+
+
+def holds_for(config, reference):
+    """Whether the law is of a run, and of its difference to another."""
+    alike = is_absolute(config, reference) and config.learning_rate <= BEST_RATE
+    return alike and -np.log(share_of(config)) >= LEAST
 
 
 def main(argv):
@@ -92,17 +109,22 @@ def main(argv):
         print(__doc__)
         return 0
     study, found = read_study(argv[0], argv[1:]), records.read([ROOT / "results"])
-    configs = {run.arm: run.config for run in study.runs if run.config.noisy}
+    configs = {run.arm: run.config for run in study.runs}
+    pairs = {arm: study.versus.get(arm, study.baseline) for arm in configs}
+    arms = [arm for arm, other in pairs.items() if holds_for(configs[arm], configs[other])]
     for loss in ("best_val_loss", "final_train_loss"):
         law = fitted(found, loss)
-        errors = np.sqrt(np.diag(law.covariance))
-        print(f"{loss}: {law.arms} arms; sd of ln harm {law.sd:.3f}, {law.left_out:.3f} where left out\n")
+        print(
+            f"{loss}: {len(law.y)} arms; ln harm is missed by {rms(law.errors()):.3f} (root mean square),",
+            end=" ",
+        )
+        print(f"by {law.missed_elsewhere:.3f} at a length, width and rate that is left out\n")
         print("| " + " | ".join(TERMS) + " |\n|" + "---:|" * len(TERMS))
-        print("| " + " | ".join(f"{b:+.3f} ± {se:.3f}" for b, se in zip(law.coefficients, errors)) + " |\n")
+        print("| " + " | ".join(f"{b:+.3f}" for b in law.coefficients) + " |\n")
         print("| arm | S | harm | 95 % |\n|---|---:|---:|---:|")
-        for arm, config in configs.items():
-            harm, low, high = law.harm(config)
-            print(f"| `{arm}` | {share_of(config):.3f} | {harm:+.4f} | {low:+.4f} to {high:+.4f} |")
+        for arm in arms:
+            harm, low, high = law.harm(configs[arm])
+            print(f"| `{arm}` | {share_of(configs[arm]):.3f} | {harm:+.4f} | {low:+.4f} to {high:+.4f} |")
         print()
     return 0
 

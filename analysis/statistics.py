@@ -57,7 +57,8 @@ def compare(records, study, size, loss):
     rows = [arm for arm in found.values() if arm.reference and arm.setting in measured]
     rows = [(arm, found[arm.setting, arm.reference]) for arm in rows]
     rows = [pair for pair in rows if all(len(series[r.setting, r.arm]) or r.diverged for r in pair)]
-    table = compare_all([tuple(series[r.setting, r.arm] for r in pair) for pair in rows])
+    unfinished = [bool(arm.missing or reference.missing) for arm, reference in rows]
+    table = compare_all([tuple(series[r.setting, r.arm] for r in pair) for pair in rows], unfinished)
     table.insert(0, "setting", [arm.setting for arm, _ in rows])
     table.insert(1, "reference", [reference.arm for _, reference in rows])
     harms = -table["mean"] if is_score(loss) else table["mean"]
@@ -66,7 +67,6 @@ def compare(records, study, size, loss):
         [*lost(arm), *(f"reference: {words}" for words in lost(reference))] for arm, reference in rows
     ]
     table["seeds"] = [f"{n} of {len(arm.planned)}" if arm.planned else "" for n, (arm, _) in zip(table.n, rows)]
-    table.loc[table.verdict == Verdict.INCOMPLETE, ["p_holm", "mde"]] = math.nan
     return table.set_index(pd.Index([arm.arm for arm, _ in rows], name="arm"))
 
 
@@ -102,8 +102,11 @@ def lost(arm):
     return [f"{count} of {arm.runs} {words}" for words, count in parts.items() if count]
 
 
-def compare_all(pairs):
+def compare_all(pairs, unfinished=None):
     """A frame of differences, a row a pair of (losses, reference losses), tested as one family.
+
+    unfinished: for each pair whether seeds are still to come. It counts to the family and has no adjusted p;
+    when they come, that of no other pair grows.
 
     Losses are Series by seed. Seeds in common are paired; where fewer than two are common and both have two or
     more, Welch's test takes the paired one's place. Columns as those of `compare` from n to r.
@@ -111,10 +114,12 @@ def compare_all(pairs):
     columns = ["n", "paired", "mean", "half_width", "p", "p_holm", "p_flip", "flip_floor", "mde", "r"]
     rows = [difference(*pair) for pair in pairs]
     table = pd.DataFrame(rows, columns=columns)
-    tested = table.index[table.p.notna()]
-    table.loc[tested, "p_holm"] = holm(table.p[tested])
+    unfinished = np.array(unfinished or [False] * len(rows), dtype=bool)
+    tested = table.index[table.p.notna() & ~unfinished]
+    family = len(tested) + unfinished.sum()
+    table.loc[tested, "p_holm"] = holm(table.p[tested], family)
     for i in tested:
-        table.loc[i, "mde"] = detectable(rows[i]["half_width"], rows[i]["freedom"], LEVEL / len(tested))
+        table.loc[i, "mde"] = detectable(rows[i]["half_width"], rows[i]["freedom"], LEVEL / family)
     numbers = [name for name in columns if name not in ("n", "paired")]
     return table.astype({"n": int, "paired": bool, **dict.fromkeys(numbers, float)})
 
@@ -241,10 +246,13 @@ def fractions_by_iteration(three):
     return table.rename_axis("iter")
 
 
-def holm(p_values):
-    """Holm's adjusted p-values (1979), in the order given: those of a family under any dependence."""
+def holm(p_values, family=None):
+    """Holm's adjusted p-values (1979), in the order given: those of a family under any dependence.
+
+    family: how many it has, where some are not known yet.
+    """
     order = np.argsort(p_values, kind="stable")
-    adjusted = np.asarray(p_values, dtype=float)[order] * np.arange(len(order), 0, -1)
+    adjusted = np.asarray(p_values, dtype=float)[order] * ((family or len(order)) - np.arange(len(order)))
     return np.maximum.accumulate(adjusted).clip(max=1.0)[np.argsort(order)]
 
 

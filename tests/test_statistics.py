@@ -121,6 +121,21 @@ def test_holm_is_its_definition():
     assert not len(st.holm([]))
 
 
+def test_what_is_unfinished_counts_to_the_family():
+    for others in itertools.product([0.001, 0.02, 0.9], repeat=2):
+        assert (st.holm([0.01, 0.03], 4) >= st.holm([0.01, 0.03, *others])[:2]).all()
+    assert st.holm([0.01, 0.03], 4).tolist() == pytest.approx([0.04, 0.09])
+    base, near, far = (
+        seeds(np.array([1.0, 1.1, 1.2]) + shift) for shift in (0, [0.01, 0.02, 0.02], [0.1, 0.11, 0.12])
+    )
+    table = st.compare_all([(near, base), (far, base), (far[:1], base)], [False, True, True])
+    assert table.p_holm[0] == pytest.approx(3 * table.p[0])
+    assert table.p_holm[1:].isna().all()
+    assert table.mde[1:].isna().all()
+    alone = st.compare_all([(near, base)])
+    assert table.mde[0] > alone.mde[0]
+
+
 def test_the_detectable_effect_is_found_with_80_percent_power():
     """By simulation: tests of differences of that size reject as often as stated."""
     rng, n, sd = np.random.default_rng(5), 8, 0.02
