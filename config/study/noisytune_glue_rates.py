@@ -1,4 +1,7 @@
-"""noisytune_glue's rates: learning rates for fine-tuning an encoder without noise, on seeds of its own."""
+"""noisytune_glue's rates: learning rates for fine-tuning an encoder without noise, on seeds of its own.
+
+Where the best rate is at an end of the grid, the grid is extended before the study is run.
+"""
 
 program = "classify"
 base = "config/glue/rte.py"
