@@ -30,11 +30,13 @@ PLACE = ["length", "width", "rate"]
 
 
 class PowerLaw:
-    """coefficients: of TERMS. table: the arms that it is fitted to, as `harms` has them."""
+    """coefficients: of TERMS. table: the arms that it is fitted to, as `harms` has them. places: the number of
+    each arm's PLACE."""
 
     def __init__(self, table):
         self.table = table
         self.x, self.y = np.array(table.terms.tolist()), np.log(table.harm.to_numpy(dtype=float))
+        self.places = table.groupby(PLACE).ngroup().to_numpy()
         self.coefficients = solved(self.x, self.y)
 
     def errors(self):
@@ -51,10 +53,6 @@ class PowerLaw:
     def missed_elsewhere(self):
         """The root mean square error where arms of one length, width and rate are predicted by the others."""
         return rms(np.concatenate([self.errors_without(self.places == place) for place in {*self.places}]))
-
-    @property
-    def places(self):
-        return self.table.groupby(PLACE).ngroup().to_numpy()
 
     def harm(self, config):
         """(predicted, low, high) of a run's config, nats. The 95 % t interval goes by missed_elsewhere, with as
@@ -114,11 +112,8 @@ def main(argv):
     arms = [arm for arm, other in pairs.items() if holds_for(configs[arm], configs[other])]
     for loss in ("best_val_loss", "final_train_loss"):
         law = fitted(found, loss)
-        print(
-            f"{loss}: {len(law.y)} arms; ln harm is missed by {rms(law.errors()):.3f} (root mean square),",
-            end=" ",
-        )
-        print(f"by {law.missed_elsewhere:.3f} at a length, width and rate that is left out\n")
+        missed, elsewhere = rms(law.errors()), law.missed_elsewhere
+        print(f"{loss}, {len(law.y)} arms: ln harm missed by {missed:.3f} (rms), by {elsewhere:.3f} left out\n")
         print("| " + " | ".join(TERMS) + " |\n|" + "---:|" * len(TERMS))
         print("| " + " | ".join(f"{b:+.3f}" for b in law.coefficients) + " |\n")
         print("| arm | S | harm | 95 % |\n|---|---:|---:|---:|")
