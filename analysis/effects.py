@@ -221,9 +221,9 @@ def draw_map(axes, cells):
 @styled
 def lambdas(found):
     """Above, the final val score, or the best val loss where there is none, and beneath, how far the weights
-    were moved, against lambda: a column a setting with three lambdas or more; means with 95 % t intervals over
+    were moved, against lambda: a column a setting with two lambdas or more; means with 95 % t intervals over
     seeds. Noise in the gradients, without NoisyTune, is a line and a band in grey."""
-    groups = [group for group in settings(found) if len(by_lambda(group)) >= 3]
+    groups = [group for group in settings(found) if len(by_lambda(group)) >= 2]
     if not groups:
         return None
     figure, axes = panels(2 * len(groups), 2.2, columns=len(groups))
@@ -264,6 +264,8 @@ def draw_lambdas(axes, group):
         if any(map(len, moved.values())):
             draw_points(lower, moved, colour, label)
     upper.set_title(title(list(alike.values())))
+    for ax in axes:
+        ax.set_xticks(sorted(alike), [f"{lam:g}" for lam in sorted(alike)])
     lower.set_xlabel(r"NoisyTune's $\lambda$")
 
 
@@ -316,9 +318,11 @@ def draw_rates_apart(groups):
         table = by_rate(group, name)
         mean = draw_seeds(ax, table, BLACK, None)
         best = mean.idxmax() if statistics.is_score(name) else mean.idxmin()
-        ax.plot(best, mean[best], "o", color=BLACK, markersize=12, markerfacecolor="none")
+        ring = {"markersize": 12, "markerfacecolor": "none", "clip_on": False}
+        ax.plot(best, mean[best], "o", color=BLACK, **ring)
         ax.set_title(title(group))
         rate_axis(ax, table)
+        ax.tick_params(axis="x", labelrotation=35)
     axes[0].set_ylabel(WORDS[measure(groups[0])].replace("validation ", "validation\n"))
     return figure
 

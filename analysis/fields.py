@@ -102,6 +102,17 @@ class Fields:
         size = with_interval(row["mean"], row["half_width"] if half else math.nan, "+")
         return size + f" (n = {row['n']})" * n
 
+    def mean_diff(self, study, *arms, loss="val"):
+        """The mean over arms of what `diff` gives of each, of the seeds that all of them have; outside the
+        family of the verdicts."""
+        references = [self._row(study, arm, loss).reference for arm in arms]
+        ours, theirs = (
+            pd.DataFrame({arm: self._losses(study, name, loss) for arm, name in zip(arms, names)})
+            for names in (arms, references)
+        )
+        found = (ours - theirs).dropna().mean(axis=1)
+        return with_interval(*statistics.interval(found), "+") + f" (n = {len(found)})"
+
     def relative(self, study, arm, loss="val"):
         """The interval of `diff` in per cent of the reference's mean: "-38 % to 14 %"."""
         row = self._row(study, arm, loss)
@@ -117,7 +128,8 @@ class Fields:
 
     def mde(self, study, arm, loss="val"):
         """The minimum detectable effect."""
-        return f"{self._row(study, arm, loss).mde:.4f}"
+        found = self._row(study, arm, loss).mde
+        return "–" if math.isnan(found) else f"{found:.4f}"
 
     def reference(self, study, arm):
         return self._row(study, arm).reference
@@ -223,8 +235,10 @@ class Fields:
         return f"{found.min():+.2f} to {found.max():+.2f}"
 
     def families(self):
-        """How many studies judge."""
-        return len(set(self._table.study[self._table.purpose == "comparison"]))
+        """How many studies give a verdict."""
+        judging = self._table[self._table.purpose == "comparison"].groupby(["study", "size"]).groups
+        verdicts = {study: self._comparisons(f"{study}/{size}").verdict for study, size in judging}
+        return sum(any(found != statistics.Verdict.INCOMPLETE) for found in verdicts.values())
 
     def studies(self):
         """Their names, with the size where that is needed; those that judge first."""

@@ -5,6 +5,7 @@ A config or a study that a user has added needs no line in them.
 
 import contextlib
 import functools
+import gzip
 import hashlib
 import io
 import json
@@ -29,6 +30,7 @@ from config import ROOT, Config, load
 from config._classify import Classify
 from config.study import read_study
 from data.corpus import Corpus
+from data.files import read_json
 from model import GPT, GPTConfig
 from training.run_files import OWN_FILES
 
@@ -344,3 +346,14 @@ def test_what_has_not_been_run_is_said_in_one_place():
     said = re.findall(r"`(\w+)`", page.partition("**Not run here:**")[2].partition("\n\n")[0])
     studies = {path.stem for path in (ROOT / "config" / "study").glob("[a-z]*.py")} - {"quickstart"}
     assert sorted(said) == sorted(study for study in studies if not (ROOT / "results" / study).is_dir())
+    said = re.findall(r"`(\w+)`", page.partition("**In part:**")[2].partition("**Not run here:**")[0])
+    assert sorted(said) == sorted(
+        {path.parts[-3] for path in ROOT.glob("results/*/*/study.json") if lacks_runs(path)}
+    )
+
+
+def lacks_runs(study):
+    """Whether records have fewer runs than their study plans."""
+    planned = read_json(study)
+    with gzip.open(study.with_name("runs.jsonl.gz")) as runs:
+        return sum(1 for _ in runs) < len(planned["arms"]) * len(planned["seeds"])

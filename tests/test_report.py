@@ -61,6 +61,14 @@ def test_differences_and_verdicts_are_those_of_the_statistics(filled, folder):
         assert filled(f'{{{{ count("tiny", "{word}") }}}}') == str((table.verdict == word).sum())
 
 
+def test_a_mean_over_arms_is_of_the_differences_of_each_seed(filled):
+    """The noise minus the baseline is 0.1 (1 + 0.3 seed), the control minus the noise minus half of it."""
+    half = [0.05 * (1 + 0.3 * seed) for seed in (1, 2, 3, 4)]
+    mean, width = statistics.interval(np.array(half) / 2)
+    assert filled('{{ mean_diff("tiny", "noise", "control") }}') == f"{mean:+.4f} ± {width:.4f} (n = 4)"
+    assert filled('{{ mean_diff("tiny", "noise") }}') == filled('{{ diff("tiny", "noise") }}')
+
+
 def test_a_fraction_is_of_the_noises_effect(filled):
     """Made-up losses are those of the baseline and sigma (1 + 0.3 seed): half of sigma has half of the effect,
     exactly, at every iteration."""
