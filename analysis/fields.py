@@ -88,6 +88,12 @@ class Fields:
             raise UserError(f"the study {study} compares {arm!r} with nothing")
         return found.loc[arm]
 
+    def _both(self, study, arm, loss):
+        """An arm's losses and its reference's, of the seeds that both have."""
+        ours, reference = (self._losses(study, a, loss) for a in (arm, self._row(study, arm, loss).reference))
+        common = ours.index.intersection(reference.index)
+        return ours[common], reference[common]
+
     # A comparison.
 
     def diff(self, study, arm, against=None, loss="val", half=True, n=True):
@@ -130,6 +136,11 @@ class Fields:
         """The minimum detectable effect."""
         found = self._row(study, arm, loss).mde
         return "–" if math.isnan(found) else f"{found:.4f}"
+
+    def equivalence(self, study, arm, loss="val"):
+        """p of two one-sided t-tests that an arm is within the paper's best gain of its reference."""
+        ours, reference = self._both(study, arm, loss)
+        return probability(statistics.equivalence_p(ours - reference, -paper_differences().min()))
 
     def reference(self, study, arm):
         return self._row(study, arm).reference
@@ -187,9 +198,7 @@ class Fields:
 
     def spread_p(self, study, arm, loss="val"):
         """p that an arm's losses and its reference's have one sd."""
-        ours, reference = (self._losses(study, a, loss) for a in (arm, self._row(study, arm, loss).reference))
-        both = ours.index.intersection(reference.index)
-        return probability(statistics.spread_p(ours[both], reference[both]))
+        return probability(statistics.spread_p(*self._both(study, arm, loss)))
 
     def parameters(self, study, arm):
         return f"{self._of(study, arm).runs.parameters.iloc[0] / 1e6:.2f} M"

@@ -23,7 +23,7 @@ FIGURES = {
     "learning_rates": (("tuning",), effects.learning_rates),
     "noise_norms": (TABLE1[:1], functools.partial(figures.noise, names=CELLS)),
     "mechanism": (("mechanism",), figures.mechanism),
-    "parts": (("mechanism", "two_effects", "decisive"), harm.parts),
+    "parts": (("mechanism", "two_effects", "decisive", "two_effects_long"), harm.parts),
     "share": (
         (*TABLE1, "sensitivity", "schedules", "optimizers"),
         functools.partial(harm.share, names=NAMED),

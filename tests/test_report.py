@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from made_up import make_study
 
-from analysis import fields, records, report, statistics, theory
+from analysis import fields, records, report, statistics, tables, theory
 from config import UserError
 
 NOISE = {"noise_sigma": 0.1, "noise_gamma": 0.99}
@@ -52,6 +52,8 @@ def test_differences_and_verdicts_are_those_of_the_statistics(filled, folder):
     assert filled('{{ relative("tiny", "noise") }}') == f"{100 * low:.0f} % to {100 * high:.0f} %"
     assert filled('{{ spread("tiny", "noise", "final") }}') == f"{ours.std():.4f}"
     assert filled('{{ spread_p("tiny", "noise", "final") }}') == f"{statistics.spread_p(ours, theirs):.4f}"
+    both = statistics.equivalence_p(ours - theirs, 0.0042)
+    assert filled('{{ equivalence("tiny", "noise") }}') == tables.probability(both)
     table = statistics.compare(found, "tiny", "cpu", "best_val_loss")
     for arm, row in table.iterrows():
         names = [f'{name}("tiny", "{arm}")' for name in ("verdict", "p", "mde", "reference")]
