@@ -29,7 +29,7 @@ import time
 
 from tqdm import tqdm
 
-from config import OPTIONS, ROOT, Parser, UserError, cores, counted, did_you_mean, run_script
+from config import OPTIONS, ROOT, Parser, UserError, cores, counted, did_you_mean, run_script, user_path
 from config.study import parse_seeds, read_study
 from data.files import write_json
 from training.status import Pace, check_runs, damaged, is_free, outcome, reached, result_of, state_of
@@ -155,9 +155,14 @@ class Sweep:
                 return
             if result_of(run):  # of an earlier sweep, or of another one
                 self.waiting.remove(run)
-            elif is_free(run):
+            elif is_free(run) and not self.awaits(run):
                 self.waiting.remove(run)
                 self.running[run.folder] = (run, start(run, self.jobs, self.free_card()))
+
+    def awaits(self, run):
+        """Whether it is to start from a run of this study that has not ended yet."""
+        ahead = {each.folder.resolve() for each in (*self.waiting, *(run for run, _ in self.running.values()))}
+        return bool(run.config.init_from) and user_path(run.config.init_from).resolve() in ahead
 
     def free_card(self):
         """The card of those in CUDA_VISIBLE_DEVICES that fewest of the running processes have; None of one."""

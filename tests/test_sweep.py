@@ -187,6 +187,16 @@ def test_runs_are_shared_out_among_the_cards_that_are_to_be_seen(study, monkeypa
     assert seen == wanted
 
 
+def test_a_run_waits_for_the_one_that_it_starts_from(study, monkeypatch):
+    monkeypatch.setattr(sweep, "start", lambda run, *_: SimpleNamespace(card=None))
+    plan = read_study(study('"tuned": dict(init_from="out/tiny/full/baseline/seed1"),'))
+    (whole := sweep.Sweep(plan, jobs=9, budget=60)).start()
+    assert [run.arm for run, _ in whole.running.values()] == ["baseline", "noise"] * 2
+    del whole.running[plan.runs[0].folder]
+    whole.start()
+    assert [run.arm for run, _ in whole.running.values()][-2:] == ["tuned"] * 2
+
+
 @pytest.mark.parametrize(("option", "value"), [("noise_sigma", 0.5), ("max_iters", 50)])
 def test_a_folder_of_another_config_is_refused_before_any_work(study, option, value):
     other = read_study(file := study()).runs[1]
@@ -205,6 +215,8 @@ def test_a_start_that_is_not_there_is_refused_before_any_work(study):
         sweep.main([start("out/pretrained")])
     assert not Path("out").exists()
     assert sweep.main([start("out/tiny/full/baseline/seed1"), "--dry-run"]) == 0, "a run of the study itself"
+    with pytest.raises(UserError, match="not there yet"):
+        sweep.main([start("out/tiny/full/baseline/seed2"), "--dry-run"])  # which comes later
     Path("out/pretrained").mkdir(parents=True)
     assert sweep.main([start("out/pretrained"), "--dry-run"]) == 0
 

@@ -116,13 +116,17 @@ class Pace:
 
 def check_runs(runs):
     """UserError, before any work, where a folder holds a run of another config, if only in its length, or where
-    that which a run is to start from is neither there nor among the runs. A damaged folder is no reason."""
-    planned = {run.folder.resolve() for run in runs}
-    for source in {run.config.init_from for run in runs if not run.folder.exists()} - {None}:
-        place = user_path(source).resolve()
-        if not place.is_dir() and place not in planned:
-            raise UserError(f"the runs start from {source}, which is not there yet: {source_wanted(source)}")
+    that which a run is to start from is neither there nor an earlier one of the runs. A damaged folder is no
+    reason."""
+    earlier = set()
     for run in runs:
+        source = run.config.init_from
+        if source and not run.folder.exists():
+            place = user_path(source).resolve()
+            if not place.is_dir() and place not in earlier:
+                wanted = source_wanted(source)
+                raise UserError(f"the runs start from {source}, which is not there yet: {wanted}")
+        earlier.add(run.folder.resolve())
         if not damage(run) and (run.folder / "config.json").is_file():
             advice = f"delete or rename {run.folder}, or give the study another name"
             RunFolder(run.folder).check_config(run.config, advice)
