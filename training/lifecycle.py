@@ -77,7 +77,7 @@ def begin_or_resume(folder, config, machine, corpus, source, ranks, kind=None):
 
     kind: the class of the run, a training.run.Trained; train.py's unless given.
     """
-    resuming = ranks.on_rank0(folder.can_resume, config, corpus.meta)
+    resuming = ranks.on_rank0(folder.prepare, config, corpus.meta)
     if resuming and ranks.on_rank0(folder.read, "result.json"):
         return None
     if resuming:
@@ -125,7 +125,7 @@ def begin(run, folder):
 def resume(run, folder):
     """Bring the run to where its folder says it was, and the folder's log with it."""
     about = folder.read("run.json")
-    state, why = folder.load_last()
+    state, fault = folder.load_last()
     if state:
         try:
             run.restore(state)
@@ -137,14 +137,13 @@ def resume(run, folder):
         check_same(run.source_record, about.get("init_from"), folder.path)
     if run.config.init_from and not run.pretrained:
         run.pretrained = load_pretrained(folder, run)
-    gap = folder.cut_log(run.step, (state or {}).get("log"))
+    lost = {"checkpoint": fault, "log": folder.cut_log(run.step, (state or {}).get("log"))}
+    lost = {what: words for what, words in lost.items() if words}
     best = folder.load("best.pt")
     if best and not (0 <= best["iter"] <= run.config.max_iters and math.isfinite(best["val_loss"])):
         raise UserError(f"{folder.path / 'best.pt'} is no checkpoint of this run: restore it")
-    lost = {"checkpoint": why} if why else {}
-    lost |= {"log": gap} if gap else {}
-    before = any("checkpoint" in part.get("lost", {}) for part in about["resumed"])
-    if best and best["iter"] > run.step and not (why or before):  # or else the run will come to it again
+    went_back = fault or any("checkpoint" in part.get("lost", {}) for part in about["resumed"])
+    if best and best["iter"] > run.step and not went_back:  # or else the run will come to it again
         raise UserError(
             f"{folder.path} has lost its last.pt: restore it, or begin afresh with --overwrite=True"
         )
@@ -161,7 +160,7 @@ def resume(run, folder):
     now = {"iter": run.step, "machine": run.machine.record(), "versions": versions(run.packages)}
     about["resumed"].append(now | ({"lost": lost} if lost else {}))
     folder.write("run.json", about)
-    if why:
+    if fault:
         folder.take_previous()
 
 
@@ -196,7 +195,7 @@ def warm_up(run, accumulate):
     accumulate: train.py's. Where compilation fails, which shows at the first calls, the run goes on without it.
     """
     how = "graphs" if run.config.compile == "graphs" else "on" if run.machine.compile else "off"
-    while not compiled(run, accumulate, how):
+    while not try_to_compile(run, accumulate, how):
         how = WITHOUT[how]
     seconds = throw_away(run, accumulate) * (run.config.max_iters - run.step)
     if seconds > LONG:
@@ -206,8 +205,8 @@ def warm_up(run, accumulate):
     return how
 
 
-def compiled(run, accumulate, how):
-    """Whether the model can be compiled so; if not, it is said."""
+def try_to_compile(run, accumulate, how):
+    """Compile the model so; returns whether that worked, and says so if not."""
     try:
         compile_model(run.model, how)
         for _ in range(3 if how == "graphs" else 1):  # CUDA graphs are warmed up, captured and replayed

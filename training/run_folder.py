@@ -102,8 +102,8 @@ class RunFolder:
         if ended:
             remove(self.path, ["previous.pt"])
 
-    def can_resume(self, config, corpus_meta):
-        """Whether a run of this config continues here: True to resume, False to begin.
+    def prepare(self, config, corpus_meta):
+        """Make ready for a run of this config; returns True to resume the one that is here, False to begin.
 
         A run of another config or another corpus is refused with what differs; config.overwrite removes it. One
         that differs in being shorter alone is made longer.
@@ -146,7 +146,13 @@ class RunFolder:
     def lengthen(self, config):
         """Give the run the length of a config, and take away how it ended; run.json tells of it."""
         there, about = self.read("config.json"), self.read("run.json")
-        step = {"from": there.max_iters, "to": config.max_iters}
+        end, interval = there.max_iters, config.eval_interval
+        if end % interval and (self.load("best.pt") or {}).get("iter") == end:
+            raise UserError(
+                f"{self.path} has its best weights at its end, iteration {end:,}, where a longer run is not"
+                f" evaluated: add --eval_interval={math.gcd(end, interval)}"
+            )
+        step = {"from": end, "to": config.max_iters}
         earlier = [each for each in about.get("lengthened", []) if each != step]  # of a kill just after this
         remove(self.path, ["result.json", "sharpness.json"])
         self.write("run.json", {**about, "lengthened": [*earlier, step]})
