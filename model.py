@@ -143,14 +143,6 @@ class GPT(nn.Module):
         wide = logits if logits.dtype == torch.float64 else logits.float()
         return logits, F.cross_entropy(wide.flatten(0, 1), targets.flatten())
 
-    def parameter_groups(self, weight_decay):
-        """AdamW's groups: matrices and embeddings decay, norms and biases do not."""
-        parameters = list(self.parameters())
-        return [
-            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
-            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-        ]
-
     def parameter_count(self):
         """All parameters; the tied matrix once."""
         return sum(parameter.numel() for parameter in self.parameters())

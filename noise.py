@@ -78,11 +78,12 @@ def schedule(name, **constants):
     constants: sigma, gamma, eta, steps. Those that the schedule does not take are ignored, so that one set of
     options can drive them all.
     """
-    if name == "plateau":
-        return Plateau(constants["sigma"], constants["gamma"])
     function = look_up(SCHEDULES, name)
-    _, *names = inspect.signature(function).parameters
-    return functools.partial(function, **{name: look_up(constants, name) for name in names})
+    names = inspect.signature(function).parameters.keys() - {"t"}
+    if missing := names - constants.keys():
+        raise ValueError(f"the schedule {name!r} needs {' and '.join(sorted(missing))}")
+    chosen = {name: constants[name] for name in names}
+    return function(**chosen) if isinstance(function, type) else functools.partial(function, **chosen)
 
 
 def look_up(table, name):

@@ -60,7 +60,7 @@ def main(argv):
     folders, out = arguments(argv)
     benches = having(folders, "bench.json", "jobs.json")
     found = records.read(folders) if having(folders, "run.json", records.RUNS) or not benches else None
-    if found and page_figures.are_of(found):
+    if found and len(folders) == 1 and page_figures.are_of(found):
         said(out or folders[0] / "figures", page_figures.draw(found, out or folders[0] / "figures"))
         return 0
     drawn = [(part, place, draw(part, place)) for part, place in drawings(found, folders, out)] if found else []

@@ -105,7 +105,7 @@ def read_options(argv):
         near = did_you_mean(rest[0].split("=")[0], known)
         raise UserError(f"{rest[0]} is no option of sample.py{near} (python sample.py --help)")
     if options.run is None:
-        raise UserError("which run? python sample.py out/quickstart/seed1")
+        raise UserError("which run? python sample.py out/quickstart/full/baseline/seed1")
     check_options(options)
     return options
 

@@ -9,7 +9,8 @@ from which the same command resumes it if it was stopped, and from which plot.py
 
 trains it in two processes, each with its share of every batch's rows (and dropout masks of its own).
 
-Exit status: 0 finished, 2 a mistake in the command, 3 diverged, 128 + n stopped by signal n.
+Exit status: 0 finished, 1 another process of the run has ended, 2 a mistake in the command, 3 diverged, 128 + n
+stopped by signal n.
 """
 
 import math
@@ -101,7 +102,7 @@ def train(run, folder, signals):
 
 
 def train_step(run):
-    """One iteration, in the paper's order: accumulate, average, unscale, clip, add noise, update by AdamW.
+    """One iteration, in the paper's order: accumulate, average, unscale, clip, add noise, update.
 
     Every rank adds the same noise to the same gradient, so that all keep the same weights. Averaged while it is
     still scaled, a gradient that is infinite on one rank is so on all, and all skip the update. `control` does

@@ -19,6 +19,7 @@ from model import GELU, GPT, choose
 from noise import stream_seed
 from train import learning_rate
 from training.machine import best_dtype
+from training.run import parameter_groups
 
 
 class PlainGPT(GPT):
@@ -51,7 +52,7 @@ class PlainLoop:
         self.machine = replace(machine, dtype=dtype, compile=False)
         self.machine.apply()
         self.model = PlainGPT.from_weights(new_model(config, corpus, machine).weights(), machine.device)
-        groups, betas = self.model.parameter_groups(config.weight_decay), (config.beta1, config.beta2)
+        groups, betas = parameter_groups(self.model, config.weight_decay), (config.beta1, config.beta2)
         self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas)
         self.scaler = self.machine.scaler()
         self.generator = torch.Generator().manual_seed(stream_seed(config.seed, "plain loop"))

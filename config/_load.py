@@ -178,16 +178,19 @@ def config_path(word):
     return inside if not path.is_file() and (inside := ROOT / path).is_file() else path
 
 
-def run_file(path, kind="config file"):
+def run_file(path, what="config file"):
     """What a file of plain Python assigns: {name: value}, without what is the file's own."""
     if not path.is_file():
-        raise UserError(f"no {kind} {path}{similar_file(path.stem, kind)}")
+        raise UserError(f"no {what} {path}{similar_file(path.stem, what)}")
     try:
         names = runpy.run_path(str(path))
     except (Exception, SystemExit) as error:
         passed = [at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == str(path)]
         line = getattr(error, "lineno", None) or (passed or [0])[-1]
         raise UserError(f"{path}, line {line}: {type(error).__name__}: {error}") from None
+    for name, value in names.items():
+        if callable(value) and any(name in options_of(kind) for kind in KINDS.values()):
+            raise UserError(f"{path}: {name} is an option: it must be a value, not a function")
     return {
         name: value
         for name, value in names.items()
@@ -195,9 +198,9 @@ def run_file(path, kind="config file"):
     }
 
 
-def similar_file(stem, kind):
+def similar_file(stem, what):
     """The repository's own file whose name is most like a stem, as a hint."""
-    files = (ROOT / "config" / ("study" if kind == "study file" else "")).glob("[a-z]*.py")
+    files = (ROOT / "config" / ("study" if what == "study file" else "")).glob("[a-z]*.py")
     known = {file.stem: str(file.relative_to(ROOT)) for file in files}
     known |= {theirs: known[ours] for theirs, ours in NANOGPT_FILES.items() if ours in known}
     close = difflib.get_close_matches(stem, known, n=1, cutoff=0.7)

@@ -149,8 +149,10 @@ def check_together(c):
         raise UserError(f"warmup_iters={c.warmup_iters} is beyond {mend}")
     if target != "gradient" and c.noise_before_clip:
         raise UserError(f"noise_target={target!r} does not combine with noise_before_clip: leave that out")
-    if (target not in ("gradient", "weights") or c.reset_below_sigma) and c.optimizer != "adamw":
-        raise UserError(f"noise_target={target!r} and reset_below_sigma need the moments of optimizer='adamw'")
+    if target not in ("gradient", "weights") and c.optimizer != "adamw":
+        raise UserError(f"noise_target={target!r} needs optimizer='adamw', not {c.optimizer!r}")
+    if c.reset_below_sigma and c.optimizer != "adamw":
+        raise UserError(f"reset_below_sigma needs optimizer='adamw', not {c.optimizer!r}")
     if ("moment" in target or "direction" in target) and 0 in (c.beta1, c.beta2):
         raise UserError(f"noise_target={target!r} needs beta1 and beta2 above 0, not {c.beta1} and {c.beta2}")
     whole = target in ("weights", "learning_rate") or "direction" in target
@@ -158,7 +160,7 @@ def check_together(c):
         raise UserError(f"noise_target={target!r} needs noise_scale='absolute' and noise_params='all'")
     if c.diagnose_interval and (c.optimizer in ("sgd", "lion") or c.noise_before_clip or c.batch_size < 2):
         raise UserError("diagnose_interval needs adamw or adam, noise after clipping, and a batch_size above 1")
-    if c.reset_below_sigma and "direction" in target:
+    if c.reset_below_sigma and (target == "learning_rate" or "direction" in target):
         raise UserError(f"noise_target={target!r} keeps moments of its own: leave reset_below_sigma out")
     if c.compile == "graphs" and c.gradient_accumulation_steps > 1:
         raise UserError("compile='graphs' needs gradient_accumulation_steps=1: use compile='on'")

@@ -1,4 +1,4 @@
-"""The paper's method on shakespeare_char: the baseline, and sd 0.1 * 0.99^t on every gradient element.
+"""The paper's method on shakespeare_char: the baseline's options, and noise of sd 0.1 * 0.99^t on gradients.
 
 The paper's grid is noise_sigma in {0.1, 0.05, 0.01} by noise_gamma in {0.99, 0.95}; it does not say
 which cell its table shows.

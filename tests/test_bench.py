@@ -27,6 +27,7 @@ from data.files import read_json, write_json
 from model import GELU, GPT
 from train import learning_rate
 from training.machine import Machine, versions
+from training.run import parameter_groups
 
 SMALL = """
 block_size, batch_size, n_layer, n_head, n_embd, dropout = 16, 4, 1, 2, 16, 0.1
@@ -80,7 +81,7 @@ def test_the_plain_loops_step_is_adamws(parts):
     loss.backward()
     torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.1)
     rate = learning_rate(0, loop.config)
-    torch.optim.AdamW(twin.parameter_groups(0.1), lr=rate, betas=(0.9, 0.99)).step()
+    torch.optim.AdamW(parameter_groups(twin, 0.1), lr=rate, betas=(0.9, 0.99)).step()
     assert loop.train_step().item() == pytest.approx(loss.item(), rel=1e-6)
     for one, other in zip(loop.model.parameters(), twin.parameters()):
         torch.testing.assert_close(one, other)

@@ -123,6 +123,7 @@ def test_one_is_no_plural(number, text):
         ("--noise_schedule=exponetial", ["'exponetial'", "did you mean 'exponential'"]),
         ("config/study/mechanism.py", ["is a study", "python sweep.py config/study/mechanism.py"]),
         ("config/shakespear_noise.py", ["no config file", "did you mean 'config/shakespeare_noise.py'"]),
+        ("noise_sigma = lambda t: 0.1 * 0.99**t\n", ["noise_sigma is an option", "not a function"]),
         ("--n_head=5", ["n_embd=384", "n_head=5"]),
         ("--noise_schedule=inverse", ["noise_eta"]),
         ("--noise_schedule=inverse --noise_eta=1 --noise_sigma=1", ["noise_sigma=0"]),

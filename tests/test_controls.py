@@ -351,7 +351,14 @@ def test_fresh_weights_are_widened_and_displaced_by_seed(new_run):
         ({"noise_target": "weights", "noise_scale": "tensor"}, "noise_scale"),
         ({"noise_target": "second_moment", "noise_before_clip": True}, "noise_before_clip"),
         ({"reset_below_sigma": 0.1, "noise_schedule": "plateau"}, "plateau"),
-        ({"reset_below_sigma": 0.1, "noise_target": "clean_direction"}, "reset_below_sigma"),
+        *(
+            ({"reset_below_sigma": 0.1, "noise_target": name}, "reset_below_sigma")
+            for name in ("clean_direction", "learning_rate")
+        ),
+        (
+            {"reset_below_sigma": 0.1, "optimizer": "adam"},
+            "^reset_below_sigma needs optimizer='adamw', not 'adam'$",
+        ),
         ({"noise_target": "noisy_direction", "noise_scale": "global"}, "noise_scale"),
         *(({"diagnose_interval": 5, "optimizer": name}, "diagnose_interval") for name in ("sgd", "lion")),
         ({"init_noise": 0.01, "init_from": "out/other"}, "init_noise"),

@@ -6,7 +6,6 @@ import hashlib
 import http.server
 import io
 import re
-import signal
 import threading
 import time
 import zipfile
@@ -185,11 +184,15 @@ def test_a_bad_mirror_is_refused_with_its_reason_and_a_good_one_used(server, tmp
     assert [file.name for file in tmp_path.iterdir()] == ["input.txt"]
 
 
+def interrupt(seconds):
+    raise KeyboardInterrupt
+
+
 def test_a_killed_download_goes_on_in_another_process(server, tmp_path, monkeypatch):
     target = tmp_path / "input.txt"
     server.replies["/file"] = truncated
     with monkeypatch.context() as patch:
-        patch.setattr(download.time, "sleep", lambda _: signal.raise_signal(signal.SIGINT))
+        patch.setattr(download.time, "sleep", interrupt)
         with pytest.raises(KeyboardInterrupt):
             download.fetch([server.url + "/file"], SHA256, target, size=SIZE)
     server.replies["/file"] = rest

@@ -9,6 +9,7 @@ import torch
 
 from model import GELU, GPT, GPTConfig, choose
 from training import operators
+from training.run import parameter_groups
 
 
 def small(**changes):
@@ -139,7 +140,7 @@ def test_the_papers_size():
 
 def test_matrices_decay_and_vectors_do_not():
     model = GPT.create(small(bias=True), seed=0)
-    decayed, kept = model.parameter_groups(0.1)
+    decayed, kept = parameter_groups(model, 0.1)
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
     assert all(p.dim() >= 2 for p in decayed["params"])
     assert all(p.dim() == 1 for p in kept["params"])

@@ -362,7 +362,8 @@ def test_anticorrelated_noise_is_the_difference_of_successive_draws():
     ("make", "named"),
     [
         (lambda: schedule("exponental", sigma=0.1, gamma=0.9), "exponential"),
-        (lambda: schedule("exponential", sigma=0.1, gama=0.9), "gamma"),
+        (lambda: schedule("exponential", sigma=0.1, gama=0.9), "'exponential' needs gamma$"),
+        (lambda: schedule("plateau"), "'plateau' needs gamma and sigma$"),
         (lambda: GradientNoise(two_layers().named_parameters(), constant(0.1), 1, scale="rms"), "tensor"),
         (lambda: GradientNoise(two_layers().named_parameters(), constant(0.1), 1, "normal"), "gaussian"),
     ],

@@ -95,6 +95,9 @@ def test_records_of_all_that_pages_show_get_the_pages_figures_alone(tmp_path, mo
     monkeypatch.setattr(plot, "FIGURES", {"overview": figures.overview})
     plot.main([str(tmp_path / "a")])
     assert (tmp_path / "a" / "cpu" / "figures" / "overview.pdf").is_file()
+    fake_run(tmp_path / "mine" / "seed1")
+    plot.main([str(tmp_path / name) for name in ("a", "b", "mine")])
+    assert (tmp_path / "b" / "cpu" / "figures" / "overview.pdf").is_file(), "with others it is as always"
 
 
 @pytest.mark.parametrize(

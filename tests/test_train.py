@@ -310,7 +310,7 @@ LONGER = {  # options with which a run of 20 iterations begins as one of 12
     "exponential": {},
     "linear": {"noise_schedule": "linear", "noise_steps": 30},
     "plateau": {"noise_schedule": "plateau", "plateau_interval": 4},
-    "moments": {"noise_target": "second_moment", "eval_interval": 5},
+    "moments": {"noise_target": "second_moment", "eval_interval": 4},
 }
 
 
@@ -332,10 +332,25 @@ def test_a_finished_run_that_is_trained_further_is_the_longer_run(run, command, 
     assert same_weights(whole, part)
     ends = [read_json(one / "result.json")["final_val_loss"] for one in (whole, part)]
     assert ends[0] == ends[1]
+    assert (part / "best.pt").read_bytes() == (whole / "best.pt").read_bytes()
     evals = [[e["val_loss"] for e in read_log(one)[0] if e["kind"] == "eval"] for one in (whole, part)]
     assert evals[0] == evals[1]
     assert read_json(part / "run.json")["lengthened"] == [{"from": 12, "to": 20}]
     assert not (part / "sharpness.json").exists()
+
+
+def test_a_best_that_the_longer_run_would_not_have_is_refused(run, command):
+    folder = run("part", max_iters=12, lr_decay_iters=12, eval_interval=8)
+    assert read_json(folder / "result.json")["best_iter"] == 12
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    longer = {"max_iters": 20, "lr_decay_iters": 12}
+    with pytest.raises(UserError, match="is not evaluated: add --eval_interval=4"):
+        train.main(command("part", **longer, eval_interval=8))
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    run("part", **longer, eval_interval=4)
+    result, log = read_json(folder / "result.json"), read_log(folder)[0]
+    evals = {event["iter"]: event["val_loss"] for event in log if event["kind"] == "eval"}
+    assert evals[result["best_iter"]] == result["best_val_loss"] == min(evals.values())
 
 
 def test_a_finished_run_without_its_checkpoint_stays_finished(run, command):

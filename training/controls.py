@@ -5,7 +5,7 @@
     noise_target=first_moment      m += (1 - beta1) / beta1 * xi, the gradient clean: add_noise
     noise_target=second_moment     v += (1 - beta2) / beta2 * ((g + xi)^2 - g^2): add_noise
     ...=second_moment_mean         v += (1 - beta2) / beta2 * sigma^2, the mean of that: add_noise
-    noise_target=weights           w += lr * sigma * xi, beside the update: after_update
+    noise_target=weights           w += lr * xi, beside the update: after_update
     noise_target=learning_rate     no noise; the learning rate warms up as noise would make it: add_noise
     noise_target=clean_direction   no noise; the update as long as v + s would make it, s the mean of that
     noise_target=noisy_direction   no noise; the update's direction as v + s would make it: both in add_noise
@@ -30,8 +30,8 @@ def make_control(run):
     return Control(run) if wanted or config.noise_target != "gradient" else PaperMethod(run)
 
 
-class PaperMethod:
-    """The hooks that train.py's train_step calls, in this order: noise in the gradients, and nothing else."""
+class Hooks:
+    """What train.py's train_step calls, in this order, and what is saved with the run."""
 
     lr_factor = 1.0  # of the learning rate, at the last step
 
@@ -46,7 +46,7 @@ class PaperMethod:
 
     def add_noise(self, run, grad_norm):
         """Between clipping and the update; returns the L2 norm of the noise, a 0-dim tensor, or NaN."""
-        return add_to_gradients(run)
+        raise NotImplementedError
 
     def after_update(self, run):
         pass
@@ -62,6 +62,13 @@ class PaperMethod:
         pass
 
 
+class PaperMethod(Hooks):
+    """Noise in the gradients, and nothing else."""
+
+    def add_noise(self, run, grad_norm):
+        return add_to_gradients(run)
+
+
 def add_to_gradients(run):
     """The noise of this step; returns its L2 norm, or NaN where nobody looks at it, as it costs a pass."""
     diagnosed = run.config.diagnose_interval and run.step % run.config.diagnose_interval == 0
@@ -69,11 +76,14 @@ def add_to_gradients(run):
     return torch.full((), math.nan, device=run.machine.device) if norm is None else norm
 
 
-class Control(PaperMethod):
+class Control(Hooks):
+    """A target, and a diagnosis of what it does."""
+
     def __init__(self, run):
         config = run.config
         self.target = TARGETS[config.noise_target if config.noisy else "gradient"](run)
         self.diagnosis = Diagnosis(run.optimizer) if config.diagnose_interval else None
+        self.grad_norm = self.noise_norm = None  # of this step
         self.measured = None  # by the last step that was to be measured
 
     def before_backward(self, run):
@@ -119,7 +129,7 @@ class Control(PaperMethod):
             self.diagnosis.restore(state["diagnosis"])
 
 
-class MomentTarget(PaperMethod):
+class MomentTarget(Hooks):
     """Noise in one moment of AdamW, changed before the stock step so that the step makes of it what it would
     have been had it seen the noisy gradient. Correcting it afterwards would cancel in float32."""
 
@@ -132,8 +142,8 @@ class MomentTarget(PaperMethod):
         )
 
 
-class WeightTarget(PaperMethod):
-    """lr * sigma * xi on the weights: what SGD would make of the noise, with no moment to go through."""
+class WeightTarget(Hooks):
+    """lr * xi on the weights: what SGD would make of the noise, with no moment to go through."""
 
     def __init__(self, run):
         self.noise = None
@@ -155,7 +165,7 @@ class WeightTarget(PaperMethod):
             torch._foreach_add_(run.noise.parameters, self.noise, alpha=rate * run.noise.sigma(run.step))
 
 
-class LearningRateTarget(PaperMethod):
+class LearningRateTarget(Hooks):
     """No noise: a learning rate warmed up as the noise would warm it up, one factor for all elements.
 
     Noise of sd sigma_t makes AdamW's second moment v + s of v, which shortens the step of a signal by
@@ -194,7 +204,7 @@ class LearningRateTarget(PaperMethod):
         self.ema.copy_(state["warmup"])
 
 
-class DirectionTarget(PaperMethod):
+class DirectionTarget(Hooks):
     """The mean of the noise in v shortens an update and turns it; here it does one of the two.
 
     With m and v the clean moments of this step and s the running mean of sigma_t^2, all bias-corrected,

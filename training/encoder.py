@@ -18,7 +18,7 @@ import torch
 from config import UserError, user_path
 from noise import GradientNoise, schedule, stream_seed
 from training.distributed import SingleProcess
-from training.run import Trained, copied, mean_distance, perturb_
+from training.run import Trained, copied, mean_distance, parameter_groups, perturb_
 
 CHUNK = 50  # batches that are sorted by length together
 POSITIONS = "position_embeddings"  # of all encoders that have them, the end of that module's name
@@ -270,11 +270,8 @@ class EncoderRun(Trained):
 
 
 def make_optimizer(config, model):
-    """AdamW, weight decay on matrices and embeddings only."""
-    wide = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
-    narrow = [parameter for parameter in model.parameters() if parameter.dim() < 2]
-    groups = [{"params": wide, "weight_decay": config.weight_decay}, {"params": narrow, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+    groups, betas = parameter_groups(model, config.weight_decay), (config.beta1, config.beta2)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
 
 
 def gradient_noise(config, model, head):

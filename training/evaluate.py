@@ -117,7 +117,7 @@ def main(argv):
         print(__doc__)
         return 0
     if len(argv) != 1:
-        raise UserError("which run? python -m training.evaluate out/quickstart/seed1")
+        raise UserError("which run? python -m training.evaluate out/quickstart/full/baseline/seed1")
     folder = user_path(argv[0])
     meta = corpus_meta(folder)
     device = best_device()

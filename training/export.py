@@ -48,7 +48,8 @@ def read_arguments(argv):
         raise UserError(f"{strange[0]} is no option of training.export; it has none but --help")
     if len(argv) != 2:
         raise UserError(
-            "which run, into which folder? python -m training.export out/quickstart/seed1 out/exported"
+            "which run, into which folder?"
+            " python -m training.export out/quickstart/full/baseline/seed1 out/exported"
         )
     run, folder = map(user_path, argv)
     if folder.exists() and not folder.is_dir():

@@ -203,13 +203,22 @@ def make_optimizer(config, model, scaled=False):
     scaled: whether a gradient scaler is used. PyTorch's fused SGD leaves its momentum uninitialized where the
     scaler skips its first step.
     """
-    groups = model.parameter_groups(config.weight_decay)
+    groups = parameter_groups(model, config.weight_decay)
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.beta1, fused=not scaled)
     if config.optimizer == "lion":
         return Lion(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+
+
+def parameter_groups(model, weight_decay):
+    """AdamW's groups: matrices and embeddings decay, norms and biases do not."""
+    parameters = list(model.parameters())
+    return [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
 
 
 def gradient_noise(config, model):

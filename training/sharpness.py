@@ -44,7 +44,7 @@ def main(argv):
         raise UserError(f"{strange[0]} is no option of training.sharpness, which takes run folders alone")
     runs = [run for run in find_runs(map(user_path, argv)) if measurable(run)]
     if not runs:
-        raise UserError("which finished runs? python -m training.sharpness out/quickstart/seed1")
+        raise UserError("which finished runs? python -m training.sharpness out/quickstart/full/baseline/seed1")
     device = best_device()
     for run in runs:
         print(f"{run}: {DRAWS} draws at each of {len(RHOS)} sizes", flush=True)
