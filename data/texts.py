@@ -172,9 +172,12 @@ def example_of(row, where, pairs, labels):
         if column not in row:
             raise UserError(f"{where} has no {column}: it has {', '.join(map(str, row)) or 'nothing'}")
         value = row[column]
-        value = str(value).strip() if isinstance(value, (str, int)) else ""
-        if not value:
-            raise UserError(f"{where}: its {column} is empty or no text: mend it, or take the line out")
+        if isinstance(value, float) and value.is_integer():  # a label, as pandas writes it
+            value = int(value)
+        if not isinstance(value, (str, int)):
+            raise UserError(f"{where}: its {column} is {quoted(value)}, no text: mend it, or take the line out")
+        if not (value := str(value).strip()):
+            raise UserError(f"{where}: its {column} is empty: mend it, or take the line out")
         found.append(value)
     if labels and found[0] not in labels:
         raise UserError(f"{where}: the label {quoted(found[0])} is none of the task's: {', '.join(labels)}")
@@ -185,6 +188,7 @@ def separated(delimiter, quoting):
     """A reader: yields (line, {column: value}) of a text."""
 
     def read(text, path):
+        csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a text may be longer than 131,072
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
         try:
             header = [name.strip() for name in next(rows, [])]

@@ -19,13 +19,14 @@ from test_laws import timeless
 import sample
 import sweep
 from analysis import collect, effects, records, statistics, tables
+from bench import trainer
 from config import ROOT, UserError, load
 from config._classify import Classify
 from config.study import read_study
 from data.files import read_json
 from data.texts import read_task
 from noise import stream_seed
-from training import classify, encoder, evaluate, export, sharpness
+from training import classify, encoder, encoder_run, evaluate, export, sharpness
 from training.machine import Machine
 from training.run_files import read_log, read_result
 
@@ -104,7 +105,7 @@ def new_run(words):
     def build(**options):
         config = load(words(**options), kind=Classify)
         task = read_task(config.task, config.val_file)
-        return encoder.EncoderRun(config, task, Machine.choose(config), encoder.read_encoder(config, task))
+        return encoder_run.EncoderRun(config, task, Machine.choose(config), encoder.read_encoder(config, task))
 
     return build
 
@@ -142,23 +143,14 @@ def test_without_dropout_a_run_is_that_of_transformers_trainer(new_run, tmp_path
         model.train = lambda mode=True, model=model: model
     for _ in range(8):
         classify.train_step(run)
-    texts = [{**row, "labels": label} for row, label in zip(run.encoder.rows["train"], run.labels["train"])]
-    trainer = transformers.Trainer(
-        model=twin,
-        args=transformers.TrainingArguments(
-            **{"output_dir": tmp_path, "max_steps": 8, "per_device_train_batch_size": 100, "use_cpu": True},
-            **{"learning_rate": 3e-3, "weight_decay": 0.1, "max_grad_norm": 1.0, "adam_beta2": 0.999},
-            **{"logging_steps": 1, "save_strategy": "no", "report_to": [], "disable_tqdm": True},
-        ),
-        train_dataset=texts,
-        data_collator=lambda rows: run.encoder.pad(rows, return_tensors="pt"),
-    )
-    trainer.train()
-    logged = [[row["loss"], row["grad_norm"]] for row in trainer.state.log_history if "loss" in row]
+    trained, run.model = run.model, twin
+    theirs = trainer.trainer_of(run, tmp_path, logging_strategy="steps", logging_steps=1)
+    theirs.train()
+    logged = [[row["loss"], row["grad_norm"]] for row in theirs.state.log_history if "loss" in row]
     ours = run.history[:, :2].tolist()
     np.testing.assert_allclose(ours, logged, rtol=0, atol=2e-4)
     assert ours[-1][0] < ours[0][0] - 0.003
-    for mine, theirs in zip(run.model.parameters(), twin.parameters()):
+    for mine, theirs in zip(trained.parameters(), twin.parameters()):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
 
 
@@ -213,14 +205,51 @@ def test_a_longer_run_is_another_one(run):
         run(max_iters=13)
 
 
-def test_another_model_under_a_run_is_refused(run, interrupted, bert, tmp_path):
+def other_weights(folder):
+    model = transformers.BertModel.from_pretrained(folder)
+    torch.nn.init.ones_(model.encoder.layer[0].output.dense.bias)
+    model.save_pretrained(folder)
+
+
+def other_dropout(folder):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**read_json(path), "hidden_dropout_prob": 0.3}))
+
+
+def other_tokens(folder):
+    path = folder / "tokenizer.json"
+    swapped = path.read_text().replace('"good"', '"x"').replace('"bad"', '"good"').replace('"x"', '"bad"')
+    path.write_text(swapped)
+
+
+@pytest.mark.parametrize("change", [other_weights, other_dropout, other_tokens])
+def test_another_model_under_a_run_is_refused(run, interrupted, bert, tmp_path, change):
     shutil.copytree(bert, mine := tmp_path / "mine")
     interrupted(6, lambda: os.kill(os.getpid(), signal.SIGTERM), model=mine)
-    model = transformers.BertModel.from_pretrained(mine)
-    torch.nn.init.ones_(model.encoder.layer[0].output.dense.bias)
-    model.save_pretrained(mine)
+    change(mine)
     with pytest.raises(UserError, match="SHA-256"):
         run(model=mine)
+
+
+def test_a_run_that_has_ended_needs_no_model(run, bert, tmp_path, capsys):
+    shutil.copytree(bert, mine := tmp_path / "mine")
+    run(model=mine)
+    shutil.rmtree(mine)
+    run(model=mine)
+    assert "finished already" in capsys.readouterr().out
+
+
+def test_scores_beside_those_of_trainer(monkeypatch, capsys):
+    """The study's own scores, on seeds of its arm's; Trainer's are made up."""
+    study = records.read([ROOT / "results" / "noisytune_glue"]).of(arm="rte_lambda0")
+    ours = records.losses(study.runs, "final_val_score")
+    monkeypatch.setattr(trainer, "train", lambda config: 0.5 + config.seed / 100)
+    assert trainer.main(["rte", "--seeds=1,4"]) == 0
+    first, second, _, difference = capsys.readouterr().out.splitlines()
+    assert (first, second) == ("rte, seed 1: Trainer 0.5100", "rte, seed 4: Trainer 0.5400")
+    assert difference.startswith(f"ours minus Trainer's: {ours.mean() - 0.525:+.4f} (")
+    with pytest.raises(UserError, match="invalid choice"):
+        trainer.main(["colla"])
 
 
 # The start, and how far from it.
@@ -233,6 +262,34 @@ def test_the_weights_are_the_folders_and_the_head_is_the_seeds(new_run, bert):
     assert run.encoder.head == {"classifier.weight", "classifier.bias"} == {*run.encoder.record["fresh"]}
     assert not run.model.classifier.bias.any()
     assert 0.005 < run.model.classifier.weight.std() < 0.05
+
+
+def test_a_classifier_of_other_labels_is_drawn_anew(new_run, bert, tmp_path):
+    """Whatever it was trained for: labels in another order, or one number."""
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(
+        bert, num_labels=2, id2label={0: "good", 1: "bad"}, problem_type="regression"
+    )
+    torch.nn.init.ones_(theirs.classifier.bias)
+    shutil.copytree(bert, mine := tmp_path / "mine")
+    theirs.save_pretrained(mine)
+    runs = [new_run(model=mine, seed=seed, noisytune_lambda=0) for seed in (1, 1, 2)]
+    one, again, other = (run.model.classifier.weight.detach() for run in runs)
+    assert {*runs[0].encoder.record["fresh"]} == {"classifier.weight", "classifier.bias"}
+    assert not runs[0].model.classifier.bias.any()
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+    assert not torch.equal(one, theirs.classifier.weight)
+    classify.train_step(runs[0])
+    assert runs[0].history[0, 0] < 1
+
+
+def test_xlnet_is_an_encoder(run, bert, tmp_path):
+    """One of the models of NoisyTune's paper, though not trained on masked words."""
+    size = {"d_model": 16, "n_layer": 2, "n_head": 2, "d_inner": 32, "vocab_size": 40}
+    transformers.XLNetModel(transformers.XLNetConfig(**size)).save_pretrained(tmp_path / "xlnet")
+    save_tokenizer(tmp_path / "xlnet")
+    last = [e for e in read_log(run(model=tmp_path / "xlnet"))[0] if e["kind"] == "distance"][-1]
+    assert {"all", "embeddings", "attention", "mlp", "norms", "layer0", "layer1", "head"} <= last.keys()
 
 
 @pytest.mark.parametrize(
@@ -279,7 +336,7 @@ def test_gradient_noise_has_the_norm_that_is_asked_for(run):
 
 def test_each_pass_takes_every_text_once_in_batches_of_like_length():
     lengths = np.random.default_rng(1).integers(3, 128, size=1001)
-    first, second, again = (encoder.batches_by_length(lengths, 16, seed) for seed in (1, 2, 1))
+    first, second, again = (encoder_run.batches_by_length(lengths, 16, seed) for seed in (1, 2, 1))
     for batches in (first, second):
         assert sorted(np.concatenate(batches)) == list(range(1001))
     assert [list(batch) for batch in first] == [list(batch) for batch in again] != [list(b) for b in second]
@@ -293,9 +350,9 @@ def test_the_learning_rate_is_linear(words):
 
 
 def test_scores_are_the_metrics_own():
-    found = encoder.scores([0, 0, 1, 1, 1], [0, 1, 1, 1, 0], 2)
+    found = encoder_run.scores([0, 0, 1, 1, 1], [0, 1, 1, 1, 0], 2)
     assert found == pytest.approx({"accuracy": 3 / 5, "f1": 2 / 3, "matthews": 1 / 6})
-    assert encoder.scores([0, 1, 2, 2], [0, 1, 1, 2], 3)["f1"] == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
+    assert encoder_run.scores([0, 1, 2, 2], [0, 1, 1, 2], 3)["f1"] == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
 
 
 def test_a_score_is_of_the_metric_that_is_asked_for(run):
@@ -307,13 +364,13 @@ def test_a_score_is_of_the_metric_that_is_asked_for(run):
 def test_the_evaluation_is_that_of_transformers(new_run):
     run = new_run()
     run.model.train()
-    found, (row,) = encoder.evaluation(run), run.encoder.rows["val"][3:4]
+    found, (row,) = encoder_run.evaluation(run), run.encoder.rows["val"][3:4]
     assert run.model.training
     inputs = {key: torch.tensor([value]) for key, value in row.items()}
     with torch.no_grad():
         alone = run.model.eval()(**inputs, labels=run.labels["val"][3:4]).loss
-    assert encoder.predict(run, "val", np.array([3]))[0] == pytest.approx(alone.item(), abs=1e-6)
-    each = [encoder.predict(run, "val", np.array([number]))[0] for number in range(len(run.task.val))]
+    assert encoder_run.predict(run, "val", np.array([3]))[0] == pytest.approx(alone.item(), abs=1e-6)
+    each = [encoder_run.predict(run, "val", np.array([number]))[0] for number in range(len(run.task.val))]
     assert found["val_loss"] == pytest.approx(np.mean(each), abs=1e-5)
 
 
@@ -355,14 +412,24 @@ def test_a_long_text_is_cut_and_counted_once(run, tmp_path, bert, capsys):
     assert capsys.readouterr().out.count(f"2 of 20 are cut at {POSITIONS} tokens") == 1
 
 
-def spoil(folder, name, **changes):
-    """A copy of a model's folder without a file, or with changes in its config.json."""
-    copy = shutil.copytree(folder, folder.parent / f"{name}{len(list(folder.parent.iterdir()))}")
-    if changes:
-        (copy / name).write_text(json.dumps({**read_json(copy / name), **changes}))
-    else:
-        (copy / name).unlink()
+def spoil(folder, *names, **changes):
+    """A copy of a model's folder without some files, or with changes in one."""
+    copy = shutil.copytree(folder, folder.parent / f"{names[0]}{len(list(folder.parent.iterdir()))}")
+    for name in names:
+        if changes:
+            (copy / name).write_text(json.dumps({**read_json(copy / name), **changes}))
+        else:
+            (copy / name).unlink()
     return copy
+
+
+def without_attention(folder):
+    """The folder of an FNet, which mixes tokens by a Fourier transform."""
+    fnet = folder.parent / "fnet"
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 32, "vocab_size": 40}
+    transformers.FNetModel(transformers.FNetConfig(**size)).save_pretrained(fnet)
+    save_tokenizer(fnet)
+    return fnet
 
 
 TABLES = {  # a file's name and text, and what is said of it
@@ -385,6 +452,8 @@ TABLES = {  # a file's name and text, and what is said of it
         {},
         "line 2",
     ),
+    "null": ("a.jsonl", '{"label": 1, "text": null}\n', {}, "line 1: its text is None, no text"),
+    "a half": ("a.jsonl", '{"label": 0.5, "text": "x"}\n', {}, "line 1: its label is 0.5, no text"),
     "no text in JSON": ("a.jsonl", '{"label": 1}\n', {}, "line 1 has no text"),
     "not UTF-8": ("a.tsv", b"label\ttext\ngood\t\xe9\n", {}, "UTF-8"),
     "one label": ("a.tsv", "label\ttext\ngood\tx\ngood\ty\n", {}, "all labels are 'good'"),
@@ -420,6 +489,20 @@ def test_a_mistake_in_a_table_is_one_line(words, tmp_path, name, text, more, sai
         ({"model": lambda bert: spoil(bert, "config.json", is_decoder=True)}, "no encoder"),
         ({"model": lambda bert: spoil(bert, "config.json", num_hidden_layers=3)}, "16 are missing"),
         ({"model": lambda bert: spoil(bert, "config.json", vocab_size=9)}, "missing or of another shape"),
+        (
+            {"model": lambda bert: spoil(bert, "tokenizer.json", "tokenizer_config.json")},
+            "tokenizer",
+        ),
+        (
+            {"model": lambda bert: spoil(bert, "tokenizer_config.json", pad_token=None)},
+            "without a padding token",
+        ),
+        (
+            {"model": lambda bert: spoil(bert, "config.json", hidden_size="x")},
+            "no model that transformers knows",
+        ),
+        ({"model": without_attention, "noise_params": "attention"}, "noise_params='attention'.*but embeddings"),
+        ({"model": without_attention, "noisytune_params": "attention"}, "noisytune_params='attention'"),
         ({"warmup_iters": 13}, "warmup_iters=13"),
         ({"epochs": 3}, "--max_iters"),
         ({"n_layer": 3}, "no option is called 'n_layer'"),
@@ -432,6 +515,20 @@ def test_a_mistake_in_the_command_is_one_line(words, bert, tmp_path, monkeypatch
         classify.main(words(**options))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_limit_that_leaves_no_token_of_a_pair_is_refused(words, tmp_path):
+    rows = [{"label": float(n % 2), "text": "good film", "text2": "dull plot"} for n in range(20)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(UserError, match=r"4 tokens a text.*none beside 3 marks: 5 at least"):
+        classify.main(words(task=tmp_path / "pairs.jsonl", max_length=4))
+    assert classify.main(words(task=tmp_path / "pairs.jsonl", max_length=5)) == 0
+
+
+def test_a_text_of_a_table_may_be_long(tmp_path):
+    path = tmp_path / "long.csv"
+    path.write_text("label,text\n" + f"a,{'good ' * 40_000}\nb,bad\n" * 10)
+    assert len(read_task(str(path)).train[0].text) == 199_999
 
 
 @pytest.mark.parametrize("package", ["transformers", "sklearn"])
@@ -453,7 +550,9 @@ def test_weights_go_where_they_are_not_to_be_kept(run):
     folder = run(keep_weights=False)
     assert not list(folder.glob("*.pt"))
     assert read_result(folder)["status"] == "finished"
+    (folder / "last.pt").touch()  # as a kill just after the result leaves it
     assert run(keep_weights=False) == folder  # has ended already
+    assert not list(folder.glob("*.pt"))
 
 
 def test_a_run_that_diverges_says_so(run):

@@ -11,7 +11,7 @@ docs/glue.md tells of the tasks, the tables and the model.
 import sys
 import warnings
 
-from config import before_torch, load, run_script
+from config import before_torch, load, run_script, user_path
 from config._classify import Classify
 
 if __name__ == "__main__":
@@ -24,6 +24,7 @@ from data.texts import read_task
 from noise import stream_seed
 from training import encoder, lifecycle, mirrors
 from training.distributed import SingleProcess
+from training.encoder_run import EncoderRun, evaluation
 from training.machine import Machine, enough_memory
 from training.run import Diverged
 from training.run_files import read_log
@@ -42,10 +43,17 @@ def main(argv):
     machine = Machine.choose(config)
     with enough_memory(machine.device, USE_LESS_MEMORY):
         task = read_task(config.task, config.val_file)
-        source = encoder.read_encoder(config, task)
+        source = None if has_ended(config) else encoder.read_encoder(config, task)
         with RunFolder(config.out_dir) as folder:
-            run = lifecycle.begin_or_resume(folder, config, machine, task, source, ranks, encoder.EncoderRun)
-            return train_to_end(run, folder) if run else lifecycle.exit_status(folder)
+            run = lifecycle.begin_or_resume(folder, config, machine, task, source, ranks, EncoderRun)
+            status = train_to_end(run, folder) if run else lifecycle.exit_status(folder)
+            if not (status or config.keep_weights):
+                remove(folder.path, ["last.pt", "best.pt"])
+            return status
+
+
+def has_ended(config):
+    return not config.overwrite and (user_path(config.out_dir) / "result.json").exists()
 
 
 def train_to_end(run, folder):
@@ -113,7 +121,7 @@ def learning_rate(step, config):
 
 def evaluate(run, folder):
     """Log losses and scores, and how far the weights have moved; keep the weights of the lowest val loss."""
-    return lifecycle.evaluate(run, folder, encoder.evaluation)
+    return lifecycle.evaluate(run, folder, evaluation)
 
 
 def finish(run, folder):
@@ -129,8 +137,6 @@ def finish(run, folder):
         **{f"final_{kind}": moved["all"] for kind, moved in run.distances().items()},
     }
     folder.write("result.json", {"status": "finished", **result, **lifecycle.run_summary(run)})
-    if not run.config.keep_weights:
-        remove(folder.path, ["last.pt", "best.pt"])
     print(
         f"finished in {run.meter.seconds():.0f} s: val score {final['val_score']:.4f}, val loss"
         f" {final['val_loss']:.4f}, train loss {final['train_loss']:.4f}; the best evaluations were"
