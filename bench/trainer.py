@@ -81,12 +81,14 @@ def trainer_of(run, folder, **more):
         **{"use_cpu": run.machine.device == "cpu", "output_dir": folder, "save_strategy": "no"},
         **{"report_to": [], "disable_tqdm": True, "logging_strategy": "no", "dataloader_pin_memory": False},
     }
-    return transformers.Trainer(
+    trainer = transformers.Trainer(
         model=run.model,
         args=transformers.TrainingArguments(**{**settings, **more}),
         train_dataset=texts,
         data_collator=lambda rows: run.encoder.pad(rows, return_tensors="pt"),
     )
+    trainer.remove_callback(transformers.PrinterCallback)
+    return trainer
 
 
 if __name__ == "__main__":
