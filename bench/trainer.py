@@ -77,7 +77,7 @@ def trainer_of(run, folder, **more):
         **{"train_sampling_strategy": "group_by_length", "warmup_steps": config.warmup_iters},
         **{"learning_rate": config.learning_rate, "weight_decay": config.weight_decay},
         **{"adam_beta1": config.beta1, "adam_beta2": config.beta2, "max_grad_norm": config.grad_clip},
-        **{"bf16": config.dtype == "bfloat16", "seed": config.seed, "data_seed": config.seed},
+        **{"bf16": config.dtype == "bfloat16", "seed": config.seed, "data_seed": config.data_seed},
         **{"use_cpu": run.machine.device == "cpu", "output_dir": folder, "save_strategy": "no"},
         **{"report_to": [], "disable_tqdm": True, "logging_strategy": "no", "dataloader_pin_memory": False},
     }
