@@ -7,6 +7,7 @@ Written before the runs: noise delays training, and here the lowest validation l
 that a delay costs little. We expect of the first cell a best validation loss within 0.01 of the baseline's, a
 higher final train loss, and a lower final validation loss; of the second the same, less of it. Refuted: the
 first cell's 95 % interval of the best validation loss lies above 0.02, or its final train loss is not higher.
+Eight seeds were planned. They were cut to five before the first run, for time.
 """
 
 base = "config/shakespeare_baseline.py"
@@ -18,4 +19,4 @@ arms = {
     "noise_0.01_0.95": dict(noise_sigma=0.01, noise_gamma=0.95),
 }
 baseline = "baseline"
-seeds = range(273, 281)
+seeds = range(273, 278)
