@@ -120,13 +120,16 @@ def test_law_2_looking_more_often_does_not_steer_the_plateau_rule(run):
         {"noise_distribution": "laplace", "noise_scale": "tensor", "noise_gamma": 0.5},
         *({"noise_target": target} for target in TARGETS if target != "gradient"),
         *({"noise_before_clip": True}, {"noise_anticorrelated": True}),
+        {"optimizer": "lion"},
+        {"optimizer": "sgd", "noise_scale": "global"},
+        {"noise_target": "second_moment_mean", "init_noise": 0.05, "init_scale": 2.0},
     ],
     ids=str,
 )
 def test_law_3_sigma_0_is_the_baseline_bit_for_bit(run, monkeypatch, options):
     silent = run("silent", noise_sigma=0.0, **options)
     monkeypatch.setattr(noise.GradientNoise, "add_", lambda self, step, norm: torch.zeros(()))
-    assert same_weights(run("baseline"), silent)
+    assert same_weights(run("baseline", **{k: v for k, v in options.items() if "noise_" not in k}), silent)
 
 
 def test_law_3_noise_and_baseline_share_weights_batches_and_dropout(run):

@@ -8,7 +8,7 @@ import pytest
 from made_up import make_study
 
 from analysis import harm, predict, records, theory
-from analysis.fields import Fields
+from analysis.fields import VOCABULARY, Fields
 from analysis.shares import arm_shares
 from config import ROOT, UserError, settle
 from config.study import read_study
@@ -68,6 +68,22 @@ def test_the_displacement_is_that_of_simulated_weights(sigma0, gamma, warmup):
         moved += rate * noise / (1 - betas[0] ** t) / np.sqrt(square / (1 - betas[1] ** t))
     assert theory.displacement_sd(rates, sigma, v, betas) == pytest.approx(moved.std(), rel=0.06)
     assert theory.displacement_sd(rates, 0 * sigma, v, betas) == 0
+
+
+def test_the_displacements_on_the_page_are_those_of_the_theory():
+    """And that of the strongest cell at 1e-3 is what the study widens the initialization by."""
+    study = read_study(ROOT / "config" / "study" / "two_effects.py", [str(ROOT / "config" / "cpu.py")])
+    config = next(run.config for run in study.runs if run.arm == "mean_and_init")
+    v, betas = 1 / theory.parameters(config, VOCABULARY), (config.beta1, config.beta2)
+
+    def sd(sigma, gamma, rate):
+        rates = theory.learning_rates(config) * rate / config.learning_rate
+        return theory.displacement_sd(rates, sigma * gamma ** np.arange(config.max_iters), v, betas)
+
+    assert sd(0.1, 0.99, 1e-3) == pytest.approx(0.0079, abs=5e-5)
+    assert sd(0.01, 0.95, 1e-3) == pytest.approx(0.0014, abs=5e-5)
+    assert sd(0.1, 0.99, 8e-3) == pytest.approx(0.063, abs=5e-4)
+    assert config.init_noise == pytest.approx(sd(0.1, 0.99, 1e-3), rel=0.02)
 
 
 def test_lions_share_is_that_of_simulated_signs():
