@@ -362,12 +362,14 @@ def draw_rates(kinds, group):
 
 
 def draw_seeds(axes, table, colour, label):
-    """A dot for each seed (row) and rate (column), a line through the means, which are returned."""
+    """A dot for each seed (row) and rate (column), a line through the means, which are returned; a dash where
+    there is one."""
     table = table.sort_index(axis=1)
     for _, row in table.iterrows():
         axes.plot(row.index, row, "o", color=colour, alpha=0.45, markersize=3, markeredgewidth=0)
     mean = table.mean()
-    axes.plot(mean.index, mean, color=colour, label=label)
+    alone = {"marker": "_", "markersize": 11, "markeredgewidth": 2} if mean.count() == 1 else {}
+    axes.plot(mean.index, mean, color=colour, label=label, **alone)
     return mean
 
 

@@ -108,6 +108,17 @@ class Fields:
         size = with_interval(row["mean"], row["half_width"] if half else math.nan, "+")
         return size + f" (n = {row['n']})" * n
 
+    def diff_at(self, study, arm, at):
+        """`diff` of the val loss at an evaluation, in place of the best; outside the family of the verdicts."""
+        curves = (
+            self._of(study, one).curve("eval", "val_loss") for one in (arm, self._row(study, arm).reference)
+        )
+        found = [curve.reindex([at]).loc[at].dropna() for curve in curves]
+        row = statistics.difference(*found)
+        if not row["n"]:
+            raise UserError(f"{study}, {arm} has no evaluation at iteration {at}")
+        return with_interval(row["mean"], row["half_width"], "+")
+
     def mean_diff(self, study, *arms, loss="val"):
         """The mean over arms of what `diff` gives of each, of the seeds that all of them have; outside the
         family of the verdicts."""
@@ -199,6 +210,12 @@ class Fields:
     def spread_p(self, study, arm, loss="val"):
         """p that an arm's losses and its reference's have one sd."""
         return probability(statistics.spread_p(*self._both(study, arm, loss)))
+
+    def pooled_spread(self, *pairs, loss="val"):
+        """Of some (study, arm): the sd over seeds of their references and of them, pooled, "0.0091 and 0.0059
+        (p = 0.01)"."""
+        ours, references, p = statistics.pooled_spread([self._both(*pair, loss) for pair in pairs])
+        return f"{references:.4f} and {ours:.4f} (p = {probability(p)})"
 
     def parameters(self, study, arm):
         return f"{self._of(study, arm).runs.parameters.iloc[0] / 1e6:.2f} M"

@@ -97,8 +97,8 @@ def parts(found):
 
 @styled
 def power(found):
-    """Left, the harm found beside the power law's, a mark an arm. Right, what the law predicts for the paper's
-    size on tinyshakespeare, with its 95 % interval, and the difference that the paper reports."""
+    """Left, the harm found beside the law's, a mark an arm. Right, for the paper's size on tinyshakespeare
+    what the law predicts, with its 95 % interval, what the forecast expects, and what the paper reports."""
     law = power_law.fitted(found)
     figure, (left, right) = panels(2, 2.3, columns=2)
     draw_arms(left, law)
@@ -130,14 +130,19 @@ def kind_of(place, usual):
 
 def draw_papers_size(axes, law):
     file, cells = str(ROOT / "config" / "shakespeare_noise.py"), ((0.1, 0.99), (0.01, 0.95))
-    for place, (sigma, gamma) in enumerate(cells):
-        harm, low, high = law.harm(load([file, f"--noise_sigma={sigma}", f"--noise_gamma={gamma}"]))
-        point = {"color": look.CELLS[sigma, gamma], "marker": "o", "markersize": 4}
+    rows = {}
+    for (sigma, gamma), expected in zip(cells, power_law.forecast()):
+        cell, colour = look.cell_label(sigma, gamma), look.CELLS[sigma, gamma]
+        config = load([file, f"--noise_sigma={sigma}", f"--noise_gamma={gamma}"])
+        rows[f"{cell}\nby the law"], rows[f"{cell}\nexpected"] = (law.harm(config), colour), (expected, colour)
+    for place, ((harm, low, high), colour) in enumerate(rows.values()):
+        fill = "white" if place % 2 else colour
+        point = {"color": colour, "marker": "o", "markersize": 4, "markerfacecolor": fill}
         axes.errorbar(harm, place, xerr=[[harm - low], [high - harm]], **point)
     plain, noisy = (PAPER["shakespeare_char"][kind][1] for kind in ("baseline", "noise"))
     axes.axvline(noisy - plain, color=GREY, linewidth=0.9, linestyle="--", label="the paper's difference")
     axes.axvline(0, color=BLACK, linewidth=0.8)
-    rows_of(axes, [look.cell_label(*cell) for cell in cells])
+    rows_of(axes, list(rows))
     axes.margins(x=0.08)
-    axes.set(title="predicted for the paper's size")
+    axes.set(title="the paper's size")
     axes.set(xlabel="best validation loss, difference (nats)   worse →")

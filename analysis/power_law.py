@@ -12,6 +12,7 @@ chosen when these runs had been seen: it describes them. Records of other studie
 """
 
 import functools
+import re
 
 import numpy as np
 import pandas as pd
@@ -77,6 +78,15 @@ def terms(config):
 def fitted(found, loss="best_val_loss"):
     """The PowerLaw of the records, of a loss."""
     return PowerLaw(harms(found, loss))
+
+
+def forecast():
+    """What results/forecast_2.md expects of the best val loss: (middle, low, high), nats, of the strongest cell
+    and of the mildest."""
+    page = (ROOT / "results" / "forecast_2.md").read_text("utf-8")
+    (row,) = re.findall(r"(?m)^\| best validation loss \| (.*\(.*\).*\(.*\)) \|$", page.partition("## Why")[0])
+    numbers = [float(each.replace("−", "-")) for each in re.findall(r"[+−]?\d[.\d]*", row)]
+    return numbers[:3], numbers[3:]
 
 
 def harms(found, loss):

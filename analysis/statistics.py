@@ -154,6 +154,18 @@ def spread_p(a, b):
     return float(stats.pearsonr(a + b, a - b).pvalue)
 
 
+def pooled_spread(pairs):
+    """(sd of a, sd of b, p that they are one) over some pairs (a, b) of paired columns. The sds are pooled by
+    degrees of freedom; p is of the mean of Fisher's z of spread_p's correlations, weighted by n - 3."""
+    freedom = sum(len(a) - 1 for a, _ in pairs)
+    sds = [
+        math.sqrt(sum(np.var(x, ddof=1) * (len(x) - 1) for x in columns) / freedom) for columns in zip(*pairs)
+    ]
+    weights = [max(len(a) - 3, 0) for a, _ in pairs]
+    found = [math.atanh(correlation(a + b, a - b)) if w else 0.0 for (a, b), w in zip(pairs, weights)]
+    return *sds, float(2 * stats.norm.sf(abs(np.dot(weights, found)) / math.sqrt(sum(weights))))
+
+
 def interval(values):
     """(mean, half of the 95 % t interval of the mean, ddof 1); the half is NaN for a single value."""
     values = pd.Series(values, dtype=float)

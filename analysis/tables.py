@@ -32,7 +32,7 @@ LOSSES = {  # of result.json
 COMPARED = ("best_val_loss", "final_val_loss", "best_weights_test_loss")
 IN_BITS = {name.replace("loss", "bpc"): f"{LOSSES[name]}, bits a character" for name in COMPARED}
 SCORES = {"final_val_score": "val score, final", "best_val_score": "val score, best evaluation"}
-MOVED = {"final_distance": "mean |W − W₀|", "final_update": "mean |W − W₁|"}
+MOVED = {"final_distance": "mean |W − W₀|, thousandths", "final_update": "mean |W − W₁|, thousandths"}
 NAMED = SCORES | LOSSES | MOVED
 DASH = "–"
 
@@ -96,8 +96,9 @@ def cells_of(numbers, labels):
     columns = {}
     for name, label in labels.items():
         if name in numbers:
-            halves = numbers.get(f"{name}_half_width", [math.nan] * len(numbers))
-            columns[label] = list(map(with_interval, numbers[name], halves))
+            halves = numbers.get(f"{name}_half_width", pd.Series(math.nan, numbers.index))
+            unit = 1000 if name in MOVED else 1
+            columns[label] = list(map(with_interval, unit * numbers[name], unit * halves))
     return pd.DataFrame(columns, index=numbers.index)
 
 

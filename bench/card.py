@@ -55,16 +55,16 @@ def peak_memory(loop):
 
 def largest(config, corpus, machine):
     """The largest batch that ROOM holds, by doubling; on a CPU, which has no such limit, twice the batch."""
-    batch, peaks, sizes = config.batch_size, {}, 2
+    peaks, sizes = {}, 2
     if machine.kind == "cuda":
         total, sizes = torch.cuda.get_device_properties(machine.device).total_memory, 10
-        torch.cuda.set_per_process_memory_fraction(min(1.0, ROOM / total))
+        torch.cuda.set_per_process_memory_fraction(min(1.0, ROOM / total), machine.device)
     try:
-        for batch in (batch * 2**number for number in range(sizes)):
+        for batch in (config.batch_size * 2**number for number in range(sizes)):
             loop = OurLoop(dataclasses.replace(config, batch_size=batch), corpus, machine)
             peaks[batch] = peak_memory(loop)
-    except RuntimeError as error:
-        if not out_of_memory(error):
+    except (RuntimeError, MemoryError) as error:
+        if not (isinstance(error, MemoryError) or out_of_memory(error)):
             raise
     return {"batch": max(peaks, default=None), "room": ROOM, "peaks": peaks}
 

@@ -238,7 +238,7 @@ def known_options(names, where, kind):
     """UserError unless all of some names are those of options; it names all that are not."""
     if strange := [name for name in names if name not in options_of(kind)]:
         hint = "; ".join(dict.fromkeys(ELSEWHERE[name] for name in strange if name in ELSEWHERE))
-        near = did_you_mean(strange[0], options_of(kind)) if len(strange) == 1 else ""
+        near = did_you_mean(str(strange[0]), options_of(kind)) if len(strange) == 1 else ""
         listed = f"{near} (python {kind.command} --help lists them all; a config file's own names begin with _)"
         raise UserError(
             f"{where}: no option is called {' or '.join(map(repr, strange))}{f': {hint}' if hint else listed}"

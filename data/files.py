@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import time
 import zlib
 from pathlib import Path
 from types import NoneType
@@ -17,6 +18,7 @@ from config import ROOT, UserError
 from config import shown as quoted
 
 FAILING = (errno.EIO, errno.ENOSPC, errno.EDQUOT)  # of a disk, not of what a file system cannot do
+WINDOWS = os.name == "nt"
 NUMBER = (int, float, NoneType)  # of a shape: JSON has no NaN and no infinity, they are null
 LARGE = 500 * 10**6  # bytes of files that are read in one go
 
@@ -40,13 +42,23 @@ def replacing(path, mode="wb", keep=None, **options):
             os.fsync(file.fileno())
         if keep and path.exists():
             keep_as(path, keep)
-        os.replace(temporary, path)
+        take_place(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
         raise naming(path, error) from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def take_place(temporary, path):
+    """os.replace; on Windows, which replaces no file that someone is reading, again for a second or so."""
+    for _ in range(20 if WINDOWS else 0):
+        try:
+            return os.replace(temporary, path)
+        except PermissionError:
+            time.sleep(0.05)
+    return os.replace(temporary, path)
 
 
 def keep_as(path, name):
@@ -77,7 +89,7 @@ def make_folder(path):
 
 def sync_folder(path):
     """Have the names in a folder on the disk, as fsync has a file's bytes, where the system can do it."""
-    if os.name == "nt" or not os.access(path, os.R_OK):
+    if WINDOWS or not os.access(path, os.R_OK):
         return
     folder = os.open(path, os.O_RDONLY)
     try:

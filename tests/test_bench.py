@@ -1,5 +1,6 @@
 """bench/ at a tiny size: that what is measured is what it is called, and what is made of it."""
 
+import dataclasses
 import functools
 import json
 import re
@@ -18,7 +19,7 @@ from conftest import LIMIT, tokens_of
 import plot
 from analysis import records
 from bench import __main__ as bench
-from bench import gpu, measure, report, subprocesses, turns
+from bench import card, gpu, measure, report, subprocesses, turns
 from bench.our_loop import OurLoop
 from bench.plain_loop import PlainLoop, sample_plainly
 from config import ROOT, UserError, settle
@@ -463,6 +464,27 @@ def test_runs_that_do_not_stop_when_asked_are_ended(session):
     deaf.run()
     assert len(deaf.told) == 2
     assert 4 + deaf.grace <= time.monotonic() - began < 60
+
+
+def test_the_largest_batch_is_found_by_doubling(parts, monkeypatch):
+    """On a card of which every batch above 1,000 is too large, the limit set on that card."""
+    config, corpus, machine = parts(batch_size=4)
+    tried, limited = [], []
+    monkeypatch.setattr(card, "OurLoop", lambda config, *_: config.batch_size)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=80 * 2**30))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *words: limited.append(words))
+
+    def peak_memory(batch):
+        tried.append(batch)
+        if batch > 1000:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return batch
+
+    monkeypatch.setattr(card, "peak_memory", peak_memory)
+    machine = dataclasses.replace(machine, device="cuda:1")
+    assert card.largest(config, corpus, machine)["batch"] == 512
+    assert tried == [4, 8, 16, 32, 64, 128, 256, 512, 1024]
+    assert limited == [(14 / 80, "cuda:1")]
 
 
 def test_without_a_card_it_says_so(gpu_command, monkeypatch, corpus, tmp_path):

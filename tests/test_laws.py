@@ -485,6 +485,26 @@ def test_a_lock_is_held_by_one_at_a_time(tmp_path):
     assert released
 
 
+def test_law_6_where_a_reader_is_in_the_way_the_new_file_waits_for_it(tmp_path, monkeypatch):
+    """As on Windows, which replaces no open file; there alone."""
+    replace, tries = os.replace, []
+
+    def replace_later(*paths):
+        tries.append(paths)
+        if len(tries) < 4:
+            raise PermissionError(13, "in use")
+        replace(*paths)
+
+    monkeypatch.setattr(files.os, "replace", replace_later)
+    with pytest.raises(PermissionError), replacing(tmp_path / "file") as file:
+        file.write(b"new")
+    monkeypatch.setattr(files, "WINDOWS", True)
+    with replacing(tmp_path / "file") as file:
+        file.write(b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
+    assert len(tries) == 4
+
+
 # Law 7. A mistake of the user's is one line, exit status 2, before any work.
 
 MISTAKES = [

@@ -143,7 +143,11 @@ def test_the_figure_has_every_arm_and_what_is_predicted_for_the_papers_size():
     points = {float(y) for line in places for y in line.get_ydata()}
     assert points == {*harms(found, "best_val_loss").harm}
     config = load([str(ROOT / "config" / "shakespeare_noise.py"), "--noise_sigma=0.1", "--noise_gamma=0.99"])
-    (interval,) = right.containers[0].lines[2]
-    ends = interval.get_segments()[0][:, 0]
-    assert [right.containers[0].lines[0].get_xdata()[0], *ends] == pytest.approx(law.harm(config))
+
+    def drawn(row):
+        (interval,) = right.containers[row].lines[2]
+        return [right.containers[row].lines[0].get_xdata()[0], *interval.get_segments()[0][:, 0]]
+
+    assert drawn(0) == pytest.approx(law.harm(config))
+    assert [drawn(1), drawn(3)] == [pytest.approx(row) for row in ([0.01, -0.02, 0.08], [0.01, -0.02, 0.04])]
     assert right.get_lines()[-2].get_xdata()[0] == pytest.approx(-0.0042)

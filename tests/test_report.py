@@ -52,6 +52,13 @@ def test_differences_and_verdicts_are_those_of_the_statistics(filled, folder):
     assert filled('{{ relative("tiny", "noise") }}') == f"{100 * low:.0f} % to {100 * high:.0f} %"
     assert filled('{{ spread("tiny", "noise", "final") }}') == f"{ours.std():.4f}"
     assert filled('{{ spread_p("tiny", "noise", "final") }}') == f"{statistics.spread_p(ours, theirs):.4f}"
+    pooled = statistics.pooled_spread([(ours, theirs)])
+    wanted = "{1:.4f} and {0:.4f} (p = {2:.4f})".format(*pooled)
+    assert filled('{{ pooled_spread(("tiny", "noise")) }}') == wanted
+    curves = [found.of(arm=arm).curve("eval", "val_loss") for arm in ("noise", "baseline")]
+    at = curves[0].index[-1]
+    mean, half = statistics.interval((curves[0] - curves[1]).loc[at])
+    assert filled(f'{{{{ diff_at("tiny", "noise", {at}) }}}}') == f"{mean:+.4f} ± {half:.4f}"
     both = statistics.equivalence_p(ours - theirs, 0.0042)
     assert filled('{{ equivalence("tiny", "noise") }}') == tables.probability(both)
     table = statistics.compare(found, "tiny", "cpu", "best_val_loss")

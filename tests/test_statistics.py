@@ -51,6 +51,23 @@ def test_the_test_of_two_spreads_is_the_t_test_of_their_formula():
     assert st.spread_p(a, 9 * b) < 0.01 < st.spread_p(a, b)
 
 
+def test_spreads_are_pooled_over_studies():
+    """Of one pair of columns nearly Pitman and Morgan's test; where all spreads are one, 5 % are below 0.05."""
+    rng = np.random.default_rng(3)
+    pairs = [(rng.normal(size=n), rng.normal(size=n)) for n in (9, 5, 2)]
+    a, b, p = st.pooled_spread([(2 * a, b) for a, b in pairs])
+    for found, columns, factor in ((a, 0, 2), (b, 1, 1)):
+        squares = sum(((pair[columns] - pair[columns].mean()) ** 2).sum() for pair in pairs)
+        assert found == pytest.approx(factor * math.sqrt(squares / (8 + 4 + 1)))
+    assert p < st.pooled_spread(pairs)[2]
+    long = rng.normal(size=(2, 200)) * [[1.0], [1.1]]
+    assert st.pooled_spread([tuple(long)])[2] == pytest.approx(st.spread_p(*long), rel=0.05)
+    shifts = rng.normal(size=(1000, 5, 1, 6))
+    drawn = shifts + rng.normal(size=(1000, 5, 2, 6))
+    low = np.mean([st.pooled_spread([tuple(pair) for pair in pairs])[2] < 0.05 for pairs in drawn])
+    assert 0.035 < low < 0.065
+
+
 def test_a_band_is_the_interval_at_each_iteration_over_the_seeds_that_have_it():
     curve = pd.DataFrame({1: [3.0, 2.0, np.nan], 2: [3.5, 2.1, 1.0], 3: [3.1, np.nan, np.nan]}, [0, 10, 20])
     found = st.band(curve)

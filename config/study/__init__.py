@@ -162,6 +162,12 @@ def check_parts(names, file):
             raise UserError(f"{file} assigns no {name}; a study has {', '.join(PARTS)}")
         if not isinstance(parts[name], types):
             raise UserError(f"{file}: {name}={shown(parts[name])} is of the wrong type (docs/studies.md)")
+    for arm in parts["arms"]:
+        name = arm if isinstance(arm, str) else ""
+        if not re.fullmatch(r"(?!\.+$)[\w.,+-]+", name) or re.fullmatch(r"seed\d+", name):
+            raise UserError(
+                f"{file}: an arm is a folder: letters, digits and _.,+- make its name, not {shown(arm)}"
+            )
     for arm in (parts["baseline"], *parts["versus"], *parts["versus"].values(), *parts["decisive"]):
         if arm not in list(parts["arms"]):
             raise UserError(f"{file}: {shown(arm)} is none of its arms{did_you_mean(str(arm), parts['arms'])}")
@@ -173,17 +179,14 @@ def check_parts(names, file):
         raise UserError(f"{file}: seeds={shown(parts['seeds'])} are not numbers from 0 on")
     if len(seeds) > MOST_RUNS:
         raise UserError(f"{file}: seeds={shown(parts['seeds'])} are more than {MOST_RUNS:,}")
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"{file}: seeds={shown(parts['seeds'])} name one of them twice")
     parts["seeds"] = seeds
     kind = KINDS[parts["program"]]
     parts["common"] = check_options(parts["common"], f"{file}, common", kind)
     parts["arms"] = {
         arm: check_options(options, f"{file}, arm {arm}", kind) for arm, options in parts["arms"].items()
     }
-    for arm in parts["arms"]:
-        if not isinstance(arm, str) or not re.fullmatch(r"[\w.,+-]+", arm) or re.fullmatch(r"seed\d+", arm):
-            raise UserError(
-                f"{file}: an arm is a folder: letters, digits and _.,+- make its name, not {shown(arm)}"
-            )
     return parts
 
 
@@ -210,10 +213,13 @@ def plan(study, arm, seed, files, common, overrides, kind):
     """The run of one arm and one seed."""
     ours = {"seed": seed, "out_dir": str(study.folder / arm / f"seed{seed}")}
     without = load([*files, *words_of({**common, **overrides, **ours})], unsaid, kind)
-    options = {
-        name: value(without) if callable(value) else value
-        for name, value in {**common, **study.arms[arm]}.items()
-    }
+    options = {**common, **study.arms[arm]}
+    for name, function in [(name, value) for name, value in options.items() if callable(value)]:
+        try:
+            options[name] = function(without)
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise UserError(f"{study.name}, arm {arm}: the function of {name} fails ({said})") from None
     words = [*files, *words_of({**options, **overrides, **ours})]
     try:
         return PlannedRun(arm, seed, words, load(words, unsaid, kind))
