@@ -254,7 +254,7 @@ def unit_for(most, units):
 
 @styled
 def mechanism(found):
-    """Of each study that names decisive arms: their val loss, the fraction of the noise's effect that each has,
+    """Of each study that names decisive arms: their val loss, the share of the noise's harm that each has,
     with Fieller's 95 % interval, and the RMS of the signal in their updates, in learning rates."""
     decisive = {key: study.get("decisive", ()) for key, study in found.studies.items()}
     groups = [[arm for arm in g if arm.row.arm in decisive.get(arm.key[:2], ())] for g in settings(found)]
@@ -272,8 +272,8 @@ def mechanism(found):
         bands = [band_of(arm.curve("diagnosis", "signal_rms").iloc[1:], log=True) for arm in group]
         draw_bands(right, group, bands, limits_of(group, bands, log=True), log=True)
         left.set_title(title(group, groups))
-        middle.set_ylabel("fraction of the noise's effect")
-        right.set_ylabel("signal RMS (learning rates)")
+        middle.set_ylabel("share of the noise's harm")
+        right.set_ylabel("the gradient's part of a step,\nRMS (learning rates)")
     return labelled(figure, axes, VAL)
 
 

@@ -48,13 +48,7 @@ def share(found, names=None):
 
 # Parts of the harm.
 
-PARTS = {
-    "anticorrelated": "draws that cancel in the weights",
-    "second_moment": "noise in v alone",
-    "second_moment_mean": "its variance in v",
-    "mean_and_init": "its variance in v,\nand a wider initialization",
-    "matched_warmup": "a learning rate to match",
-}
+PARTS = ("anticorrelated", "second_moment", "second_moment_mean", "mean_and_init", "matched_warmup")
 
 
 @styled
@@ -70,16 +64,16 @@ def parts(found):
     if not lengths:
         return None
     figure, axes = panels(len(lengths), 1.9, columns=2, sharex=True)
-    studies = list(dict.fromkeys(study for rows in lengths.values() for study, _, _ in rows))
+    studies = list(dict.fromkeys(study for _, rows in sorted(lengths.items()) for study, _, _ in rows))
     for ax, (length, rows) in zip(axes, sorted(lengths.items())):
         ax.axvline(100, color=BLACK, linewidth=0.8)
         for study, arm, (middle, low, high) in rows:
             colour, mark = look.MARKS[studies.index(study)]
             mine = [other for other, name, _ in rows if name == arm]
-            place = [*PARTS].index(arm) + 0.26 * (mine.index(study) - (len(mine) - 1) / 2)
+            place = PARTS.index(arm) + 0.26 * (mine.index(study) - (len(mine) - 1) / 2)
             reach = [[100 * (middle - low)], [100 * (high - middle)]]
             ax.errorbar(100 * middle, place, xerr=reach, color=colour, marker=mark, markersize=3)
-        rows_of(ax, [*PARTS.values()])
+        rows_of(ax, [look.CONTROLS[name] for name in PARTS])
         for place, name in enumerate(PARTS):
             if name not in (arm for _, arm, _ in rows):
                 words = {"ha": "center", "va": "center", "color": GREY, "size": 7.5}
@@ -112,8 +106,10 @@ def draw_arms(axes, law):
     places = pd.Series([*table[power_law.PLACE].itertuples(index=False, name=None)])
     kinds = places.map(functools.partial(kind_of, usual=places.mode().iloc[0])).to_numpy()
     for label, (colour, mark) in zip(dict.fromkeys(kinds), itertools.cycle(look.MARKS)):
-        x, y = predicted[kinds == label], table.harm[kinds == label]
-        axes.plot(x, y, linestyle="", color=colour, marker=mark, markersize=4, label=label)
+        for mine, face, its_label in ((table.n > 2, colour, label), (table.n == 2, "white", None)):
+            x, y = predicted[mine & (kinds == label)], table.harm[mine & (kinds == label)]
+            look_of = {"color": colour, "marker": mark, "markersize": 4, "markerfacecolor": face}
+            axes.plot(x, y, linestyle="", label=its_label, **look_of)
     ends = np.array([predicted.min() / 1.5, predicted.max() * 1.5])
     axes.plot(ends, ends, color=BLACK, linewidth=0.8)
     axes.set(title=f"{len(table)} arms with noise", xscale="log", yscale="log")

@@ -43,6 +43,13 @@ OTHERS = (ORANGE, SKY, GREEN, PURPLE, GREY)
 MARKS = tuple(zip((ORANGE, SKY, GREEN, PURPLE, BLUE, VERMILLION), "osD^vP"))  # of studies
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
 CELL = re.compile(r"(?:sigma|noise_)([\d.e-]+)_(?:gamma)?([\d.]+)")  # in an arm's name
+CONTROLS = {  # arms that put something in the noise's place (docs/method.md)
+    "second_moment": "noise in v alone",
+    "second_moment_mean": "its variance in v alone",
+    "anticorrelated": "draws that cancel in the weights",
+    "mean_and_init": "its variance in v,\nand a wider initialization",
+    "matched_warmup": "matched learning rate",
+}
 SYMBOLS = {  # in the rest of the name, its underscores spaces
     r"\b(eta|lambda)([\d.]+)": r"$\\\1$=\2",
     r"\bbeta2 ([\d.]+)": r"$\\beta_2$=\1",
@@ -137,6 +144,8 @@ def label_of(name, config):
     """An arm's name in print, its sigma and gamma as symbols."""
     if name == "noise" and (config.noise_schedule, config.noise_scale) == ("exponential", "absolute"):
         return cell_label(config.noise_sigma, config.noise_gamma)
+    if name in CONTROLS:
+        return CONTROLS[name]
     words = CELL.split(name)  # plain, sigma, gamma, plain, ...
     cells = [cell_label(float(s), float(g)) for s, g in zip(words[1::3], words[2::3])]
     plain = [word.replace("_", " ").replace("+", " + ").replace("$", r"\$") for word in words[::3]]

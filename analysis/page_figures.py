@@ -19,7 +19,6 @@ NAMED = {  # points of `share`: label, and its offset in points
 }
 FIGURES = {
     "table1_loss": (TABLE1, figures.losses),
-    "table1_differences": (TABLE1, effects.differences),
     "learning_rates": (("tuning",), effects.learning_rates),
     "learning_rates_finer": (("equivalence_rates",), effects.learning_rates),
     "noise_norms": (TABLE1[:1], functools.partial(figures.noise, names=CELLS)),
