@@ -25,7 +25,6 @@ from config._classify import Classify
 from config.study import read_study
 from data.files import read_json
 from data.texts import read_task
-from noise import stream_seed
 from training import classify, encoder, encoder_run, evaluate, export, sharpness
 from training.machine import Machine
 from training.run_files import read_log, read_result
@@ -312,6 +311,13 @@ def test_noisytune_perturbs_the_parameters_that_are_chosen(new_run, params, move
         assert moved == pytest.approx(0.3 * origin.std().item() / 4, rel=0.4)
 
 
+def test_gradient_noise_goes_to_the_parameters_that_are_chosen(new_run):
+    """noise_params chooses them, and noisytune_params does not."""
+    names = [new_run(noise_params=one, noisytune_params="embeddings").noise.names for one in ("head", "all")]
+    assert {name.partition(".")[0] for name in names[0]} == {"classifier"}
+    assert {*names[0]} < {*names[1]}
+
+
 def test_the_distance_is_the_mean_change_of_the_elements(run, bert):
     folder = run(noise_sigma=0)
     last, events = weights(folder), read_log(folder)[0]
@@ -577,14 +583,3 @@ def test_the_studies_of_glue_pair_their_arms():
         assert arm.split("_")[0] == reference.split("_")[0]
     rates = read_study(ROOT / "config" / "study" / "noisytune_glue_rates.py")
     assert not {*rates.seeds} & {*study.seeds}
-
-
-def test_dropout_is_a_function_of_the_step(new_run):
-    losses = []
-    for _ in range(2):
-        run = new_run()
-        torch.manual_seed(random.randrange(1 << 30))
-        classify.train_step(run)
-        losses.append(run.history[0, 0].item())
-    assert losses[0] == losses[1]
-    assert stream_seed(1, "dropout", 0) != stream_seed(1, "dropout", 1)

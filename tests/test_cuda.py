@@ -1,6 +1,7 @@
 """What a CUDA card does otherwise than a CPU: python -m pytest -m cuda
 
-Where a test makes sense on a CPU too, it runs there in the ordinary suite, as a rehearsal.
+Where a test can fail on a CPU too, it runs there in the ordinary suite. Of the others that can run there, a
+rehearsal is among the slow tests.
 """
 
 import contextlib
@@ -43,6 +44,14 @@ def device(request):
     return request.param
 
 
+@pytest.fixture(
+    params=[pytest.param("cpu", marks=pytest.mark.slow), pytest.param("cuda", marks=pytest.mark.cuda)]
+)
+def card(request):
+    """A device of which a CPU tells nothing new."""
+    return request.param
+
+
 def result_of(folder):
     return json.loads((folder / "result.json").read_text())
 
@@ -60,14 +69,14 @@ def difference(one, other):
 # Data and noise on the device.
 
 
-def test_batches_and_windows_are_the_same_on_every_device(corpus, device, monkeypatch):
+def test_batches_and_windows_are_the_same_on_every_device(corpus, card, monkeypatch):
     monkeypatch.setattr("data.corpus.batch_tokens", lambda *_: 100)
     found = []
-    for place in (device, "cpu"):
+    for place in (card, "cpu"):
         data = Corpus(str(corpus), place)
         pairs = [*(data.batch(seed, 5, 32) for seed in (1, 2**62)), *data.windows("val", 32)]
         found.append([part for pair in pairs for part in pair])
-    assert {part.device.type for part in found[0]} == {device}
+    assert {part.device.type for part in found[0]} == {card}
     assert all(torch.equal(part.cpu(), other) for part, other in zip(*found, strict=True))
 
 
@@ -150,7 +159,7 @@ def test_the_host_does_not_wait_for_the_device_in_a_step(new_run, device, option
 
 
 @pytest.mark.parametrize("options", CONTROLS, ids=str)
-def test_the_controls_agree_with_the_cpu(new_run, device, options, monkeypatch):
+def test_the_controls_agree_with_the_cpu(new_run, card, options, monkeypatch):
     """Without dropout, and with the CPU's draws in place of the device's own."""
     draw = GradientNoise._draw
 
@@ -159,7 +168,7 @@ def test_the_controls_agree_with_the_cpu(new_run, device, options, monkeypatch):
 
     monkeypatch.setattr(GradientNoise, "_draw", on_the_cpu)
     options = {"dropout": 0.0, "noise_sigma": 0.006, **EXACT, **options}
-    here, cpu = (new_run(device=place, **options) for place in (device, "cpu"))
+    here, cpu = (new_run(device=place, **options) for place in (card, "cpu"))
     steps = 2 if "moment" in options.get("noise_target", "") else 6  # which magnifies rounding at each step
     for run in [here, cpu] * steps:
         train.train_step(run)
@@ -168,16 +177,16 @@ def test_the_controls_agree_with_the_cpu(new_run, device, options, monkeypatch):
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.15])
-def test_a_run_starts_from_the_same_weights_on_every_device(run, device, lam):
+def test_a_run_starts_from_the_same_weights_on_every_device(run, card, lam):
     source = run("source", max_iters=5)
     options = {"init_from": source, "noisytune_lambda": lam, "max_iters": 1, "warmup_iters": 0}
     options |= {"learning_rate": 0.0, "min_lr": 0.0, "noise_sigma": 0.0, **EXACT}
-    here, cpu = run("here", device=device, **options), run("there", **options)
+    here, cpu = run("here", device=card, **options), run("there", **options)
     assert same_weights(here, cpu)
     assert same_weights(here, source) == (lam == 0)
 
 
-def test_a_few_steps_an_evaluation_and_a_text_agree_with_the_cpu(run, corpus, device):
+def test_a_few_steps_an_evaluation_and_a_text_agree_with_the_cpu(run, corpus, card):
     """float32, no dropout and no noise, whose draws are of the device's own kind."""
     options = {
         "dropout": 0.0,
@@ -187,12 +196,12 @@ def test_a_few_steps_an_evaluation_and_a_text_agree_with_the_cpu(run, corpus, de
         "learning_rate": 0.03,
         **EXACT,
     }
-    here, cpu = run("here", device=device, **options), run("cpu", **options)
+    here, cpu = run("here", device=card, **options), run("cpu", **options)
     print("largest difference of a loss:", (losses_of(here) - losses_of(cpu)).abs().max().item())
     torch.testing.assert_close(losses_of(here)[:12], losses_of(cpu)[:12], rtol=1e-4, atol=0)
     values, texts, stored = [], [], checkpoint(here)["model"]
     stored["config"]["dropout"] = 0.5  # which an evaluation does without
-    for place in (device, "cpu"):
+    for place in (card, "cpu"):
         model, data = GPT.from_weights(stored, place), Corpus(str(corpus), place)
         values.append(mean_loss(model, data.windows("val", 16)))
         texts += samples(model.eval(), data.meta, prompt=[5, 9, 9], max_new_tokens=40, temperature=0, seed=1)
@@ -203,8 +212,8 @@ def test_a_few_steps_an_evaluation_and_a_text_agree_with_the_cpu(run, corpus, de
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("grad_clip", [0.0, 0.5])
-def test_the_noise_is_added_whole_not_divided_by_the_loss_scale(new_run, device, dtype, grad_clip):
-    options = {"device": device, "compile": "off", "grad_clip": grad_clip, "dropout": 0.0}
+def test_the_noise_is_added_whole_not_divided_by_the_loss_scale(new_run, card, dtype, grad_clip):
+    options = {"device": card, "compile": "off", "grad_clip": grad_clip, "dropout": 0.0}
     wide = gradients_at_update(new_run(noise_sigma=0.0, dtype="float32", **options))
     clean = gradients_at_update(new_run(noise_sigma=0.0, dtype=dtype, **options))
     noisy_run = new_run(noise_sigma=0.25, dtype=dtype, **options)
@@ -225,8 +234,8 @@ def test_sixteen_bits_train_like_thirty_two(run, device, dtype):
     assert scaler == {} or (scaler["scale"], scaler["_growth_tracker"]) == (65536.0, 60)
 
 
-def test_a_step_skipped_for_infinity_moves_no_weight_and_no_moment(new_run, device, monkeypatch):
-    run, accumulate = new_run(device=device, dtype="float16", max_iters=20), train.accumulate
+def test_a_step_skipped_for_infinity_moves_no_weight_and_no_moment(new_run, card, monkeypatch):
+    run, accumulate = new_run(device=card, dtype="float16", max_iters=20), train.accumulate
     for _ in range(2):
         train.train_step(run)
 
@@ -251,15 +260,15 @@ def test_a_step_skipped_for_infinity_moves_no_weight_and_no_moment(new_run, devi
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_stopped_run_resumes_to_the_same_weights(run, stop_at, device, dtype):
+def test_a_stopped_run_resumes_to_the_same_weights(run, stop_at, card, dtype):
     """Bit for bit on the CPU; on CUDA to rounding, and it is printed whether it was bit for bit."""
-    options = {"device": device, "dtype": dtype, "compile": "off"}
+    options = {"device": card, "dtype": dtype, "compile": "off"}
     whole = run("whole", **options)
     stop_at(7, "part", **options)
     part = run("part", **options)
     norms = [checkpoint(folder)["history"][:, 2] for folder in (whole, part)]
     torch.testing.assert_close(*norms, rtol=1e-6, atol=0)
-    if device == "cpu":
+    if card == "cpu":
         assert same_weights(part, whole)
     elif not same_weights(part, whole):
         again = run("again", **options)
@@ -370,12 +379,12 @@ TINY = {"batch_size": 2, "block_size": 32, "n_layer": 1, "n_head": 2, "n_embd": 
 
 
 @pytest.mark.parametrize(("dtype", "noise_scale"), [("bfloat16", "absolute"), ("float32", "tensor")])
-def test_the_papers_model_trains_within_16_gb(run, sixty_five_symbols, device, dtype, noise_scale, request):
-    if device == "cuda":
+def test_the_papers_model_trains_within_16_gb(run, sixty_five_symbols, card, dtype, noise_scale, request):
+    if card == "cuda":
         request.getfixturevalue("limit")(16 * GIB)
     options = {"dropout": 0.2, "noise_sigma": 0.1, "noise_scale": noise_scale, "gradient_accumulation_steps": 1}
-    options |= {"max_iters": 6, "eval_interval": 3, "device": device, "dtype": dtype, "compile": "off"}
-    folder = run(dataset=sixty_five_symbols, **options, **(LARGEST if device == "cuda" else TINY))
+    options |= {"max_iters": 6, "eval_interval": 3, "device": card, "dtype": dtype, "compile": "off"}
+    folder = run(dataset=sixty_five_symbols, **options, **(LARGEST if card == "cuda" else TINY))
     print(f"peak memory {result_of(folder)['peak_memory_bytes'] / 1e9:.2f} GB")
     assert [event["iter"] for event in read_log(folder)[0] if event["kind"] == "eval"] == [0, 3, 6]
     assert result_of(folder)["peak_memory_bytes"] < 16e9

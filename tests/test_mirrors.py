@@ -150,7 +150,7 @@ def test_a_run_begun_afresh_has_none_of_the_points_before(run, option):
         assert len(list(folder.glob("wandb/offline-run-*"))) == 2, "the other run's is kept"
 
 
-def test_both_at_once_and_neither_makes_another_run(command, run):
+def test_no_mirror_makes_another_run(command, run):
     asked = load(command(tensorboard=True, wandb_log=True))
     assert identity(asked) == identity(load(command()))
 

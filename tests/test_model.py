@@ -98,7 +98,7 @@ def test_logits_and_gradients_are_the_formulas(activation, fused, bias, dtype, t
 
 @pytest.mark.parametrize("activation", GELU)
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("windows", [1, 4, 16])  # few rows and many
+@pytest.mark.parametrize("windows", [1, 16])  # few rows and many
 def test_without_gradients_the_logits_are_the_formulas_too(activation, bias, windows):
     model, idx, targets = model_and_batch(small(bias=bias, activation=activation), torch.float32)
     idx, targets = idx.repeat(4, 1)[:windows], targets.repeat(4, 1)[:windows]
@@ -145,14 +145,6 @@ def test_matrices_decay_and_vectors_do_not():
     assert all(p.dim() >= 2 for p in decayed["params"])
     assert all(p.dim() == 1 for p in kept["params"])
     assert len(decayed["params"]) + len(kept["params"]) == len(list(model.parameters()))
-
-
-def test_weights_come_back_as_the_same_model(tmp_path):
-    model, idx, _ = model_and_batch(small(bias=True), torch.float32)
-    torch.save(model.weights(), tmp_path / "weights.pt")
-    again = GPT.from_weights(torch.load(tmp_path / "weights.pt", weights_only=True))
-    assert again.config == model.config
-    assert torch.equal(model(idx)[0], again(idx)[0])
 
 
 def generators(count, first=0):

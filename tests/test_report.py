@@ -61,7 +61,14 @@ def test_differences_and_verdicts_are_those_of_the_statistics(filled, folder):
     assert filled(f'{{{{ diff_at("tiny", "noise", {at}) }}}}') == f"{mean:+.4f} ± {half:.4f}"
     both = statistics.equivalence_p(ours - theirs, 0.0042)
     assert filled('{{ equivalence("tiny", "noise") }}') == tables.probability(both)
+    hours = found.runs.seconds.sum() / 3600
+    assert filled('{{ hours("tiny") }} {{ hours() }}') == f"{hours:.1f} {hours:.1f}"
+    rise = [records.losses(found.of(arm="noise").runs, name) for name in ("final_val_loss", "best_val_loss")]
+    mean, half = statistics.interval(rise[0] - rise[1])
+    assert filled('{{ overfitting("tiny", "noise") }}') == f"{mean:.4f} ± {half:.4f}"
     table = statistics.compare(found, "tiny", "cpu", "best_val_loss")
+    assert filled('{{ correlations("tiny") }}') == f"{table.r.min():+.2f} to {table.r.max():+.2f}"
+    assert filled("{{ families() }}") == "1"
     for arm, row in table.iterrows():
         names = [f'{name}("tiny", "{arm}")' for name in ("verdict", "p", "mde", "reference")]
         wanted = f"{row.verdict} {row.p_holm:.4f} {row.mde:.4f} {row.reference}"
@@ -108,6 +115,14 @@ def test_a_field_that_cannot_be_filled_is_one_line_that_names_the_page(filled, t
     assert "\n" not in str(caught.value)
 
 
+def test_the_papers_size_is_as_docs_method_has_it(filled):
+    """By the exact sum, which its approximate formula comes near."""
+    assert filled('{{ full_size("half_time", 1) }} {{ full_size("half_time", 0.3) }}') == "1,044 1,283"
+    assert filled('{{ full_size("part", 1) }} {{ full_size("part", 0.3) }}') == "21 % 26 %"
+    assert filled('{{ full_size("share", 1) }} {{ full_size("share", 0.3) }}') == "0.66 0.58"
+    assert filled('{{ full_size("share", 1, "config/enwik8_noise.py") }}') == "0.98"
+
+
 def test_a_study_of_two_sizes_is_named_with_its_size(folder, tmp_path):
     for size in ("cpu", "full"):
         make_study(tmp_path / "tiny" / size, ARMS, size=size)
@@ -131,10 +146,6 @@ def test_records_of_ones_own_get_their_tables_and_check_notices_a_change(folder,
     text = page.read_text(encoding="utf-8")
     assert "python sweep.py tiny.py config/cpu.py\n" in text
     assert "README" not in text, "there is none beside it"
-
-
-def test_the_committed_pages_are_their_filled_sources():
-    assert report.main(["--check"]) == 0
 
 
 # What is computed here alone.
