@@ -1,4 +1,4 @@
-"""Regime again: is the strongest cell better where training overfits? Ten new seeds for what regime.py hints at.
+"""Regime again: is the strongest cell better where training overfits? Ten new seeds for regime.py's hint.
 
 Run it with config/regime.py. Written when four of regime.py's five seeds had ended: the strongest cell's best
 validation loss was 0.025 below the baseline's in the mean, better on three seeds. That may be chance. It may be
