@@ -143,6 +143,11 @@ class Fields:
         """Holm's."""
         return probability(self._row(study, arm, loss).p_holm)
 
+    def sign_flips(self, study, arm, loss="val"):
+        """p of the sign-flip test, and the least that so many seeds can give: "0.1250 (at least 0.0625)"."""
+        row = self._row(study, arm, loss)
+        return f"{probability(row.p_flip)} (at least {probability(row.flip_floor)})"
+
     def mde(self, study, arm, loss="val"):
         """The minimum detectable effect."""
         found = self._row(study, arm, loss).mde
@@ -214,7 +219,11 @@ class Fields:
     def pooled_spread(self, *pairs, loss="val"):
         """Of some (study, arm): the sd over seeds of their references and of them, pooled, "0.0091 and 0.0059
         (p = 0.01)"."""
-        ours, references, p = statistics.pooled_spread([self._both(*pair, loss) for pair in pairs])
+        both = [self._both(*pair, loss) for pair in pairs]
+        counts = [len(ours) for ours, _ in both]
+        if min(counts) < 2 or max(counts) < 4:
+            raise UserError("a pooled spread is of two seeds an arm or more, and of four once")
+        ours, references, p = statistics.pooled_spread(both)
         return f"{references:.4f} and {ours:.4f} (p = {probability(p)})"
 
     def parameters(self, study, arm):

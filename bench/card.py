@@ -64,7 +64,7 @@ def largest(config, corpus, machine):
             loop = OurLoop(dataclasses.replace(config, batch_size=batch), corpus, machine)
             peaks[batch] = peak_memory(loop)
     except (RuntimeError, MemoryError) as error:
-        if not (isinstance(error, MemoryError) or out_of_memory(error)):
+        if not out_of_memory(error):
             raise
     return {"batch": max(peaks, default=None), "room": ROOM, "peaks": peaks}
 

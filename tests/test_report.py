@@ -1,4 +1,4 @@
-"""The pages: their fields give the numbers of the records, and the committed ones are the filled sources."""
+"""The pages: their fields give the numbers of the records. CI checks that the committed ones are filled."""
 
 import math
 
@@ -72,6 +72,8 @@ def test_differences_and_verdicts_are_those_of_the_statistics(filled, folder):
     for arm, row in table.iterrows():
         names = [f'{name}("tiny", "{arm}")' for name in ("verdict", "p", "mde", "reference")]
         wanted = f"{row.verdict} {row.p_holm:.4f} {row.mde:.4f} {row.reference}"
+        flips = f"{row.p_flip:.4f} (at least {row.flip_floor:.4f})"
+        assert filled(f'{{{{ sign_flips("tiny", "{arm}") }}}}') == flips
         assert filled(f'{{{{ [{", ".join(names)}] | join(" ") }}}}') == wanted
     for word in ("better", "worse", "not resolved"):
         assert filled(f'{{{{ count("tiny", "{word}") }}}}') == str((table.verdict == word).sum())
