@@ -84,7 +84,7 @@ MUTATIONS = [  # law, what it does, file, old, new, test
         *(3, "each rank adds noise of its own", "train.py"),
         "    noise_norm = control.add_noise(run, grad_norm)",
         "    run.noise.seed = config.seed + run.ranks.rank\n    noise_norm = control.add_noise(run, grad_norm)",
-        "tests/test_distributed.py::test_ranks_share_noise_and_weights_but_no_dropout_and_skip_the_same_steps",
+        "tests/test_distributed.py::test_ranks_share_start_noise_and_weights_but_no_dropout_and_skip_the_same_steps",
     ),
     (
         *(4, "a resume forgets the optimizer's moments", "training/run.py"),
@@ -173,8 +173,8 @@ MUTATIONS = [  # law, what it does, file, old, new, test
     ),
     (
         *(4, "a name may come to the disk after the next one", "data/files.py"),
-        "        os.replace(temporary, path)\n        sync_folder(path.parent)\n",
-        "        os.replace(temporary, path)\n",
+        "        take_place(temporary, path)\n        sync_folder(path.parent)\n",
+        "        take_place(temporary, path)\n",
         f"{FOLDER}::test_a_name_is_on_the_disk_before_the_next_is_written",
     ),
     (
