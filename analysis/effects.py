@@ -102,9 +102,9 @@ def forest(columns, union, share):
         ax.set(title=words + pairs(rows), xlabel=direction)
         ax.tick_params(labelleft=not (union and place))
     resolved = {row["verdict"] in RESOLVED for _, rows in columns for row in rows}
-    for face, label in ((BLACK, "resolved"), ("white", "not resolved")):
-        if len(resolved) > 1:
-            axes[0].plot([], [], color=BLACK, marker="o", markersize=4, markerfacecolor=face, label=label)
+    legend = ((BLACK, "resolved"), ("white", "not resolved")) if len(resolved) > 1 else ()
+    for face, label in legend:
+        axes[0].plot([], [], color=BLACK, marker="o", markersize=4, markerfacecolor=face, label=label)
     label_below(figure, axes[:1])
     return figure
 

@@ -64,8 +64,9 @@ def parts(found):
     if not lengths:
         return None
     figure, axes = panels(len(lengths), 1.9, columns=2, sharex=True)
-    studies = list(dict.fromkeys(study for _, rows in sorted(lengths.items()) for study, _, _ in rows))
-    for ax, (length, rows) in zip(axes, sorted(lengths.items())):
+    lengths = dict(sorted(lengths.items()))
+    studies = list(dict.fromkeys(study for rows in lengths.values() for study, _, _ in rows))
+    for ax, (length, rows) in zip(axes, lengths.items()):
         ax.axvline(100, color=BLACK, linewidth=0.8)
         for study, arm, (middle, low, high) in rows:
             colour, mark = look.MARKS[studies.index(study)]
@@ -126,19 +127,18 @@ def kind_of(place, usual):
 
 def draw_papers_size(axes, law):
     file, cells = str(ROOT / "config" / "shakespeare_noise.py"), ((0.1, 0.99), (0.01, 0.95))
-    rows = {}
+    labels = []
     for (sigma, gamma), expected in zip(cells, power_law.forecast()):
-        cell, colour = look.cell_label(sigma, gamma), look.CELLS[sigma, gamma]
-        config = load([file, f"--noise_sigma={sigma}", f"--noise_gamma={gamma}"])
-        rows[f"{cell}\nby the law"], rows[f"{cell}\nexpected"] = (law.harm(config), colour), (expected, colour)
-    for place, ((harm, low, high), colour) in enumerate(rows.values()):
-        fill = "white" if place % 2 else colour
-        point = {"color": colour, "marker": "o", "markersize": 4, "markerfacecolor": fill}
-        axes.errorbar(harm, place, xerr=[[harm - low], [high - harm]], **point)
+        colour = look.CELLS[sigma, gamma]
+        by_law = law.harm(load([file, f"--noise_sigma={sigma}", f"--noise_gamma={gamma}"]))
+        for words, (harm, low, high), face in (("by the law", by_law, colour), ("expected", expected, "white")):
+            point = {"color": colour, "marker": "o", "markersize": 4, "markerfacecolor": face}
+            axes.errorbar(harm, len(labels), xerr=[[harm - low], [high - harm]], **point)
+            labels.append(f"{look.cell_label(sigma, gamma)}\n{words}")
     plain, noisy = (PAPER["shakespeare_char"][kind][1] for kind in ("baseline", "noise"))
     axes.axvline(noisy - plain, color=GREY, linewidth=0.9, linestyle="--", label="the paper's difference")
     axes.axvline(0, color=BLACK, linewidth=0.8)
-    rows_of(axes, list(rows))
+    rows_of(axes, labels)
     axes.margins(x=0.08)
     axes.set(title="the paper's size")
     axes.set(xlabel="best validation loss, difference (nats)   worse →")
