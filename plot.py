@@ -141,6 +141,8 @@ def conclude(found, out, paths):
     if "final_val_score" in found.runs:
         name, unit, better = "final_val_score", "", "higher"
     for key in found.runs[["study", "size"]].drop_duplicates().itertuples(index=False):
+        if found.studies.get(key, {}).get("purpose") == "tuning":
+            continue
         rows = statistics.compare(found, *key, name)
         noisy = rows[rows.index.isin(found.runs.arm[found.runs.noisy])]
         for arm, row in (noisy if len(noisy) else rows).head(1).iterrows():

@@ -5,8 +5,8 @@
 For every study (a folder with study.json, written by sweep.py) at or below the folders it adds each finished or
 diverged run to results/<study>/<size>/runs.jsonl.gz (analysis/records.py has the format): its config under the
 options' present names, run.json (without a vocabulary of subwords), result.json, sharpness.json if it was
-measured, and the log, thinned to about a hundred events with numbers of six digits. What is there stays; the
-same runs give the same bytes.
+measured, and the log, thinned to about a hundred events with numbers of six digits. What is there stays, but
+for a sharpness that was measured since; the same runs give the same bytes.
 """
 
 import gzip
@@ -42,7 +42,7 @@ def main(argv):
 
 
 def find_studies(folders):
-    """The folders with a study.json and run folders at or below `folders`; UserError where there is none."""
+    """The folders with a study.json, and no records, at or below `folders`; UserError where there is none."""
     found = sorted({path.parent for folder in folders for path in Path(folder).rglob("study.json")})
     found = [study for study in found if not (study / RUNS).is_file()]
     if not found:
@@ -59,8 +59,6 @@ def collect(study, record, place):
     if ended:
         corpora, lines = {}, {}
         for entry in ended:
-            if entry["truncated"]:
-                print(f"{entry['folder']}/log.jsonl has lost lines; the others are taken")
             line = compact(entry, corpora)
             lines[line["arm"], line["seed"]] = line
         merge(place, record, corpora, lines)
@@ -78,7 +76,7 @@ def compact(entry, corpora):
         **{key: entry[key] for key in ("arm", "seed")},
         "config": today(entry["config"]),
         "run": {**entry["run"], "corpus": name},
-        **{key: entry[key] for key in ("result", "sharpness") if entry[key] is not None},
+        **{key: entry[key] for key in ("result", "sharpness", "truncated") if entry[key]},
     }
     return {**line, "log": [rounded(event) for event in thinned(entry["log"])]}
 
@@ -90,6 +88,8 @@ def merge(place, study, corpora, lines):
     old = {(line["arm"], line["seed"]): line for line in read_lines(place / RUNS)}
     for key in old.keys() & lines.keys():
         check_same(run_path(place, lines[key]), old[key], lines[key])
+        measured = {name: value for name, value in lines[key].items() if name == "sharpness"}
+        lines[key] = old[key] | measured
     order = {arm: number for number, arm in enumerate(study["arms"])}
     lines = sorted({**old, **lines}.items(), key=lambda item: (order.get(item[0][0], len(order)), item[0]))
     with replacing(place / RUNS) as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as file:

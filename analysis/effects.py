@@ -27,13 +27,15 @@ MOVED = {  # kinds of events
     "distance": (BLACK, "from the pretrained weights"),
     "update": (BLUE, "from those that NoisyTune gave"),
 }
+APART = 0.08  # of the way to the next learning rate, between the points of two kinds
 FAR = 10  # times the next smaller difference: beyond the scale
 RESOLVED = (Verdict.BETTER, Verdict.WORSE)
 
 
 def compared(found, loss=BEST):
-    """Of each study the rows of statistics.compare, as dicts, with the Arm and, in "against", the other's."""
-    arms = {arm.key: arm for group in settings(found) for arm in group}
+    """Of each study that judges the rows of statistics.compare, as dicts, with the Arm and, in "against", the
+    other's."""
+    arms = {arm.key: arm for group in settings(found) for arm in group if arm.row.purpose != "tuning"}
     for key in dict.fromkeys(key[:2] for key in arms):
         rows = statistics.compare(found, *key, loss).reset_index().to_dict("records")
         for row in rows:
@@ -61,7 +63,9 @@ def differences(found, by=None):
     elif len(best) > 1:
         columns = [(corpus_of(rows), rows) for rows in best]
     else:
-        others = [(words, next(compared(found, loss))) for loss, words in WORDS.items() if loss != BEST]
+        others = [
+            (words, rows) for loss, words in WORDS.items() if loss != BEST for rows in compared(found, loss)
+        ]
         others = [(words, rows) for words, rows in others if rows and not alike(rows, best[0])]
         columns = [(WORDS[BEST], best[0]), *others]
     return forest(columns, union=not by, share=len(best) > 1)
@@ -289,7 +293,8 @@ def draw_points(axes, values, colour, label=None):
 @styled
 def learning_rates(found):
     """Best val loss against learning rate, a curve a kind of arm, and beside it each kind's difference to the
-    baseline's kind at the same rate; dots are seeds, lines their means, a ring the best rate.
+    baseline's kind at the same rate; small dots are seeds, lines their means, a large dot the best rate. Kinds
+    are a little apart from each other along the axis, so that none hides another.
 
     Of the first setting with kinds of three rates or more; where several have one kind each, as tasks have, a
     panel each with its loss or score.
@@ -317,9 +322,7 @@ def draw_rates_apart(groups):
         name = measure(group)
         table = by_rate(group, name)
         mean = draw_seeds(ax, table, BLACK, None)
-        best = mean.idxmax() if statistics.is_score(name) else mean.idxmin()
-        ring = {"markersize": 12, "markerfacecolor": "none", "clip_on": False}
-        ax.plot(best, mean[best], "o", color=BLACK, **ring)
+        draw_best(ax, mean.idxmax() if statistics.is_score(name) else mean.idxmin(), mean, BLACK)
         ax.set_title(title(group))
         rate_axis(ax, table)
         ax.tick_params(axis="x", labelrotation=35)
@@ -336,7 +339,7 @@ def rate_axis(axes, rates):
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(sorted(rates)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([number(rate) for rate in sorted(rates)])
+    axes.set_xticklabels([f"{rate:.2g}" for rate in sorted(rates)])
     axes.set_xlabel("learning rate")
 
 
@@ -344,16 +347,18 @@ def draw_rates(kinds, group):
     losses = {kind: by_rate(arms, BEST) for kind, arms in kinds.items()}
     first = max(kinds, key=lambda kind: any(arm.is_baseline for arm in kinds[kind]))
     figure, axes = panels(2 if len(kinds) > 1 else 1, 2.6)
+    rates = sorted(set().union(*losses.values()))
+    step = min((b / a for a, b in itertools.pairwise(rates)), default=2) ** APART
     for place, (kind, arms) in enumerate(kinds.items()):
         label, colour = look.label_of(kind, arms[0].config) or arms[0].config.optimizer, arms[0].colour
-        mean = draw_seeds(axes[0], losses[kind], colour, label)
-        ring = {"markersize": 12 - 2.2 * place, "markerfacecolor": "none"}
-        axes[0].plot(mean.idxmin(), mean.min(), "o", color=colour, **ring)
+        aside = step ** (place - (len(kinds) - 1) / 2)
+        mean = draw_seeds(axes[0], losses[kind], colour, label, aside)
+        draw_best(axes[0], mean.idxmin(), mean, colour)
         if kind != first:
-            draw_seeds(axes[1], losses[kind] - losses[first], colour, label)
+            draw_seeds(axes[1], losses[kind] - losses[first], colour, label, aside)
     axes[0].set(ylabel="best validation loss (nats)", title=title(group))
     for ax in axes:
-        rate_axis(ax, set().union(*losses.values()))
+        rate_axis(ax, rates)
     if len(kinds) > 1:
         axes[1].axhline(0, color=kinds[first][0].colour, linewidth=1.3)
         axes[1].set_ylabel("difference to the baseline\nat the same rate (nats)")
@@ -361,16 +366,22 @@ def draw_rates(kinds, group):
     return figure
 
 
-def draw_seeds(axes, table, colour, label):
+def draw_seeds(axes, table, colour, label, aside=1):
     """A dot for each seed (row) and rate (column), a line through the means, which are returned; a dash where
-    there is one."""
+    there is one. Rates are drawn `aside` times as high."""
     table = table.sort_index(axis=1)
+    table.columns *= aside
     for _, row in table.iterrows():
         axes.plot(row.index, row, "o", color=colour, alpha=0.45, markersize=3, markeredgewidth=0)
     mean = table.mean()
     alone = {"marker": "_", "markersize": 11, "markeredgewidth": 2} if mean.count() == 1 else {}
     axes.plot(mean.index, mean, color=colour, label=label, **alone)
     return mean
+
+
+def draw_best(axes, rate, mean, colour):
+    best = {"marker": "o", "markersize": 6, "markeredgecolor": "white", "zorder": 3, "clip_on": False}
+    axes.plot(rate, mean[rate], color=colour, **best)
 
 
 # Sharpness.
@@ -395,6 +406,7 @@ def flatness(found):
                 ax.plot(rises, [place + 0.22] * len(rises), ".", color=colour, alpha=0.5, markersize=3)
             rows_of(ax, [arm.label for arm in group])
             ax.tick_params(labelleft=ax is row[0])
-            ax.set(title=rf"$\rho$ = {rho[5:]} (n = {span(len(arm.found.runs) for arm in group)})")
+            counts = span(len(records.losses(arm.found.runs, rho)) for arm in group)
+            ax.set(title=rf"$\rho$ = {rho[5:]} (n = {counts})")
             ax.set_xlabel("rise of the train loss (nats)")
     return figure

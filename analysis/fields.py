@@ -4,7 +4,8 @@
     arm          one of its arms; against: another of its arms in the place of its reference
     loss         a key of LOSSES, or a column of the runs
 
-What is not there is a UserError of one line. No field gives more words than a verdict.
+A study, an arm, a loss or an option that is not there is a UserError of one line. No field gives more words
+than a verdict.
 """
 
 import functools
@@ -28,7 +29,6 @@ LOSSES = {
     "score": "final_val_score",
     "best_score": "best_val_score",
 }
-VOCABULARY = 65  # of shakespeare_char
 
 
 def percent(value):
@@ -191,16 +191,21 @@ class Fields:
     # Arms and studies.
 
     def arms(self, study):
-        """The names of the arms that were run, in the study's order."""
+        """The names of the arms that were run, by setting, in each in the study's order."""
         name, size = self._key(study)
         return self._table[(self._table.study == name) & (self._table["size"] == size)].arm.to_list()
 
     def option(self, study, arm, name):
         """An option of an arm's config."""
-        return printed(getattr(self._of(study, arm).runs.config.iloc[0], name))
+        options = vars(self._of(study, arm).runs.config.iloc[0])
+        if name not in options:
+            raise UserError(f"there is no option {name!r}{did_you_mean(name, options)}")
+        return printed(options[name])
 
     def n(self, study, arm, status="finished"):
         """How many of an arm's runs finished, or diverged, or exploded."""
+        if status not in (words := ("finished", "diverged", "exploded")):
+            raise UserError(f"no run is {status!r}: they are {', '.join(words)}")
         runs = self._of(study, arm).runs
         return int(runs.exploded.sum() if status == "exploded" else (runs.status == status).sum())
 
@@ -221,8 +226,8 @@ class Fields:
         (p = 0.01)"."""
         both = [self._both(*pair, loss) for pair in pairs]
         counts = [len(ours) for ours, _ in both]
-        if min(counts) < 2 or max(counts) < 4:
-            raise UserError("a pooled spread is of two seeds an arm or more, and of four once")
+        if min(counts, default=0) < 2 or max(counts) < 4 or any(x.std() == 0 for pair in both for x in pair):
+            raise UserError("a pooled spread is of two seeds an arm or more that differ, and of four once")
         ours, references, p = statistics.pooled_spread(both)
         return f"{references:.4f} and {ours:.4f} (p = {probability(p)})"
 
@@ -246,7 +251,8 @@ class Fields:
     def _squares(self, study, arm):
         here = self._of(study, arm)
         steps, logged = here.runs.max_iters.iloc[0], here.curve("train", "sigma")
-        sigmas = [theory.sigma_between(logged.index, one, steps) for _, one in logged.items()]
+        each = [one.dropna() for _, one in logged.items()]
+        sigmas = [theory.sigma_between(one.index, one, steps) for one in each]
         return np.mean([np.sum(sigma**2) for sigma in sigmas])
 
     def steps(self, study, arm, against):
@@ -299,7 +305,9 @@ class Fields:
         """What trains its runs again, where the corpus is prepared as it says."""
         name, size = self._key(study)
         parts = size.split("+") if size != "full" else []
-        words = [f"--{part}" if "=" in part else f"config/{part}.py" for part in parts]
+        files = {path.stem: path.relative_to(ROOT).as_posix() for path in (ROOT / "config").rglob("[!_]*.py")}
+        files |= {path.stem: f"config/{path.name}" for path in (ROOT / "config").glob("*.py")}
+        words = [f"--{part}" if "=" in part else files.get(part, f"{part}.py") for part in parts]
         planned, there = self._records.studies[name, size]["arms"], self.arms(study)
         words += [f"--arms={','.join(there)}"] if len(there) < len(planned) else []
         file = f"config/study/{name}.py"
@@ -415,15 +423,18 @@ class Fields:
         return f"{stats.spearmanr(found[by], found.harm).statistic:.3f} ({len(found)} arms)"
 
     def measured_half_time(self, study, arm, part=False):
-        """The same as the diagnosis measured it, the mean over runs; or as a part of the run's iterations."""
+        """`half_time` as the diagnosis measured it, the mean over runs; part: in parts of the iterations."""
         here = self._of(study, arm)
-        mean = np.mean(list(measured_half_times(here.curve("diagnosis", "preconditioner"))))
+        found = list(measured_half_times(here.curve("diagnosis", "preconditioner")))
+        if not found:
+            raise UserError(f"{study}, {arm}: no half time was measured")
+        mean = np.mean(found)
         return percent(mean / here.runs.max_iters.iloc[0]) if part else f"{mean:,.0f}"
 
     def full_size(self, what, norm, config="config/shakespeare_noise.py"):
         """Of the paper's model and a gradient of this norm: half_time, part (of the run) or share (S)."""
         run = load([str(ROOT / config)])
-        v = norm**2 / theory.parameters(run, VOCABULARY)
+        v = norm**2 / theory.parameters(run, predict.SYMBOLS)
         if what == "share":
             return f"{theory.share_of(run, v):.2f}"
         half = theory.half_time(theory.sigmas(run), v, run.beta2)

@@ -64,11 +64,15 @@ def named(found, names):
 
 
 def title(group, groups=()):
-    """The corpus, the number of seeds, and what tells it apart from other groups of the corpus."""
+    """The corpus, the number of seeds, and what tells it apart from other groups of the corpus: its study, its
+    size."""
     runs = [other[0].found.runs.iloc[0] for other in groups]
     run = group[0].found.runs.iloc[0]
     corpus = re.sub(r"the (first [\d,]+),000,000 \w+", r"\1 M", run.corpus)
     sizes = {other.description for other in runs if other.corpus == run.corpus}
+    studies = {other.study for other in runs if other.corpus == run.corpus}
+    if len(studies) > 1:
+        corpus = f"{corpus}, {run.study.replace('_', ' ')}"
     apart = f"\n{run.description.removeprefix('reduced size, ')}" if len(sizes) > 1 else ""
     return f"{corpus} (n = {span(arm.row.finished or arm.row.runs for arm in group)}){apart}"
 
@@ -109,7 +113,7 @@ def draw_bands(axes, arms, bands, limits, log=False, direct=False, marker=None):
     low, high = axes.get_ylim()
     for place, (arm, band) in enumerate(zip(arms, bands)):
         under = next((other for other, b in zip(arms, bands[:place]) if coincide(axes, band, b)), None)
-        label = arm.described + (f" (on {under.label})" if under else "")
+        label = arm.described + (f" (lies on {under.label})" if under else "")
         dash = (0, (3, 3)) if under else arm.dash
         draw_band(axes, band, arm.colour, dash, label, marker)
         if direct:
@@ -273,7 +277,7 @@ def mechanism(found):
         draw_bands(right, group, bands, limits_of(group, bands, log=True), log=True)
         left.set_title(title(group, groups))
         middle.set_ylabel("share of the noise's harm")
-        right.set_ylabel("the gradient's part of a step,\nRMS (learning rates)")
+        right.set_ylabel("the gradient's part of a step\n(RMS, in learning rates)")
     return labelled(figure, axes, VAL)
 
 

@@ -41,7 +41,7 @@ def share(found, names=None):
             axes.annotate(text, (row.share, row.harm), **place, size=7.5, color="#444444")
     axes.axhline(0, color=BLACK, linewidth=0.8)
     axes.set(xlim=(-0.02, 1.02), xlabel="share of the learning rate that the noise leaves, $S$")
-    axes.set_ylabel("best validation loss minus\nthe reference's (nats)")
+    axes.set_ylabel("harm in the best\nvalidation loss (nats)")
     label_below(figure, [axes])
     return figure
 

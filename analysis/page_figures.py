@@ -33,7 +33,7 @@ FIGURES = {
     "schedules": (("schedules",), functools.partial(effects.differences, by=effects.by_scale)),
     "flatness": (("flatness",), effects.flatness),
     "limited_data": (("limited_data",), functools.partial(figures.losses, parts=LIMITED)),
-    "regime": (("regime",), figures.losses),
+    "regime": (("regime", "regime_again"), figures.overview),
     "lambdas": (("noisytune_glue",), effects.lambdas),
 }
 

@@ -8,7 +8,8 @@ T is the number of iterations, N that of parameters, lr the peak of the learning
 the noise leaves, by gradients of norm 1. It is fitted by least squares to the arms of STUDIES with absolute
 noise under AdamW: of two seeds or more, at rates up to BEST_RATE, above which the law does not hold, and where
 -ln S is LEAST or more. An arm that does no harm has no logarithm and is left out; there was none. The form was
-chosen when these runs had been seen: it describes them. Records of other studies do not enter.
+chosen when these runs had been seen: it describes them. Records of other studies, and of runs at another size
+than config/cpu.py's and what `law` varies of it, do not enter.
 """
 
 import functools
@@ -94,7 +95,7 @@ def harms(found, loss):
     minus that of the arm that is the same without noise, the mean over n common seeds."""
     rows = []
     for study in STUDIES:
-        arms = found.of(study=study).runs.groupby(["setting", "arm"], sort=False)
+        arms = found.of(study=study, size="cpu").runs.groupby(["setting", "arm"], sort=False)
         arms = [(*key, runs.config.iloc[0], records.losses(runs, loss)) for key, runs in arms]
         for setting, name, config, ours in arms:
             for its_setting, _, reference, theirs in arms:

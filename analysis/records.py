@@ -30,7 +30,8 @@ iter, and the logged values under their names.
 
 The committed form is two files a study and size, written by analysis/collect.py. study.json: what sweep.py
 wrote, and `corpora`, the meta of each corpus by an id. runs.jsonl.gz: a line a run, {"arm", "seed", "config",
-"run", "result", "sharpness" where measured, "log"}, "run" being run.json with its corpus replaced by the id.
+"run", "result", "sharpness" where measured, "truncated" where it is, "log"}, "run" being run.json with its
+corpus replaced by the id.
 """
 
 import dataclasses
@@ -180,7 +181,7 @@ def read_committed(folders):
 
 LINE = {
     **{"arm": str, "seed": int, "config": dict, "run": {**ABOUT, "corpus": str}, "log": [EVENT]},
-    **{"result": RESULT, "sharpness?": SHARPNESS},
+    **{"result": RESULT, "sharpness?": SHARPNESS, "truncated?": bool},
 }
 
 
@@ -396,7 +397,7 @@ def losses(runs, name):
 
 
 def arms(records):
-    """A row an arm, in the order of the study's file; loose ones with the quiet first.
+    """A row an arm, by setting, in each in the order of the study's file; loose ones with the quiet first.
 
     Columns: those of ARM; number (its place, by which it has its colour), noisy, baseline and reference (names
     of arms of the setting, or None: the reference is the study's `versus`, else its baseline), planned and

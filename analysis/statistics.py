@@ -283,10 +283,12 @@ def detectable(half_width, freedom, level):
 
 @functools.lru_cache
 def noncentrality(freedom, level):
-    """The shift, in standard errors, at which a two-sided t-test of this level has 80 % power."""
+    """The shift, in standard errors, at which a two-sided t-test of this level has 80 % power; NaN of two pairs
+    in a family of thousands, where SciPy's distribution ends."""
     critical = stats.t.ppf(1 - level / 2, freedom)
 
     def shortfall(shift):
         return 1 - special.nctdtr(freedom, shift, critical) - POWER  # the other tail is negligible
 
-    return optimize.brentq(shortfall, 0.0, critical + 20 * math.sqrt(critical))
+    most = 1.4 * critical + 5
+    return optimize.brentq(shortfall, 0.0, most) if shortfall(most) > 0 else math.nan

@@ -290,7 +290,7 @@ def tell(places):
         return
     records = read(places)
     columns = ["study", "arm", "seed", *LOSSES, "seconds", "machine", "torch"]
-    print(records.runs[columns].to_string(index=False))
+    print(records.runs.reindex(columns=columns).to_string(index=False))
     compared = [where for where, about in records.studies.items() if about["purpose"] == "comparison"]
     for loss, where in itertools.product(LOSSES, compared):
         print(f"{loss}, arm minus baseline; no verdict before all planned seeds are there")

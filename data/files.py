@@ -169,7 +169,7 @@ def crc32(value):
 def misfit(value, shape, at="it"):
     """In words, the first place where a JSON value has not a shape; None where it has.
 
-    A shape is a type or a tuple of types (none is bool, and an int has 64 bits at most), a list of the shape of
+    A shape is a type or a tuple of types (an int is no bool, and has 64 bits at most), a list of the shape of
     each item, {key: shape of its value}, or {str: shape of every value}. A key that ends with "?" may be left
     out; other keys may be there.
     """
@@ -179,7 +179,8 @@ def misfit(value, shape, at="it"):
     elif isinstance(shape, list) and isinstance(value, list):
         found = (misfit(item, shape[0], f"an entry of {at}") for item in value)
     else:
-        fits = not isinstance(shape, (dict, list)) and isinstance(value, shape) and not isinstance(value, bool)
+        fits = not isinstance(shape, (dict, list)) and isinstance(value, shape)
+        fits &= isinstance(value, bool) == (shape is bool)
         fits &= not isinstance(value, int) or abs(value) < 1 << 63
         found = [None if fits else f"{at} is {quoted(value, 40)}"]
     return next(filter(None, found), None)

@@ -147,7 +147,7 @@ def test_what_ended_early_is_said(two_arms):
 def test_arms_on_one_another_are_said_and_both_seen(tmp_path):
     make_study(tmp_path, {**TWO, "twin": {"noise_sigma": 0.1, "noise_gamma": 0.98}})
     axes = figures.losses(read(tmp_path)).axes[0]
-    twin = next(line for label, line in lines(axes).items() if label.startswith("twin (on $"))
+    twin = next(line for label, line in lines(axes).items() if label.startswith("twin (lies on $"))
     assert twin.is_dashed()
     assert not any(line.is_dashed() for line in axes.get_lines() if line is not twin)
 
@@ -280,8 +280,10 @@ def test_learning_rates_are_points_means_and_the_best(tmp_path):
         edit(path, best_val_loss=losses[config["learning_rate"]] + config["noise_sigma"] + 0.1 * config["seed"])
     left, right = effects.learning_rates(read(tmp_path)).axes
     assert lines(left)["baseline"].get_ydata() == pytest.approx([2.15, 1.65, 1.95])
-    (ring,) = [line for line in left.get_lines() if line.get_color() == BLACK and line.get_markersize() > 10]
-    assert (ring.get_xdata()[0], ring.get_ydata()[0]) == pytest.approx((0.002, 1.65))
+    (best,) = [line for line in left.get_lines() if line.get_color() == BLACK and line.get_zorder() == 3]
+    assert (best.get_xdata()[0], best.get_ydata()[0]) == (pytest.approx(0.002, rel=0.03), pytest.approx(1.65))
+    first, second = (line.get_xdata() for line in lines(left).values())
+    assert (first < second).all(), "none hides another"
     assert sum(len(line.get_xdata()) == 3 and line.get_linestyle() == "None" for line in left.get_lines()) == 4
     (difference,) = lines(right).values()
     assert difference.get_ydata() == pytest.approx(0.1)
@@ -297,6 +299,24 @@ def test_sharpness_is_drawn_by_rho(tmp_path):
         write_json(path.parent / "sharpness.json", {"rises": {"0.1": [0.2, 0.4], "0.02": [0.1, 0.1]}})
     small, large = effects.flatness(read(tmp_path)).axes
     assert [axes.containers[0].lines[0].get_xdata()[0] for axes in (small, large)] == pytest.approx([0.1, 0.3])
+    next(tmp_path.rglob("seed1/sharpness.json")).unlink()
+    assert effects.flatness(read(tmp_path)).axes[0].get_title("left").endswith("(n = 2–3)")
+
+
+def test_rates_that_are_tuned_are_not_judged(tmp_path, capsys):
+    make_study(tmp_path, TWO, purpose="tuning")
+    assert effects.differences(read(tmp_path)) is None
+    plot.conclude(read(tmp_path), tmp_path, [tmp_path / "overview.png"])
+    assert capsys.readouterr().out == f"see {tmp_path / 'overview'}.png\n"
+
+
+def test_one_study_that_has_nothing_to_compare_hides_no_panel_of_another(tmp_path):
+    make_study(tmp_path / "b", TWO, name="b")
+    for path in (tmp_path / "b" / "noise").rglob("result.json"):
+        edit(path, final_val_loss=3.0)
+    panels = len(effects.differences(read(tmp_path)).axes)
+    make_study(tmp_path / "a", {"baseline": {}}, name="a")
+    assert len(effects.differences(read(tmp_path)).axes) == panels > 1
 
 
 # The look.

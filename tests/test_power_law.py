@@ -45,6 +45,7 @@ def made(places=PLACES, cells=CELLS, off=0.0):
                 loss = {"best_val_loss": 2 + extra + shift, "final_train_loss": 1 + 2 * extra + shift}
                 own = {
                     "study": "law",
+                    "size": "cpu",
                     "setting": str(place),
                     "arm": arm,
                     "seed": seed,
@@ -89,6 +90,13 @@ def test_rates_above_the_best_and_no_noise_to_speak_of_are_left_out():
     table = harms(made(places, [*CELLS, (1e-6, 0.9)]), "best_val_loss")
     assert len(table) == len(PLACES) * len(CELLS)
     assert table.rate.max() == power_law.BEST_RATE
+
+
+def test_records_of_another_size_do_not_enter():
+    found = made()
+    larger = found.runs.assign(size="full", best_val_loss=found.runs.best_val_loss**2)
+    both = Records(pd.concat([found.runs, larger]), found.curves, {})
+    pd.testing.assert_frame_equal(harms(both, "best_val_loss"), harms(found, "best_val_loss"))
 
 
 def test_arms_of_other_settings_are_no_references():

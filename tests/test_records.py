@@ -248,6 +248,27 @@ def test_the_same_runs_give_the_same_bytes_and_more_runs_are_added(study):
     assert len(read_json(place / "study.json")["corpora"]) == 1
 
 
+def test_what_is_recorded_stays_when_its_folder_loses_it_and_a_later_sharpness_comes(study):
+    before = json.loads(gzip.open(collected(study) / RUNS).readline())
+    log = study / "noise" / "seed1" / "log.jsonl"
+    log.write_bytes(log.read_bytes()[:200])
+    write_json(log.with_name("sharpness.json"), {"rises": {"0.05": [3.0]}})
+    after = json.loads(gzip.open(collected(study) / RUNS).readline())
+    assert after == before | {"sharpness": {"rises": {"0.05": [3.0]}}}
+    log.with_name("sharpness.json").unlink()
+    assert json.loads(gzip.open(collected(study) / RUNS).readline()) == after
+
+
+def test_a_record_of_a_log_that_has_lost_lines_says_so(study):
+    log = study / "noise" / "seed1" / "log.jsonl"
+    log.write_bytes(log.read_bytes()[:-20])
+    kept = read([collected(study)])
+    assert kept.runs.folder[kept.runs.truncated].tolist() == [
+        str(study.parents[1] / "results/tiny/cpu/noise/seed1")
+    ]
+    assert any("lost lines" in note for note in notes(kept))
+
+
 def test_a_record_of_another_run_is_refused_and_stays(study):
     before = (collected(study) / RUNS).read_bytes()
     edit(study / "noise" / "seed2" / "run.json", began="later")

@@ -156,6 +156,8 @@ def test_what_is_unfinished_counts_to_the_family():
 def test_the_detectable_effect_is_found_with_80_percent_power():
     """By simulation: tests of differences of that size reject as often as stated."""
     rng, n, sd = np.random.default_rng(5), 8, 0.02
+    assert st.noncentrality(1, 0.05 / 1000) == pytest.approx(1.28 * stats.t.ppf(1 - 0.025 / 1000, 1), rel=0.01)
+    assert math.isnan(st.noncentrality(1, 0.05 / 10_000))
     for level in (0.05, 0.05 / 6):
         shift = sd / math.sqrt(n) * st.noncentrality(n - 1, level)
         draws = rng.normal(shift, sd, (20_000, n))

@@ -8,7 +8,8 @@ import pytest
 from made_up import make_study
 
 from analysis import harm, predict, records, theory
-from analysis.fields import VOCABULARY, Fields
+from analysis.fields import Fields
+from analysis.predict import SYMBOLS
 from analysis.shares import arm_shares
 from config import ROOT, UserError, settle
 from config.study import read_study
@@ -74,7 +75,7 @@ def test_the_displacements_are_as_docs_hypotheses_has_them():
     """And that of the strongest cell at 1e-3 is what the study widens the initialization by."""
     study = read_study(ROOT / "config" / "study" / "two_effects.py", [str(ROOT / "config" / "cpu.py")])
     config = next(run.config for run in study.runs if run.arm == "mean_and_init")
-    v, betas = 1 / theory.parameters(config, VOCABULARY), (config.beta1, config.beta2)
+    v, betas = 1 / theory.parameters(config, SYMBOLS), (config.beta1, config.beta2)
 
     def sd(sigma, gamma, rate):
         rates = theory.learning_rates(config) * rate / config.learning_rate

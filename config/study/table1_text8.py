@@ -1,17 +1,8 @@
 """Table 1 on text8: the baseline and the six cells of the paper's grid."""
 
-base = "config/text8_baseline.py"
-common = dict(dtype="bfloat16", activation="gelu_tanh")
+from config.study import table1_shakespeare as _shakespeare
 
-arms = {
-    "baseline": {},
-    "sigma0.1_gamma0.99": dict(noise_sigma=0.1, noise_gamma=0.99),
-    "sigma0.1_gamma0.95": dict(noise_sigma=0.1, noise_gamma=0.95),
-    "sigma0.05_gamma0.99": dict(noise_sigma=0.05, noise_gamma=0.99),
-    "sigma0.05_gamma0.95": dict(noise_sigma=0.05, noise_gamma=0.95),
-    "sigma0.01_gamma0.99": dict(noise_sigma=0.01, noise_gamma=0.99),
-    "sigma0.01_gamma0.95": dict(noise_sigma=0.01, noise_gamma=0.95),
-}
-baseline = "baseline"
+base = "config/text8_baseline.py"
+common, arms, baseline = _shakespeare.common, _shakespeare.arms, _shakespeare.baseline
 seeds = range(1, 5)
 together = "table1"
