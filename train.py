@@ -56,7 +56,7 @@ def train_to_end(run, folder):
     try:
         with Signals(silent=not run.ranks.is_main, parent=run.ranks.parent) as signals:
             if run.step < run.config.max_iters:
-                lifecycle.warm_up(run, accumulate)
+                lifecycle.warm_up(run, accumulate, folder)
             train(run, folder, signals)
         lifecycle.finish(run, folder)
     except lifecycle.Stopped as stop:

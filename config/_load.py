@@ -2,7 +2,7 @@
 
 A configuration is the defaults of its kind, overridden by the config files in the order given, then by
 --key=value. Config files are plain Python: what they assign must be options, of the options' types. Names that
-begin with an underscore, functions and imports are the file's own.
+begin with an underscore, functions and imported modules are the file's own.
 
 `kind` is a dataclass of KINDS.
 """
@@ -72,10 +72,13 @@ def load(argv, say=print, kind=Config):
 
 
 def before_torch(argv, kind=Config):
-    """Answer --help, and a mistake in the command line of a run, and exit. In several processes it is left to
-    one of them, once they have met. Threads are told how long to spin."""
+    """Answer --help, and a mistake in the command line of a run, and exit. Of several processes the first
+    answers --help; a mistake is left to one of them, once they have met. Threads are told how long to spin."""
     spin_less()
-    if "RANK" not in os.environ and ({"--help", "-h"} & {*argv} or is_mistaken(argv, kind)):
+    rank, helped = os.environ.get("RANK"), {"--help", "-h"} & {*argv}
+    if helped and rank not in (None, "0"):
+        sys.exit()
+    if helped or (rank is None and is_mistaken(argv, kind)):
         run_script(functools.partial(load, kind=kind))
 
 

@@ -47,7 +47,7 @@ def run(main, folder):
 def preparing(folder):
     """Hold the lock of a corpus's folder, so that one process at a time prepares it; says that it waits.
 
-    What a killed one has left half written is removed.
+    What a killed one has left half written of it is removed.
     """
     held = lock(folder / "lock")
     if held is None:

@@ -316,6 +316,16 @@ def test_a_command_line_is_answered_before_torch_is_loaded(words, status):
     assert not re.search(r"\| +torch$", done.stderr, re.MULTILINE)
 
 
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_of_several_processes_the_first_answers_help(rank, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(sys, "argv", ["train.py", "--help"])
+    with pytest.raises(SystemExit) as end:
+        before_torch(sys.argv[1:])
+    assert not end.value.code
+    assert bool(capsys.readouterr().out) == (rank == "0")
+
+
 def test_threads_spin_for_less_unless_the_user_says_how_they_wait(monkeypatch):
     for given in ({}, {"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}):
         monkeypatch.setattr(os, "environ", dict(given))

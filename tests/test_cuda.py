@@ -35,6 +35,7 @@ CONTROLS = [
     *({"noise_target": "learning_rate"}, {"noise_anticorrelated": True}, {"noise_before_clip": True}),
     *({"noise_distribution": "laplace"}, {"reset_below_sigma": 0.005}, {"input_noise": 0.1}),
     *({"diagnose_interval": 1}, {"optimizer": "sgd"}, {"optimizer": "adam", "weight_decay": 0.0}),
+    *({"noise_target": "clean_direction"}, {"noise_target": "noisy_direction"}, {"optimizer": "lion"}),
 ]
 EXACT = {"dtype": "float32", "compile": "off"}
 

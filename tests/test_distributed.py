@@ -14,8 +14,8 @@ from conftest import LIMIT, checkpoint, same_weights, weights
 import train
 from config import UserError, load
 from noise import stream_seed
-from training import machine
-from training.distributed import ManyProcesses, PeerLost, SingleProcess, find_torchrun
+from training import lifecycle, machine
+from training.distributed import ManyProcesses, PeerLost, SingleProcess, find_torchrun, noticing_loss
 from training.machine import Machine
 from training.run_files import read_log
 
@@ -333,6 +333,25 @@ def test_processes_share_the_cores_and_have_a_card_each(command, monkeypatch):
     ):
         with pytest.raises(UserError, match=words):
             Machine.choose(load(command(device=device)), 0, processes)
+
+
+def test_cards_that_differ_are_declined(command):
+    """Each would draw other noise, or take another precision."""
+
+    class Ranks(SingleProcess):
+        def on_rank0(self, work, *arguments):
+            first = work(*arguments)
+            return first | {"name": "RTX 3090", "dtype": "float16"} if first else first
+
+    with pytest.raises(UserError, match=r"cards differ \(.*, float32, beside RTX 3090, float16\)"):
+        lifecycle.set_up(command(), Ranks())
+
+
+def test_a_lost_process_is_told_with_the_whole_cause_and_is_no_lack_of_memory():
+    with pytest.raises(PeerLost, match=r"^NCCL error Last error: No space left on device$"), noticing_loss():
+        raise RuntimeError("NCCL error\nLast error:\nNo space left on device")
+    with pytest.raises(torch.OutOfMemoryError), noticing_loss():
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 def test_several_machines_are_declined(monkeypatch, command):

@@ -262,7 +262,8 @@ def test_compilation_that_fails_falls_back_with_one_line(how, what, run, capsys,
     assert [line.split(" failed")[0] for line in said] == what
     assert all("no compiler" in line for line in said)
     assert same_weights(folder, run("plain", **options))
-    assert json.loads((folder / "result.json").read_text())["compiled"] is False, "whatever was asked for"
+    assert read_json(folder / "result.json")["compiled"] is False, "whatever was asked for"
+    assert read_json(folder / "run.json")["machine"]["compile"] is False
 
 
 def test_a_mistake_of_ours_is_not_taken_for_a_failed_compilation(command, monkeypatch):
@@ -374,6 +375,18 @@ def test_a_longer_run_of_other_schedules_is_refused_with_what_to_do(run, command
         train.main(command(**options))
     assert all(words in str(error.value) for words in advice)
     assert read_json(folder / "result.json") == before
+
+
+def test_a_run_that_had_too_little_memory_to_begin_gives_way_to_a_smaller_one(run, command, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "accumulate", full)
+        with pytest.raises(UserError, match="halve batch_size"):
+            train.main(command())
+    smaller = {"batch_size": 2, "gradient_accumulation_steps": 4}
+    assert same_weights(run(**smaller), run("fresh", **smaller))
 
 
 @pytest.mark.parametrize("lost", ["config.json", "run.json"])

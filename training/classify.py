@@ -87,7 +87,7 @@ def train(run, folder, signals):
             if last:
                 return
             train_step(run)  # counts itself in run.step
-            if (run.step - 1) % config.log_interval == 0 or run.step == config.max_iters:
+            if run.is_logged(run.step - 1):
                 progress.logged(lifecycle.log(run, folder))
             progress.stepped()
 

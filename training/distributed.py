@@ -17,6 +17,7 @@ import time
 import torch
 
 from config import UserError, run_script
+from training.machine import out_of_memory
 from training.terminal import starter
 
 TIMEOUT = datetime.timedelta(hours=1)  # for what rank 0 does alone: an evaluation, preparing a corpus
@@ -152,7 +153,8 @@ def joined():
     except PeerLost as loss:
         if rank == 0:
             print(
-                f"error: another process of this run has ended, and so does this one ({loss})", file=sys.stderr
+                f"error: another process of this run has ended or is out of reach, and this one ends ({loss})",
+                file=sys.stderr,
             )
         sys.stderr.flush()
         time.sleep(GRACE)
@@ -188,4 +190,6 @@ def noticing_loss():
     try:
         yield
     except RuntimeError as error:
-        raise PeerLost(str(error).strip().partition("\n")[0]) from None
+        if out_of_memory(error):
+            raise
+        raise PeerLost(" ".join(str(error).split())) from None  # NCCL has the cause in its last line

@@ -50,6 +50,12 @@ def set_up(argv, ranks):
     digest = source and source.record["sha256"]
     if digest != ranks.on_rank0(lambda: digest):
         raise UserError("init_from is being trained, and has changed while it was read: start again")
+    card = {**machine.record(), "device": machine.kind}
+    if card != (first := ranks.on_rank0(lambda: card)):  # noise and precision are the card's
+        cards = f"{card['name']}, {card['dtype']}, beside {first['name']}, {first['dtype']}"
+        raise UserError(
+            f"the processes' cards differ ({cards}): choose some of one model by CUDA_VISIBLE_DEVICES"
+        )
     return config, machine, corpus, source
 
 
@@ -188,15 +194,18 @@ def announce(run, folder):
         print(words, flush=True)
 
 
-def warm_up(run, accumulate):
+def warm_up(run, accumulate, folder=None):
     """Compile the model by passes that change nothing, and time one; returns how it is compiled: graphs, on or
     off.
 
-    accumulate: train.py's. Where compilation fails, which shows at the first calls, the run goes on without it.
+    accumulate: train.py's. Where compilation fails, which shows at the first calls, the run goes on without it,
+    and its folder says so.
     """
     how = "graphs" if run.config.compile == "graphs" else "on" if run.machine.compile else "off"
     while not try_to_compile(run, accumulate, how):
         how = WITHOUT[how]
+    if run.machine.compile and folder:
+        record_compiled(run, folder, how != "off")
     seconds = throw_away(run, accumulate) * (run.config.max_iters - run.step)
     if seconds > LONG:
         shorter = "" if run.config.init_from else "; config/cpu.py after the other files makes it a short one"
@@ -219,6 +228,13 @@ def try_to_compile(run, accumulate, how):
         what, them = ("CUDA graphs", "them") if how == "graphs" else ("compilation", "it")
         print(f"{what} failed, going on without {them} ({reason}); --compile={WITHOUT[how]} avoids the attempt")
         return False
+
+
+@on_rank0
+def record_compiled(run, folder, compiled):
+    run.machine, about = dataclasses.replace(run.machine, compile=compiled), folder.read("run.json")
+    (about["resumed"] or [about])[-1]["machine"] = run.machine.record()
+    folder.write("run.json", about)
 
 
 def throw_away(run, accumulate):
@@ -390,7 +406,7 @@ def run_summary(run):
         "seconds": run.meter.seconds(),
         "peak_memory_bytes": run.machine.peak_memory(),
         "device": run.machine.name,
-        "compiled": getattr(run.model, "compiled", False),
+        "compiled": run.machine.compile,
     }
 
 

@@ -23,7 +23,7 @@ MOST_THREADS = 32  # for a core; the system may refuse more
 EFFECTS = {  # of a field in which the machine of a resumed run differs
     "processes": "the same batches and noise, other dropout masks, other rounding",
     "device": "other noise and dropout from here on",
-    "compile": "other rounding, and on CUDA other dropout masks",
+    "compile": "other rounding and other dropout masks",
     "through_float32": "other rounding",
 }
 
@@ -51,11 +51,11 @@ class Machine:
         if config.threads > MOST_THREADS * cores():
             raise UserError(f"threads={config.threads}, and there are {cores()} cores here: use fewer")
         device = best_device() if config.device == "auto" else config.device
-        check_device(device)
         if processes > 1:
             check_device_for(processes, device)
         if device == "cuda":  # PyTorch wants a number
             device = f"cuda:{rank}"
+        check_device(device)
         dtype = best_dtype(device) if config.dtype == "auto" else config.dtype
         if device.startswith("cuda") and dtype == "bfloat16" and not has_bfloat16(device):
             print(f"{torch.cuda.get_device_name(device)} emulates bfloat16: --dtype=float16 is faster there")

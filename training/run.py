@@ -257,10 +257,9 @@ def groups_of(name):
 
 def compile_model(model, how):
     """Have the model compiled as a whole at its next call. how: "on"; "graphs", captured in CUDA graphs too; or
-    "off", which undoes it. On a card a break in the graph is an error; on a CPU the draw of dropout is one."""
+    "off", which undoes it. A break in the graph is an error."""
     model._compiled_call_impl = None
     model.compiled = how != "off"
     if model.compiled:
         torch.compiler.assume_constant_result(ops.has_instructions)  # or the graph would break at each product
-        whole, mode = model.wte.weight.device.type != "cpu", "reduce-overhead" if how == "graphs" else None
-        model.compile(fullgraph=whole, mode=mode)
+        model.compile(fullgraph=True, mode="reduce-overhead" if how == "graphs" else None)

@@ -34,6 +34,7 @@ from training.run_files import (
     load_checkpoint,
     log_lines,
     parse_event,
+    read_log,
 )
 
 ADVICE = "choose another --out_dir, or begin afresh with --overwrite=True"
@@ -105,8 +106,9 @@ class RunFolder:
     def prepare(self, config, corpus_meta):
         """Make ready for a run of this config; returns True to resume the one that is here, False to begin.
 
-        A run of another config or another corpus is refused with what differs; config.overwrite removes it. One
-        that differs in being shorter alone is made longer.
+        A run of another config or another corpus is refused with what differs; config.overwrite removes it, and
+        one that has come to nothing yet, for want of memory say, is removed too. One that differs in being
+        shorter alone is made longer.
         """
         if config.overwrite:
             remove(self.path, [*OWN_FILES, *files_like(self.path, EVENT_FILES)])
@@ -117,6 +119,9 @@ class RunFolder:
         if there is None or about is None:
             held = ", ".join(left) or "config.json"
             raise UserError(f"{self.path} holds {held} without both config.json and run.json; {ADVICE}")
+        if self.changed(config) and not left and not read_log(self.path)[0]:
+            remove(self.path, OWN_FILES)
+            return False
         longer = only_longer(self.changed(config), config)
         if not longer:
             self.check_config(config)
