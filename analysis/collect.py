@@ -19,6 +19,7 @@ from config import UserError, identity, recorded, run_script, today, user_path
 from data.files import read_json, replacing, write_json
 
 EVENTS = 100  # of a thinned log; every evaluation is kept, and at least a quarter as many log lines
+KEYS = ("arm", "seed", "config", "run", "result", "sharpness", "truncated", "log")
 # Of a log line; the rest follows from them.
 KEPT = ("kind", "iter", "loss", "lr", "sigma", "grad_norm", "noise_norm")
 
@@ -94,6 +95,7 @@ def merge(place, study, corpora, lines):
     lines = sorted({**old, **lines}.items(), key=lambda item: (order.get(item[0][0], len(order)), item[0]))
     with replacing(place / RUNS) as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as file:
         for _, line in lines:
+            line = {key: line[key] for key in KEYS if key in line}  # bytes do not tell when it was measured
             file.write(json.dumps(line, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode())
             file.write(b"\n")
     corpora = {**there.get("corpora", {}), **corpora}

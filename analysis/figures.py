@@ -71,7 +71,7 @@ def title(group, groups=()):
     corpus = re.sub(r"the (first [\d,]+),000,000 \w+", r"\1 M", run.corpus)
     sizes = {other.description for other in runs if other.corpus == run.corpus}
     studies = {other.study for other in runs if other.corpus == run.corpus}
-    if len(studies) > 1:
+    if run.study and len(studies) > 1:
         corpus = f"{corpus}, {run.study.replace('_', ' ')}"
     apart = f"\n{run.description.removeprefix('reduced size, ')}" if len(sizes) > 1 else ""
     return f"{corpus} (n = {span(arm.row.finished or arm.row.runs for arm in group)}){apart}"

@@ -22,7 +22,7 @@ MUTATIONS = [  # law, what it does, file, old, new, test
     ),
     (
         *(1, "a resume takes this machine's threads and precision", "training/machine.py"),
-        'here = replace(self, dtype=recorded["dtype"], threads=recorded["threads"])',
+        "here = replace(self, **kept)",
         "here = replace(self)",
         f"{LAWS}::test_law_1_threads_and_precision_are_recorded_and_restored",
     ),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -14,7 +15,7 @@ from conftest import LIMIT, checkpoint, same_weights, weights
 import train
 from config import UserError, load
 from noise import stream_seed
-from training import lifecycle, machine
+from training import machine
 from training.distributed import ManyProcesses, PeerLost, SingleProcess, find_torchrun, noticing_loss
 from training.machine import Machine
 from training.run_files import read_log
@@ -335,21 +336,33 @@ def test_processes_share_the_cores_and_have_a_card_each(command, monkeypatch):
             Machine.choose(load(command(device=device)), 0, processes)
 
 
-def test_cards_that_differ_are_declined(command):
+CARDS = """
+import os
+import sys
+import train
+from training.machine import Machine
+if sys.argv.pop(1) == os.environ["RANK"]:
+    Machine.name = "RTX 3090"
+train.run_script_at_once(train.main)
+"""
+
+
+@pytest.mark.parametrize("other", ["0", "1"])
+def test_cards_that_differ_are_declined_once_before_the_folder_is_touched(other, pair, command, tmp_path):
     """Each would draw other noise, or take another precision."""
-
-    class Ranks(SingleProcess):
-        def on_rank0(self, work, *arguments):
-            first = work(*arguments)
-            return first | {"name": "RTX 3090", "dtype": "float16"} if first else first
-
-    with pytest.raises(UserError, match=r"cards differ \(.*, float32, beside RTX 3090, float16\)"):
-        lifecycle.set_up(command(), Ranks())
+    statuses, _, said = pair(["-c", CARDS, other, *command("two")]).end()
+    assert sorted(statuses) == [1, 2], said
+    assert re.fullmatch(
+        r"error: the processes' cards are not all .*: choose cards of one model by .*\n", "".join(said)
+    )
+    assert not (tmp_path / "two").exists()
 
 
 def test_a_lost_process_is_told_with_the_whole_cause_and_is_no_lack_of_memory():
     with pytest.raises(PeerLost, match=r"^NCCL error Last error: No space left on device$"), noticing_loss():
-        raise RuntimeError("NCCL error\nLast error:\nNo space left on device")
+        raise RuntimeError(
+            "NCCL error\nLast error:\nNo space left on device\nException raised from a.cpp\nframe #0"
+        )
     with pytest.raises(torch.OutOfMemoryError), noticing_loss():
         raise torch.OutOfMemoryError("CUDA out of memory")
 

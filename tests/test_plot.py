@@ -317,6 +317,9 @@ def test_one_study_that_has_nothing_to_compare_hides_no_panel_of_another(tmp_pat
     panels = len(effects.differences(read(tmp_path)).axes)
     make_study(tmp_path / "a", {"baseline": {}}, name="a")
     assert len(effects.differences(read(tmp_path)).axes) == panels > 1
+    fake_run(tmp_path / "mine" / "seed1")
+    titles = [axes.get_title("left") for axes in figures.losses(read(tmp_path)).axes]
+    assert sorted(titles) == [f"shakespeare_char{of}" for of in (" (n = 1)", ", a (n = 3)", ", b (n = 3)")]
 
 
 # The look.

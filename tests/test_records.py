@@ -249,12 +249,14 @@ def test_the_same_runs_give_the_same_bytes_and_more_runs_are_added(study):
 
 
 def test_what_is_recorded_stays_when_its_folder_loses_it_and_a_later_sharpness_comes(study):
-    before = json.loads(gzip.open(collected(study) / RUNS).readline())
     log = study / "noise" / "seed1" / "log.jsonl"
+    log.with_name("sharpness.json").unlink()
+    before = json.loads(gzip.open(collected(study) / RUNS).readline())
     log.write_bytes(log.read_bytes()[:200])
     write_json(log.with_name("sharpness.json"), {"rises": {"0.05": [3.0]}})
     after = json.loads(gzip.open(collected(study) / RUNS).readline())
     assert after == before | {"sharpness": {"rises": {"0.05": [3.0]}}}
+    assert list(after) == [key for key in collect.KEYS if key in after]
     log.with_name("sharpness.json").unlink()
     assert json.loads(gzip.open(collected(study) / RUNS).readline()) == after
 

@@ -228,7 +228,9 @@ def test_a_run_that_diverges_says_where_and_keeps_the_last_good_checkpoint(run, 
 
 def compile_with(monkeypatch, backend):
     """Compile by another backend than inductor, which needs a compiler and minutes."""
-    monkeypatch.setattr(GPT, "compile", lambda model, **_: nn.Module.compile(model, backend=backend))
+    monkeypatch.setattr(
+        GPT, "compile", lambda model, mode, **how: nn.Module.compile(model, backend=backend, **how)
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "bfloat16 through float32"])
@@ -248,6 +250,9 @@ def test_a_compiled_model_trains_as_an_eager_one(dtype, run, monkeypatch):
     plain = run("plain", **options)
     for name, tensor in weights(plain).items():
         torch.testing.assert_close(weights(compiled)[name], tensor, rtol=1e-3, atol=1e-4)
+    ran.clear()
+    run("with dropout", compile="on", **options | {"dropout": 0.2})
+    assert len(ran) == 2 * (12 + 2), "one graph too"
 
 
 @pytest.mark.parametrize(("how", "what"), [("on", ["compilation"]), ("graphs", ["CUDA graphs", "compilation"])])
@@ -264,6 +269,9 @@ def test_compilation_that_fails_falls_back_with_one_line(how, what, run, capsys,
     assert same_weights(folder, run("plain", **options))
     assert read_json(folder / "result.json")["compiled"] is False, "whatever was asked for"
     assert read_json(folder / "run.json")["machine"]["compile"] is False
+    run("compiled", compile=how, max_iters=14, lr_decay_iters=12, **options)
+    assert " failed" not in (said := capsys.readouterr().out), "it is not tried again"
+    assert "compile False, as this run began, not True" in said
 
 
 def test_a_mistake_of_ours_is_not_taken_for_a_failed_compilation(command, monkeypatch):
@@ -377,16 +385,24 @@ def test_a_longer_run_of_other_schedules_is_refused_with_what_to_do(run, command
     assert read_json(folder / "result.json") == before
 
 
-def test_a_run_that_had_too_little_memory_to_begin_gives_way_to_a_smaller_one(run, command, monkeypatch):
+@pytest.mark.parametrize("where", ["accumulate", "clip"])
+def test_a_run_that_had_too_little_memory_to_begin_gives_way_to_a_smaller_one(where, run, command, monkeypatch):
+    """Before the first evaluation, or after it; a run with a step is refused."""
+
     def full(*_):
         raise torch.OutOfMemoryError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "accumulate", full)
+        patch.setattr(train, where, full)
         with pytest.raises(UserError, match="halve batch_size"):
             train.main(command())
     smaller = {"batch_size": 2, "gradient_accumulation_steps": 4}
-    assert same_weights(run(**smaller), run("fresh", **smaller))
+    folder = run(**smaller)
+    assert same_weights(folder, run("fresh", **smaller))
+    for name in ("best.pt", "log.jsonl"):
+        (folder / name).unlink()
+    with pytest.raises(UserError, match="holds a run of another config"):
+        train.main(command())
 
 
 @pytest.mark.parametrize("lost", ["config.json", "run.json"])

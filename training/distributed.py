@@ -77,6 +77,11 @@ class SingleProcess:
         would find is reported once."""
         return work(*arguments)
 
+    def check_alike(self, value, mistake):
+        """UserError, told by rank 0, where a rank has another value than that one; a plain one."""
+        if self.all_reduce_max(int(value != self.on_rank0(lambda: value))):
+            self.rank0_first(refuse, mistake)
+
 
 class ManyProcesses(SingleProcess):
     def __init__(self, rank, size, parent=None):
@@ -114,6 +119,10 @@ class ManyProcesses(SingleProcess):
         result = work(*arguments) if self.is_main else None
         self.all_reduce_max(0)
         return result if self.is_main else work(*arguments)
+
+
+def refuse(mistake):
+    raise UserError(mistake)
 
 
 def on_rank0(work):
@@ -192,4 +201,5 @@ def noticing_loss():
     except RuntimeError as error:
         if out_of_memory(error):
             raise
-        raise PeerLost(" ".join(str(error).split())) from None  # NCCL has the cause in its last line
+        said = str(error).partition("Exception raised from")[0]  # the frames of its C++ follow
+        raise PeerLost(" ".join(said.split())) from None  # of several lines: NCCL's last one has the cause

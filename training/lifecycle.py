@@ -47,15 +47,12 @@ def set_up(argv, ranks):
     with enough_memory(machine.device, USE_LESS_MEMORY):
         corpus = ranks.rank0_first(open_corpus, config, machine)
         source = ranks.rank0_first(read_source, config, corpus.meta)
-    digest = source and source.record["sha256"]
-    if digest != ranks.on_rank0(lambda: digest):
-        raise UserError("init_from is being trained, and has changed while it was read: start again")
-    card = {**machine.record(), "device": machine.kind}
-    if card != (first := ranks.on_rank0(lambda: card)):  # noise and precision are the card's
-        cards = f"{card['name']}, {card['dtype']}, beside {first['name']}, {first['dtype']}"
-        raise UserError(
-            f"the processes' cards differ ({cards}): choose some of one model by CUDA_VISIBLE_DEVICES"
-        )
+    changed = "init_from is being trained, and has changed while it was read: start again"
+    ranks.check_alike(source and source.record["sha256"], changed)
+    differ = (
+        f"the processes' cards are not all {machine.name}: choose cards of one model by CUDA_VISIBLE_DEVICES"
+    )
+    ranks.check_alike([machine.name, machine.dtype, machine.through_float32], differ)  # which noise they draw
     return config, machine, corpus, source
 
 
@@ -201,11 +198,12 @@ def warm_up(run, accumulate, folder=None):
     accumulate: train.py's. Where compilation fails, which shows at the first calls, the run goes on without it,
     and its folder says so.
     """
-    how = "graphs" if run.config.compile == "graphs" else "on" if run.machine.compile else "off"
+    how = "off" if not run.machine.compile else "graphs" if run.config.compile == "graphs" else "on"
     while not try_to_compile(run, accumulate, how):
         how = WITHOUT[how]
-    if run.machine.compile and folder:
-        record_compiled(run, folder, how != "off")
+    if run.machine.compile and folder and run.ranks.all_reduce_max(int(how == "off")):
+        run.machine = dataclasses.replace(run.machine, compile=False)
+        record_machine(run, folder)
     seconds = throw_away(run, accumulate) * (run.config.max_iters - run.step)
     if seconds > LONG:
         shorter = "" if run.config.init_from else "; config/cpu.py after the other files makes it a short one"
@@ -231,8 +229,9 @@ def try_to_compile(run, accumulate, how):
 
 
 @on_rank0
-def record_compiled(run, folder, compiled):
-    run.machine, about = dataclasses.replace(run.machine, compile=compiled), folder.read("run.json")
+def record_machine(run, folder):
+    """In place of the machine that the run was begun or resumed on."""
+    about = folder.read("run.json")
     (about["resumed"] or [about])[-1]["machine"] = run.machine.record()
     folder.write("run.json", about)
 

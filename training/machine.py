@@ -51,11 +51,12 @@ class Machine:
         if config.threads > MOST_THREADS * cores():
             raise UserError(f"threads={config.threads}, and there are {cores()} cores here: use fewer")
         device = best_device() if config.device == "auto" else config.device
+        check_device(device)
         if processes > 1:
             check_device_for(processes, device)
         if device == "cuda":  # PyTorch wants a number
             device = f"cuda:{rank}"
-        check_device(device)
+            check_device(device)
         dtype = best_dtype(device) if config.dtype == "auto" else config.dtype
         if device.startswith("cuda") and dtype == "bfloat16" and not has_bfloat16(device):
             print(f"{torch.cuda.get_device_name(device)} emulates bfloat16: --dtype=float16 is faster there")
@@ -64,16 +65,19 @@ class Machine:
         return cls(device, dtype, threads, compiled, processes)
 
     def as_recorded(self, recorded):
-        """This machine with the precision and the CPU threads that a run began with, so that a resume gives the
-        same bits. recorded: what `record` gave then. Every change is printed, with what it changes.
+        """This machine with the precision and CPU threads that a run began with, and uncompiled if it was, for
+        a resume that gives the same bits. recorded: what `record` gave then. Every change is printed, with what
+        it changes.
 
         The number of processes is this command's: a card may be free or taken by now.
         """
-        here = replace(self, dtype=recorded["dtype"], threads=recorded["threads"])
-        for name in ("dtype", "threads"):
-            if getattr(self, name) != recorded[name]:
-                print(f"{name} {recorded[name]}, as this run began, not {getattr(self, name)}")
         before = {"processes": 1, "compile": self.compile, "through_float32": False, **recorded}
+        kept = {"dtype": before["dtype"], "threads": before["threads"]}
+        kept["compile"] = self.compile and before["compile"]
+        here = replace(self, **kept)
+        for name, value in kept.items():
+            if getattr(self, name) != value:
+                print(f"{name} {value}, as this run began, not {getattr(self, name)}")
         before["device"], now = before["device"].partition(":")[0], here.record() | {"device": here.kind}
         same_cards = "cuda" not in (before["device"], here.kind) or before["name"] == now["name"]
         for name, effect in EFFECTS.items():

@@ -107,11 +107,10 @@ class RunFolder:
         """Make ready for a run of this config; returns True to resume the one that is here, False to begin.
 
         A run of another config or another corpus is refused with what differs; config.overwrite removes it, and
-        one that has come to nothing yet, for want of memory say, is removed too. One that differs in being
-        shorter alone is made longer.
+        one that has done no step is removed too. One that differs in being shorter alone is made longer.
         """
         if config.overwrite:
-            remove(self.path, [*OWN_FILES, *files_like(self.path, EVENT_FILES)])
+            self.clear()
         there, about = self.read("config.json"), self.read("run.json")
         left = [name for name in (*CHECKPOINTS, "best.pt", "result.json") if (self.path / name).exists()]
         if there is None and not left:
@@ -119,8 +118,9 @@ class RunFolder:
         if there is None or about is None:
             held = ", ".join(left) or "config.json"
             raise UserError(f"{self.path} holds {held} without both config.json and run.json; {ADVICE}")
-        if self.changed(config) and not left and not read_log(self.path)[0]:
-            remove(self.path, OWN_FILES)
+        if self.changed(config) and self.is_idle():
+            print(f"{self.path}: a run of another config that did no step is here no more", flush=True)
+            self.clear()
             return False
         longer = only_longer(self.changed(config), config)
         if not longer:
@@ -133,14 +133,25 @@ class RunFolder:
             self.lengthen(config)
         return True
 
+    def clear(self):
+        remove(self.path, [*OWN_FILES, *files_like(self.path, EVENT_FILES)])
+
+    def is_idle(self):
+        """Whether the run has done no step that it could go on from, for want of memory say."""
+        if any((self.path / name).exists() for name in (*CHECKPOINTS, "result.json")):
+            return False
+        best = self.load("best.pt") or {"iter": 0}
+        return best["iter"] == 0 and all(event["iter"] == 0 for event in read_log(self.path)[0])
+
     def changed(self, config):
         """{option: (its value in the folder's config.json, here)} of those that make it another experiment."""
         here, there = identity(config), identity(self.read("config.json"))
         return {name: (there[name], here[name]) for name in here if here[name] != there[name]}
 
     def check_config(self, config, advice=None):
-        """UserError where the folder's config.json is another experiment's; it names what differs."""
-        if changed := self.changed(config):
+        """UserError where the folder's config.json is another experiment's that has begun; it names what
+        differs."""
+        if (changed := self.changed(config)) and not self.is_idle():
             keys = ", ".join(f"{name} ({old!r} there, {new!r} here)" for name, (old, new) in changed.items())
             advice = advice or further(changed, config, self.path) or ADVICE
             if changed.keys() == {"activation"}:  # of a run from before there was the option
