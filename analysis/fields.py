@@ -144,9 +144,9 @@ class Fields:
         return probability(self._row(study, arm, loss).p_holm)
 
     def sign_flips(self, study, arm, loss="val"):
-        """p of the sign-flip test, and the least that so many seeds can give: "0.1250 (at least 0.0625)"."""
+        """p of the sign-flip test, and the least that it can be: "0.1250, where 5 pairs give 0.0625 at least"."""
         row = self._row(study, arm, loss)
-        return f"{probability(row.p_flip)} (at least {probability(row.flip_floor)})"
+        return f"{probability(row.p_flip)}, where {row.n} pairs give {probability(row.flip_floor)} at least"
 
     def mde(self, study, arm, loss="val"):
         """The minimum detectable effect."""

@@ -72,7 +72,7 @@ def test_differences_and_verdicts_are_those_of_the_statistics(filled, folder):
     for arm, row in table.iterrows():
         names = [f'{name}("tiny", "{arm}")' for name in ("verdict", "p", "mde", "reference")]
         wanted = f"{row.verdict} {row.p_holm:.4f} {row.mde:.4f} {row.reference}"
-        flips = f"{row.p_flip:.4f} (at least {row.flip_floor:.4f})"
+        flips = f"{row.p_flip:.4f}, where {row.n} pairs give {row.flip_floor:.4f} at least"
         assert filled(f'{{{{ sign_flips("tiny", "{arm}") }}}}') == flips
         assert filled(f'{{{{ [{", ".join(names)}] | join(" ") }}}}') == wanted
     for word in ("better", "worse", "not resolved"):
