@@ -224,6 +224,7 @@ def test_a_folder_of_another_config_is_refused_before_any_work(study, option, va
     other = read_study(file := study()).runs[1]
     other.folder.mkdir(parents=True)
     (other.folder / "config.json").write_text(json.dumps({**vars(other.config), option: value}))
+    (other.folder / "log.jsonl").write_text('{"kind": "train", "iter": 1, "loss": 2.0}\n')
     wanted = rf"another config: {option} \({value} there, .* here\).*; delete or rename {other.folder}"
     with pytest.raises(UserError, match=wanted) as caught:
         sweep.main([file])
