@@ -144,7 +144,7 @@ class Fields:
         return probability(self._row(study, arm, loss).p_holm)
 
     def sign_flips(self, study, arm, loss="val"):
-        """p of the sign-flip test, and the least that it can be: "0.1250, where 5 pairs give 0.0625 at least"."""
+        """p of the sign-flip test, and its least: "0.1250, where 5 pairs give 0.0625 at least"."""
         row = self._row(study, arm, loss)
         return f"{probability(row.p_flip)}, where {row.n} pairs give {probability(row.flip_floor)} at least"
 
