@@ -67,11 +67,8 @@ def known_law(found):
         for name in ("table1_shakespeare", "decisive")
     )
     law = Law(shares.share, shares.harm, short - long)
-    tuned = (
-        found.of(study="tuning", seed=[101, 102])
-        .runs.groupby("arm")
-        .agg({"best_val_loss": "mean", "config": "first"})
-    )
+    tuning = found.of(study="tuning", seed=[101, 102]).runs.groupby("arm")
+    tuned = tuning.agg({"best_val_loss": "mean", "config": "first"})
     cells = [tuned.loc[f"{kind}_lr4e-3"] for kind in ("noise_0.1_0.99", "noise_0.01_0.95")]
     harm = sum(cell.best_val_loss - tuned.best_val_loss["baseline_lr4e-3"] for cell in cells)
     return law, harm / sum(law.harm(share_of(cell.config)) for cell in cells)

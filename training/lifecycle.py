@@ -230,7 +230,7 @@ def try_to_compile(run, accumulate, how):
 
 @on_rank0
 def record_machine(run, folder):
-    """In place of the machine that the run was begun or resumed on."""
+    """Write into run.json how the run computes after all, in place of what it began or was resumed with."""
     about = folder.read("run.json")
     (about["resumed"] or [about])[-1]["machine"] = run.machine.record()
     folder.write("run.json", about)
