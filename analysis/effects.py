@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from analysis import look, records, statistics
 from analysis.figures import span, title
-from analysis.look import BLACK, BLUE, GREY, label_below, number, panels, settings, signed, styled
+from analysis.look import BLACK, BLUE, GREY, label_below, panels, settings, signed, styled
 from analysis.statistics import Verdict
 
 BEST = "best_val_loss"
@@ -209,7 +209,7 @@ def draw_map(axes, cells):
         text = "\n".join([*([] if math.isnan(mean) else [text]), *row["remarks"]])
         colour = "white" if calm[line, column] and abs(mean) > 0.6 * most else BLACK
         axes.text(column, line, text, ha="center", va="center", color=colour)
-    axes.set_xticks(range(len(sigmas)), [number(sigma) for sigma in sigmas])
+    axes.set_xticks(range(len(sigmas)), [np.format_float_positional(sigma, trim="-") for sigma in sigmas])
     axes.set_yticks(range(len(gammas)), [f"{gamma:g}" for gamma in gammas])
     rows = list(cells.values())
     words = corpus_of(rows) + pairs(rows)
@@ -233,6 +233,10 @@ def lambdas(found):
     figure, axes = panels(2 * len(groups), 2.2, columns=len(groups))
     for group, *column in zip(groups, *axes.reshape(2, -1)):
         draw_lambdas(column, group)
+    for ax in axes[len(groups) :]:
+        ax.sharey(axes[len(groups)])
+        ax.set_ylim(bottom=0)
+        ax.tick_params(labelleft=ax is axes[len(groups)])
     axes[0].set_ylabel(WORDS[measure(groups[0])].replace("validation ", "validation\n"))
     axes[len(groups)].set_ylabel("mean distance moved,\nthousandths")
     label_below(figure, axes)

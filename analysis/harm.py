@@ -31,7 +31,7 @@ def share(found, names=None):
         face = colour if rows.corpus.iloc[0] == common else "white"
         axes.errorbar(
             rows.share, rows.harm, rows.half_width, linestyle="", color=colour, marker=mark, markersize=4,
-            markerfacecolor=face, linewidth=0.9, alpha=0.85, label=study.replace("_", " "),
+            markerfacecolor=face, linewidth=0.9, alpha=0.85, label=study,
         )  # fmt: skip
     for row in table.itertuples():
         if label := (names or {}).get((row.study, row.arm)):
@@ -82,7 +82,7 @@ def parts(found):
         ax.set(title=f"{length:,} iterations", xlabel="share of the noise's harm (%)")
         ax.tick_params(labelleft=ax is axes[0])
     for study, (colour, mark) in zip(studies, look.MARKS):
-        axes[0].plot([], [], color=colour, marker=mark, markersize=4, label=study.replace("_", " "))
+        axes[0].plot([], [], color=colour, marker=mark, markersize=4, label=study)
     label_below(figure, axes[:1])
     return figure
 
