@@ -80,7 +80,7 @@ def read_command(argv):
         raise UserError("which study? python sweep.py config/study/quickstart.py --jobs=2 --plot")
     if not 1 <= arguments.jobs <= 1024 or not arguments.time_budget > 0:
         raise UserError("--jobs is a number from 1 to 1024, --time-budget one above 0")
-    own = [name.replace("_", "-") for name in vars(arguments)]
+    own = [name.replace("_", "-") for name in vars(arguments) if name != "files"]
     for word in options:
         name = word.lstrip("-").partition("=")[0]
         if name not in OPTIONS and (near := did_you_mean(name, own)):

@@ -15,8 +15,8 @@ import json
 from pathlib import Path
 
 from analysis.records import RUNS, read_folders, read_lines, read_study_json, run_path
-from config import UserError, identity, recorded, run_script, today, user_path
-from data.files import read_json, replacing, write_json
+from config import UserError, identity, recorded, run_script, today, unlike, user_path
+from data.files import replacing, write_json
 
 EVENTS = 100  # of a thinned log; every evaluation is kept, and at least a quarter as many log lines
 KEYS = ("arm", "seed", "config", "run", "result", "sharpness", "truncated", "log")
@@ -85,7 +85,7 @@ def compact(entry, corpora):
 def merge(place, study, corpora, lines):
     """Write the records of a study: those in `place`, and `lines` by (arm, seed). UserError where `place` has
     another run of the same arm and seed."""
-    there = read_json(place / "study.json") or {}
+    there = read_study_json(place) or {}
     old = {(line["arm"], line["seed"]): line for line in read_lines(place / RUNS)}
     for key in old.keys() & lines.keys():
         check_same(run_path(place, lines[key]), old[key], lines[key])
@@ -104,12 +104,9 @@ def merge(place, study, corpora, lines):
 
 def check_same(path, old, new):
     """UserError unless two lines are of one run: one experiment, begun at one time."""
-    here, there = (identity(recorded(line["config"])) for line in (new, old))
-    changed = [
-        f"{name} ({there[name]!r} there, {here[name]!r} here)" for name in here if here[name] != there[name]
-    ]
-    if changed:
-        raise UserError(f"{path} has the record of a run of another config: {', '.join(changed)}; use --to=DIR")
+    if changed := unlike(*(identity(recorded(line["config"])) for line in (new, old))):
+        said = ", ".join(f"{name} ({there!r} there, {here!r} here)" for name, (there, here) in changed.items())
+        raise UserError(f"{path} has the record of a run of another config: {said}; use --to=DIR")
     if (began := old["run"].get("began")) != new["run"].get("began"):
         raise UserError(
             f"{path} has the record of another run of this config, begun {began}: collect yours elsewhere, by"

@@ -312,7 +312,7 @@ def learning_rates(found):
         if kinds:
             groups.append((kinds, group))
     if len(groups) > 1 and all(len(kinds) == 1 for kinds, _ in groups):
-        return draw_rates_apart([group for _, group in groups])
+        return draw_rates_apart([arms for kinds, _ in groups for arms in kinds.values()])
     return draw_rates(*groups[0]) if groups else None
 
 

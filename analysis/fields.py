@@ -37,7 +37,7 @@ def percent(value):
 
 def printed(value):
     """A number of a config or a count, as one reads it."""
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:,}" if type(value) is int else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 class Fields:

@@ -48,7 +48,7 @@ from types import NoneType
 import numpy as np
 import pandas as pd
 
-from config import UserError, identity, recorded
+from config import UserError, identity, recorded, unlike
 from data.files import misfit, read_json
 from training.run_files import (
     ABOUT,
@@ -359,12 +359,10 @@ def check_arms(rows):
 def check_alike(row, others):
     """UserError unless a run differs from the others of its arm in its seed, and in nothing else."""
     first = others[0]
-    here, there = arm_identity(first), arm_identity(row)
-    if changed := [name for name in here if here[name] != there[name]]:
-        name = changed[0]
+    for name, (there, here) in unlike(arm_identity(first), arm_identity(row)).items():
         raise UserError(
             f"{first['folder']} and {row['folder']} are both called {row['arm']!r} and differ in {name}:"
-            f" {here[name]!r} and {there[name]!r}; give the arms folders of their own, or train one anew"
+            f" {here!r} and {there!r}; give the arms folders of their own, or train one anew"
         )
     if row["seed"] in [other["seed"] for other in others]:
         raise UserError(f"{row['folder']}: {row['arm']!r} has seed {row['seed']} twice")
@@ -453,9 +451,8 @@ def baseline_of(noisy, study):
 
 def changed_options(config, baseline):
     """{option: value} in which a Config differs from another, those aside that only look."""
-    here, there = identity(config), identity(baseline)
-    looking = ("seed", "data_seed", "diagnose_interval")
-    return {name: value for name, value in here.items() if value != there[name] and name not in looking}
+    looking, changed = ("seed", "data_seed", "diagnose_interval"), unlike(identity(config), identity(baseline))
+    return {name: value for name, (_, value) in changed.items() if name not in looking}
 
 
 def notes(records):

@@ -29,6 +29,8 @@ def arm_shares(found):
 
 def is_absolute(config, reference):
     """Whether a run is its reference but for absolute noise in the gradient, under a second moment."""
+    if config.program != "train":
+        return False
     plain = (config.noise_scale, config.noise_target, config.noise_params) == ("absolute", "gradient", "all")
     plain &= not (config.noise_before_clip or config.noise_anticorrelated or config.reset_below_sigma)
     changed = records.changed_options(config, reference)

@@ -17,7 +17,7 @@ if __name__ == "__main__":
 from scipy import stats
 
 from analysis import records
-from config.study import read_study
+from config.study import parse_seeds, read_study
 from data.texts import NAMES, read_task
 from training.encoder import needed, read_encoder
 from training.encoder_run import EncoderRun, evaluation
@@ -50,12 +50,8 @@ def main(argv):
 def read_options(argv):
     parser = Parser(prog="python -m bench.trainer", add_help=False)
     parser.add_argument("task", choices=NAMES)
-    parser.add_argument("--seeds", type=seeds, default=None)
+    parser.add_argument("--seeds", type=parse_seeds, default=None)
     return parser.parse_args(argv)
-
-
-def seeds(text):
-    return [int(word) for word in text.split(",")]
 
 
 def train(config):

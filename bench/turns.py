@@ -33,14 +33,10 @@ def in_turns(works, turns, machine, counts=None):
 
 
 def steps_in_turns(loops, machine):
-    """{name: the seconds a step of each turn} of loops; a turn is a twentieth of a run at most."""
+    """{name: the seconds a step of each turn} of loops; a turn has as many steps as fill TURN seconds, a
+    twentieth of a run and MOST at most."""
+    works = {name: loop.train_step for name, loop in loops.items()}
     most = min(MOST, *(loop.config.max_iters // 20 for loop in loops.values()))
-    return repeated_in_turns({name: loop.train_step for name, loop in loops.items()}, machine, most)
-
-
-def repeated_in_turns(works, machine, most=MOST):
-    """{name: the seconds a call of each turn} of functions, which a turn calls as often as fill TURN seconds,
-    `most` times at most."""
     counts, turns = {}, TURNS
     for name, work in works.items():
         work()

@@ -22,6 +22,7 @@ from config._load import (
     before_torch,
     checked,
     config_path,
+    kind_of,
     load,
     read_option,
     recorded,
@@ -39,4 +40,5 @@ from config._options import (
     identity,
     options_of,
     source_wanted,
+    unlike,
 )

@@ -28,6 +28,7 @@ Length = Annotated[int, Limits(lambda x: 3 <= x <= 1e6, "from 3 to 1e6")]  # a t
 class Classify:
     program, command = "classify", "-m training.classify"  # no options, as those below: they have no type
     init_from, compile = None, "off"
+    optimizer, noise_eta, noise_anticorrelated = "adamw", 0.0, False
 
     # == task and model ==
     task: Name = "rte"  # one of data/glue/, or a file of your own: .tsv, .csv or .jsonl

@@ -239,6 +239,13 @@ def identity(config):
     return {name: value for name, value in (options | filled).items() if name not in NOT_IDENTITY}
 
 
+def unlike(here, there):
+    """{option: (its value there, here)} where two dicts of options differ; `task` alone where one is of
+    training.classify and the other of train.py."""
+    names = here if here.keys() == there.keys() else ["task"]
+    return {name: (there.get(name), here.get(name)) for name in names if here.get(name) != there.get(name)}
+
+
 def derived(options):
     """What the options that default to None stand for, by name."""
     known = {

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from test_laws import timeless
 
 import sample
 import sweep
-from analysis import collect, effects, records, statistics, tables
+from analysis import collect, effects, fields, records, statistics, tables
 from bench import trainer
 from config import ROOT, UserError, load
 from config._classify import Classify
@@ -28,6 +29,7 @@ from data.texts import read_task
 from training import classify, encoder, encoder_run, evaluate, export, sharpness
 from training.machine import Machine
 from training.run_files import read_log, read_result
+from training.run_folder import RunFolder
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("sklearn")
@@ -202,6 +204,16 @@ def test_a_longer_run_is_another_one(run):
     run()
     with pytest.raises(UserError, match=r"max_iters \(12 there, 13 here\)"):
         run(max_iters=13)
+
+
+def test_a_run_of_the_other_program_is_another_one(run, tmp_path):
+    run("seed1")
+    with RunFolder(tmp_path / "seed1") as folder, pytest.raises(UserError) as error:
+        folder.check_config(load([]))
+    assert re.search(r"holds a run of another config: task \(.* there, None here\);", str(error.value))
+    fake_run(tmp_path / "seed2", 2)
+    with pytest.raises(UserError, match="differ in task"):
+        records.read([tmp_path])
 
 
 def other_weights(folder):
@@ -501,11 +513,23 @@ def test_each_task_has_its_panel_of_rates(tmp_path):
         for number, rate in enumerate((1e-4, 2e-4, 4e-4)):
             folder = tmp_path / f"{name}_lr{rate:g}" / "seed1"
             scored(folder, 1, number, meta, learning_rate=rate, min_lr=rate / 10)
+        scored(tmp_path / f"{name}_noise" / "seed1", 1, 9, meta, learning_rate=2e-4, min_lr=2e-5)
     figure = effects.learning_rates(records.read([tmp_path]))
     assert len(figure.axes) == 2
     for axes in figure.axes:
         assert list(axes.get_lines()[-2].get_xdata()) == [1e-4, 2e-4, 4e-4]
+        assert list(axes.get_lines()[-2].get_ydata()) == [0, 1, 2], "and of no other kind of arm"
         assert list(axes.get_lines()[-1].get_xdata()) == [4e-4]  # the highest score
+
+
+def test_what_is_of_gpts_alone_passes_by_runs_of_encoders():
+    rates = records.read([ROOT / "results" / "noisytune_glue_rates"])
+    rates = rates.of(arm=[arm for arm in rates.runs.arm if arm.startswith("rte_")])
+    rates.runs["arm"] = rates.runs.arm.str.removeprefix("rte_")
+    assert effects.learning_rates(rates).axes[0].get_legend_handles_labels()[1] == ["adamw"]
+    noise = fields.Fields(records.read([ROOT / "results" / "noisytune_glue"]))
+    with pytest.raises(UserError, match="no share but of absolute noise"):
+        noise.share("noisytune_glue", "cola_gradient_noise")
 
 
 @pytest.mark.parametrize(("loss", "verdict"), [("final_val_score", "better"), ("final_val_loss", "worse")])
@@ -563,6 +587,13 @@ def test_a_study_goes_all_the_way(study, tmp_path):
         made = tables.all_tables(found)
         assert "val score, final" in made["table1"][0].cells
         assert len(made["comparisons"][0].cells) == 3
+
+
+def test_sweep_takes_the_options_of_the_program_and_names_it(study):
+    _, planned = sweep.read_command(["small.py", "--val_file=dev.tsv"])
+    assert {run.config.val_file for run in planned.runs} == {"dev.tsv"}
+    with pytest.raises(UserError, match=r"not a study: python -m training\.classify tiny\.py;"):
+        sweep.read_command(["tiny.py"])
 
 
 def test_sweep_starts_the_program_of_the_study(study, monkeypatch, tmp_path):

@@ -271,7 +271,7 @@ def test_a_source_may_be_a_url_and_is_checked_too(server, tmp_path, capsys):
     server.replies["/part"] = reply(text8.TEXT8.opening * 9)
     text8.main(["--partial", f"--source={server.url}/part"], tmp_path / "d")
     assert not (tmp_path / "d" / "text8.source").exists(), "what came is removed when it is prepared"
-    assert Corpus(str(tmp_path / "c")).meta["source"]["sha256"] == SHA256
+    assert Corpus(str(tmp_path / "c")).meta["source"] == {"from": f"{server.url}/broken", "sha256": SHA256}
     for name, reason in (("/endless", "more than 5,000 bytes"), ("/page", "HTML")):
         with pytest.raises(UserError, match=reason):
             download.fetch([], None, tmp_path / "other.txt", server.url + name, most=5000)

@@ -283,6 +283,13 @@ def test_a_record_of_another_run_is_refused_and_stays(study):
     assert (study.parents[1] / "results" / "tiny" / "cpu" / RUNS).read_bytes() == before
 
 
+def test_a_record_of_a_study_that_is_damaged_is_refused_and_stays(study):
+    (damaged := collected(study) / "study.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"study\.json"):
+        collected(study)
+    assert damaged.read_text() == "[1]"
+
+
 def test_options_are_kept_under_the_names_of_today_and_no_vocabulary_of_subwords(study):
     subwords = {**META, "unit": "token", "vocab_size": 50_000, "vocabulary": ["a"] * 50_000}
     subwords |= {"pattern": ".", "special": []}

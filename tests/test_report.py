@@ -87,6 +87,12 @@ def test_a_mean_over_arms_is_of_the_differences_of_each_seed(filled):
     assert filled('{{ mean_diff("tiny", "noise") }}') == filled('{{ diff("tiny", "noise") }}')
 
 
+def test_an_option_is_printed_as_it_is_read(filled):
+    names = ("max_iters", "noise_sigma", "noise_before_clip", "noise_schedule")
+    printed = " ".join(filled(f'{{{{ option("tiny", "noise", "{name}") }}}}') for name in names)
+    assert printed == "1,000 0.1 False exponential"
+
+
 def test_a_fraction_is_of_the_noises_effect(filled):
     """Made-up losses are those of the baseline and sigma (1 + 0.3 seed): half of sigma has half of the effect,
     exactly, at every iteration."""

@@ -83,6 +83,12 @@ def test_an_option_may_follow_from_the_run_and_have_its_earlier_name(study):
     assert {config.noise_distribution for config in others} == {"laplace"}
 
 
+def test_only_a_run_whole_with_its_arm_needs_to_be_one(study):
+    text = STUDY.replace("dict(dtype=", 'dict(noise_schedule="inverse", dtype=')
+    text = text.replace("{{}}", "dict(noise_eta=1.0)").replace("noise_sigma=0.01", "noise_eta=0.1")
+    assert [run.config.noise_eta for run in read_study(study(text=text)).runs] == [1.0, 0.1] * 2
+
+
 def test_the_runs_in_the_order_of_their_seeds_and_the_record_of_the_whole_study(study):
     more = '"wide": dict(n_embd=32), "wide_noise": dict(n_embd=32, noise_sigma=0.01),'
     file = study(more, STUDY + 'versus = {{"wide_noise": "wide"}}\npurpose = "tuning"\ntogether = "all"\n')

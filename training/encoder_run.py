@@ -7,10 +7,10 @@ import warnings
 import numpy as np
 import torch
 
-from noise import GradientNoise, schedule, stream_seed
+from noise import stream_seed
 from training.distributed import SingleProcess
 from training.encoder import groups_of, is_chosen, needed
-from training.run import Trained, copied, mean_distance, parameter_groups, perturb_
+from training.run import Trained, copied, gradient_noise, make_optimizer, mean_distance, perturb_
 
 CHUNK = 50  # batches that are sorted by length together
 
@@ -37,7 +37,8 @@ class EncoderRun(Trained):
         self.origins["update"] = copied(self.model) if config.noisytune_lambda else self.origins["distance"]
         self.scaler = machine.scaler()
         self.optimizer = make_optimizer(config, self.model)
-        self.noise = gradient_noise(config, self.model, encoder.head)
+        where = lambda name, _: is_chosen(config.noise_params, name, encoder.head)  # noqa: E731
+        self.noise = gradient_noise(config, self.model, where)
         self.count_from_0()
         self.labels = {split: torch.tensor(task.targets(split)) for split in encoder.rows}
         self.lengths = np.array([len(row["input_ids"]) for row in encoder.rows["train"]])
@@ -66,9 +67,6 @@ class EncoderRun(Trained):
         shape = json.loads(self.model.config.to_json_string(use_diff=False))
         return {"config": shape, "state": self.model.state_dict()}
 
-    def parameter_count(self):
-        return sum(parameter.numel() for parameter in self.model.parameters())
-
     def describe_source(self):
         encoder = self.encoder
         many = len(self.task.train) + len(self.task.val)
@@ -82,23 +80,6 @@ class EncoderRun(Trained):
         """{kind of event: mean_distance}."""
         groups = functools.partial(groups_of, head=self.encoder.head)
         return {kind: mean_distance(self.model, of, groups) for kind, of in self.origins.items()}
-
-
-def make_optimizer(config, model):
-    groups, betas = parameter_groups(model, config.weight_decay), (config.beta1, config.beta2)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
-
-
-def gradient_noise(config, model, head):
-    constants = {name: getattr(config, f"noise_{name}") for name in ("sigma", "gamma", "steps")}
-    return GradientNoise(
-        model.named_parameters(),
-        schedule(config.noise_schedule, **constants),
-        config.seed,
-        distribution=config.noise_distribution,
-        scale=config.noise_scale,
-        where=lambda name, _: is_chosen(config.noise_params, name, head),
-    )
 
 
 def batches_by_length(lengths, batch_size, seed):

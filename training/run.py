@@ -45,6 +45,9 @@ class Trained:
         self.meter = Meter(self.config.tokens_per_iter)
         self.history = new_history(self.config.max_iters, self.machine.device)
 
+    def parameter_count(self):
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
     def is_logged(self, step):
         return step % self.config.log_interval == 0 or step + 1 == self.config.max_iters
 
@@ -101,7 +104,7 @@ class Run(Trained):
             perturb_(self.model.parameters(), config)
         self.scaler = machine.scaler()
         self.optimizer = make_optimizer(config, self.model, self.scaler.is_enabled())
-        self.noise = gradient_noise(config, self.model)
+        self.noise = gradient_noise(config, self.model, chosen_by(config))
         self.control = make_control(self)
         self.count_from_0()
 
@@ -118,9 +121,6 @@ class Run(Trained):
 
     def weights(self):
         return self.model.weights()
-
-    def parameter_count(self):
-        return self.model.parameter_count()
 
     def describe_source(self):
         return describe(self.source_record) if self.source_record else None
@@ -221,7 +221,7 @@ def parameter_groups(model, weight_decay):
     ]
 
 
-def gradient_noise(config, model):
+def gradient_noise(config, model, where):
     constants = {name: getattr(config, f"noise_{name}") for name in ("sigma", "gamma", "eta", "steps")}
     return GradientNoise(
         model.named_parameters(),
@@ -229,7 +229,7 @@ def gradient_noise(config, model):
         config.seed,
         distribution=config.noise_distribution,
         scale=config.noise_scale,
-        where=chosen_by(config),
+        where=where,
         anticorrelated=config.noise_anticorrelated,
     )
 

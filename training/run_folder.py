@@ -11,7 +11,7 @@ import shlex
 import sys
 import zlib
 
-from config import UserError, identity, user_path
+from config import UserError, identity, unlike, user_path
 from data.files import (
     files_like,
     lock,
@@ -145,8 +145,7 @@ class RunFolder:
 
     def changed(self, config):
         """{option: (its value in the folder's config.json, here)} of those that make it another experiment."""
-        here, there = identity(config), identity(self.read("config.json"))
-        return {name: (there[name], here[name]) for name in here if here[name] != there[name]}
+        return unlike(identity(config), identity(self.read("config.json")))
 
     def check_config(self, config, advice=None):
         """UserError where the folder's config.json is another experiment's that has begun; it names what

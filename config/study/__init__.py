@@ -35,6 +35,7 @@ from config import (
     config_path,
     did_you_mean,
     identity,
+    kind_of,
     load,
     read_option,
     run_file,
@@ -149,9 +150,10 @@ def read_study(file, overlays=(), options=(), seeds=None, arms=None):
 def check_parts(names, file):
     """What a study file assigns, checked by name and type."""
     if not {"base", "arms"} & names.keys() and names.keys() & OPTIONS.keys():
+        train = command(*kind_of(names).command.split(), file)
         raise UserError(
-            f"{file} is the config of a run, not a study: {command('train.py', file)}; sweep.py takes a study"
-            " first, then the config files that go over it"
+            f"{file} is the config of a run, not a study: {train}; sweep.py takes a study first, then the"
+            " config files that go over it"
         )
     for name in names:
         if name not in PARTS:
@@ -212,9 +214,10 @@ def check_options(options, where, kind):
 def plan(study, arm, seed, files, common, overrides, kind):
     """The run of one arm and one seed."""
     ours = {"seed": seed, "out_dir": str(study.folder / arm / f"seed{seed}")}
-    without = load([*files, *words_of({**common, **overrides, **ours})], unsaid, kind)
     options = {**common, **study.arms[arm]}
-    for name, function in [(name, value) for name, value in options.items() if callable(value)]:
+    if functions := {name: value for name, value in options.items() if callable(value)}:
+        without = load([*files, *words_of({**common, **overrides, **ours})], unsaid, kind)
+    for name, function in functions.items():
         try:
             options[name] = function(without)
         except Exception as error:

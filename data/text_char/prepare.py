@@ -35,9 +35,11 @@ def obtained(arguments, folder, command):
     for text in texts:
         if not text.is_file():
             raise UserError(f"no such file: {text}")
+    names = [text.name for text in texts]
     if arguments.source:
-        texts = [*texts, download.fetch([], None, folder / "input.txt", arguments.source)[0]]
-    return texts, {"from": " ".join(text.name for text in texts), "sha256": sha256(texts)}
+        path, origin = download.fetch([], None, folder / "input.txt", arguments.source)
+        texts, names = [*texts, path], [*names, origin]
+    return texts, {"from": " ".join(names), "sha256": sha256(texts)}
 
 
 def streams(texts):
