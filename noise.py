@@ -204,7 +204,7 @@ class GradientNoise:
         if not chosen:
             raise ValueError("no parameter was chosen to get noise")
         if len({parameter.device for parameter in chosen}) > 1:
-            raise ValueError("the parameters lie on several devices: make one GradientNoise for each")
+            raise ValueError("the parameters lie on several devices: a GradientNoise for each, of other seeds")
         self.sigma, self.seed, self.anticorrelated = sigma, seed, anticorrelated
         self.distribution, self.scale = look_up(DISTRIBUTIONS, distribution), look_up(SCALES, scale)
         self._row = self._views = None

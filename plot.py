@@ -92,6 +92,8 @@ def arguments(argv):
         raise UserError(f"{strange[0]} is no option of plot.py; it has --out=DIR")
     if not folders:
         raise UserError("which runs? python plot.py out")
+    if missing := [folder for folder in folders if not folder.is_dir()]:
+        raise UserError(f"no such folder: {missing[0]}")
     return folders, user_path(out[-1]) if out else None
 
 

@@ -241,7 +241,7 @@ def start(run, jobs, card=None):
 
 def worker(run):
     """The command of a run's program; a module's finds it in PYTHONPATH."""
-    return WORKER if run.config.program == "train" else [sys.executable, *run.config.command.split()]
+    return WORKER if run.config.program == "train" else [sys.executable, "-P", *run.config.command.split()]
 
 
 def output_of(run):

@@ -82,7 +82,7 @@ def train(run, folder, signals):
             last = run.step == config.max_iters
             due = last or run.step % config.checkpoint_interval == 0
             stop = run.ranks.all_reduce_max(signals.caught)
-            if stop or (due and run.step > began_at):
+            if (stop or due) and run.step > began_at:
                 lifecycle.checkpoint(run, folder)
             if stop:
                 raise lifecycle.Stopped(stop)

@@ -12,7 +12,6 @@ for a sharpness that was measured since; the same runs give the same bytes.
 import gzip
 import hashlib
 import json
-from pathlib import Path
 
 from analysis.records import RUNS, read_folders, read_lines, read_study_json, run_path
 from config import UserError, identity, recorded, run_script, today, unlike, user_path
@@ -44,7 +43,9 @@ def main(argv):
 
 def find_studies(folders):
     """The folders with a study.json, and no records, at or below `folders`; UserError where there is none."""
-    found = sorted({path.parent for folder in folders for path in Path(folder).rglob("study.json")})
+    if missing := [folder for folder in folders if not folder.is_dir()]:
+        raise UserError(f"no such folder: {missing[0]}")
+    found = sorted({path.parent for folder in folders for path in folder.rglob("study.json")})
     found = [study for study in found if not (study / RUNS).is_file()]
     if not found:
         where = ", ".join(map(str, folders)) or "no folder was named"
@@ -55,12 +56,14 @@ def find_studies(folders):
 def collect(study, record, place):
     """Add the ended runs of one study to the records in `place`; returns their number, and the folders of the
     others."""
-    entries = list(read_folders([study]))
+    entries = [entry for entry in read_folders([study]) if entry["at"] == study]
     ended = [entry for entry in entries if entry["result"]]
     if ended:
         corpora, lines = {}, {}
         for entry in ended:
             line = compact(entry, corpora)
+            if (line["arm"], line["seed"]) in lines:
+                raise UserError(f"{entry['folder']}: {line['arm']!r} has seed {line['seed']} twice in {study}")
             lines[line["arm"], line["seed"]] = line
         merge(place, record, corpora, lines)
     return len(ended), [str(entry["folder"]) for entry in entries if not entry["result"]]

@@ -306,7 +306,7 @@ def learning_rates(found):
     groups = []
     for group in settings(found):
         kinds = {}
-        for arm in group:
+        for arm in (arm for arm in group if arm.config.learning_rate > 0):  # the axis is logarithmic
             kinds.setdefault(look.kind_of(arm.row.arm), []).append(arm)
         kinds = {kind: arms for kind, arms in kinds.items() if len(arms) >= 3 and any(map(has_ended, arms))}
         if kinds:
@@ -349,8 +349,9 @@ def rate_axis(axes, rates):
 
 def draw_rates(kinds, group):
     losses = {kind: by_rate(arms, BEST) for kind, arms in kinds.items()}
-    first = max(kinds, key=lambda kind: any(arm.is_baseline for arm in kinds[kind]))
-    figure, axes = panels(2 if len(kinds) > 1 else 1, 2.6)
+    first = next((kind for kind in kinds if any(arm.is_baseline for arm in kinds[kind])), None)
+    beside = first is not None and len(kinds) > 1
+    figure, axes = panels(2 if beside else 1, 2.6)
     rates = sorted(set().union(*losses.values()))
     step = min((b / a for a, b in itertools.pairwise(rates)), default=2) ** APART
     for place, (kind, arms) in enumerate(kinds.items()):
@@ -358,12 +359,12 @@ def draw_rates(kinds, group):
         aside = step ** (place - (len(kinds) - 1) / 2)
         mean = draw_seeds(axes[0], losses[kind], colour, label, aside)
         draw_best(axes[0], mean.idxmin(), mean, colour)
-        if kind != first:
+        if beside and kind != first:
             draw_seeds(axes[1], losses[kind] - losses[first], colour, label, aside)
     axes[0].set(ylabel="best validation loss (nats)", title=title(group))
     for ax in axes:
         rate_axis(ax, rates)
-    if len(kinds) > 1:
+    if beside:
         axes[1].axhline(0, color=kinds[first][0].colour, linewidth=1.3)
         axes[1].set_ylabel("difference to the baseline\nat the same rate (nats)")
     label_below(figure, axes[:1])

@@ -318,7 +318,8 @@ class Fields:
         key, here = self._key(study), self._of(study)
         judged = self._records.studies[key]["purpose"] != "tuning"
         for table in tables.comparison_tables(self._records, *key) if judged else ():
-            yield table.title.partition(";")[0], tables.markdown_cells(table.cells)
+            title = "".join(table.title.rpartition("the reference")[:2])
+            yield title, tables.markdown_cells(table.cells)
         for _, part in here.runs.groupby("setting", sort=False):
             part = here.of(setting=part.setting.iloc[0])
             losses, sharpness = tables.loss_table(part), tables.sharpness_table(part)

@@ -217,11 +217,12 @@ def noise(found, names=None):
                 band = band_of(arm.curve("train", name), log=True)
                 draw_band(ax, band, arm.colour, dash, f"{word}, {arm.described}")
                 bands.append(band)
-        ax.set(yscale="log", xlim=(0, group[0].config.max_iters), xlabel="iteration")
+        ax.set(xlim=(0, group[0].config.max_iters), xlabel="iteration")
         ax.locator_params(axis="x", integer=True)
         ax.set_title(title(group, groups))
         values = pd.concat(bands)[["mean", "low"]]
-        if (top := values["mean"].max()) > 0:
+        if (top := values["mean"].max()) > 0:  # none is, before the first step
+            ax.set_yscale("log")
             ax.set_ylim(max(FADED * top, values.min().min() / 3), 3 * top)
     return labelled(figure, axes, "norm", axes)
 

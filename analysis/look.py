@@ -42,7 +42,8 @@ COLOURS = {
 OTHERS = (ORANGE, SKY, GREEN, PURPLE, GREY)
 MARKS = tuple(zip((ORANGE, SKY, GREEN, PURPLE, BLUE, VERMILLION), "osD^vP"))  # of studies
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
-CELL = re.compile(r"(?:sigma|noise_)([\d.e-]+)_(?:gamma)?([\d.]+)")  # in an arm's name
+NUMBER = r"\d*\.?\d+(?:e-?\d+)?"
+CELL = re.compile(rf"(?:sigma|noise_)({NUMBER})_(?:gamma)?({NUMBER})")  # in an arm's name
 CONTROLS = {  # arms that put something in the noise's place (docs/method.md)
     "second_moment": "noise in v alone",
     "second_moment_mean": "its variance in v alone",

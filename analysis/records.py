@@ -160,7 +160,7 @@ def read_run(path):
     events, truncated = read_log(path)
     truncated |= any("log" in part.get("lost", {}) for part in about["resumed"])
     is_seed = re.fullmatch(r"seed\d+", path.name)
-    arm = (path.resolve().parent if is_seed else path.resolve()).name
+    arm = (path.absolute().parent if is_seed else path.absolute()).name
     config = read_json(path / "config.json")  # as it is: read_config adds what is not recorded
     files = {"config": config, "run": about, "result": read_result(path), "sharpness": measured}
     return {"arm": arm, "seed": seed, **files, "log": events, "truncated": truncated}

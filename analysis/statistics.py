@@ -66,7 +66,8 @@ def compare(records, study, size, loss):
     table["remarks"] = [
         [*lost(arm), *(f"reference: {words}" for words in lost(reference))] for arm, reference in rows
     ]
-    table["seeds"] = [f"{n} of {len(arm.planned)}" if arm.planned else "" for n, (arm, _) in zip(table.n, rows)]
+    there = [len({*arm.planned} - {*arm.missing, *reference.missing}) for arm, reference in rows]
+    table["seeds"] = [f"{n} of {len(arm.planned)}" if arm.planned else "" for n, (arm, _) in zip(there, rows)]
     return table.set_index(pd.Index([arm.arm for arm, _ in rows], name="arm"))
 
 

@@ -232,8 +232,7 @@ def comparison_tables(records, study, size):
 
 
 def comparison_cells(numbers):
-    rows = {row.Index: comparison_row(row) for row in numbers.itertuples()}
-    return pd.DataFrame.from_dict(rows, orient="index")
+    return pd.DataFrame([comparison_row(row) for row in numbers.itertuples()], [*numbers.index])
 
 
 def comparison_row(row):

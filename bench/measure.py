@@ -9,7 +9,7 @@ import torch
 from bench.our_loop import OurLoop
 from bench.plain_loop import sample_plainly
 from bench.turns import LONG_TURNS, TURNS, in_turns, steps_in_turns
-from config import Config, settle
+from config import Config, UserError, settle
 from model import GPT
 from training.run_folder import RunFolder
 
@@ -56,11 +56,13 @@ def ingredients(config, kind):
 def measure_ingredients(config, corpus, machine, folder):
     """A row an ingredient that this configuration can have: the seconds of a step with it, and without."""
     for name, (options, others, every) in ingredients(config, machine.kind).items():
-        if options.get("noise_target") == "first_moment" and config.optimizer == "sgd":
-            continue  # which has no moments
+        try:
+            configs = [without_noise(config, **part) for part in (options, others)]
+        except UserError:  # such as noise in a moment that the optimizer has not
+            continue
         logged = folder if "log_interval" in options else None
-        loop = OurLoop(without_noise(config, **options), corpus, machine, logged)
-        pair = {"with": loop, "without": OurLoop(without_noise(config, **others), corpus, machine)}
+        loops = [OurLoop(part, corpus, machine, log) for part, log in zip(configs, (logged, None))]
+        pair = dict(zip(("with", "without"), loops))
         if all(one.model.compiled == machine.compile for one in pair.values()):  # or else it was said
             yield {"name": name, "every": every} | steps_in_turns(pair, machine)
 

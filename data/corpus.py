@@ -15,6 +15,8 @@ from data.files import shown
 from data.meta import read_meta
 from data.subword import encoding
 
+TASKS = "glue"  # data/glue/ is no corpus of a GPT
+
 
 def corpus_folder(dataset):
     """The folder of a dataset: a path as it is, a name under data/; prepared now if it is not yet."""
@@ -22,8 +24,10 @@ def corpus_folder(dataset):
     folder = user_path(dataset) if is_path else ROOT / "data" / dataset
     if (folder / "meta.json").is_file():
         return folder
+    if dataset == TASKS:
+        raise UserError(f"{TASKS} holds tasks of texts, for {command('-m', 'training.classify', '--task=rte')}")
     if not (folder / "prepare.py").is_file():
-        known = sorted(path.parent.name for path in (ROOT / "data").glob("*/prepare.py"))
+        known = sorted({path.parent.name for path in (ROOT / "data").glob("*/prepare.py")} - {TASKS})
         raise UserError(
             f"dataset={dataset!r} is neither a folder under data/ ({', '.join(known)}) nor the path of a"
             f" prepared corpus{did_you_mean(dataset, known)}"
@@ -32,7 +36,10 @@ def corpus_folder(dataset):
         if not (folder / "meta.json").is_file():
             script = folder / "prepare.py"
             print(f"preparing {dataset}, as {command(shown(script))} does", flush=True)
-            runpy.run_path(str(script))["main"]([])
+            names = runpy.run_path(str(script))
+            if "main" not in names:
+                raise UserError(f"{shown(script)} has no main(argv): docs/corpora.md has one")
+            names["main"]([])
     return folder
 
 

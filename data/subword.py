@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from config import UserError
+from config import UserError, user_path
 from data import build
 from data.files import shown
 from data.meta import read_meta
@@ -51,7 +51,7 @@ def read_vocabulary(path):
     tiktoken's own reader would keep a copy by the file's name, and go on using it when the file has changed.
     UserError unless the ranks are 0, 1, ..., every byte is a token, and there are 65,535 at most.
     """
-    path, option = Path(path), f"--vocabulary={path}"
+    path, option = user_path(path), f"--vocabulary={path}"
     if not path.is_file():
         raise UserError(f"{option}: no such file")
     ranks, lines = {}, path.read_bytes().splitlines()

@@ -14,6 +14,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 import runpy
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -178,6 +179,8 @@ def example_of(row, where, pairs, labels):
             raise UserError(f"{where}: its {column} is {quoted(value)}, no text: mend it, or take the line out")
         if not (value := str(value).strip()):
             raise UserError(f"{where}: its {column} is empty: mend it, or take the line out")
+        if re.search("[\ud800-\udfff]", value):  # JSON can escape such a half
+            raise UserError(f"{where}: its {column} has half of a character: mend it, or take the line out")
         found.append(value)
     if labels and found[0] not in labels:
         raise UserError(f"{where}: the label {quoted(found[0])} is none of the task's: {', '.join(labels)}")

@@ -601,7 +601,8 @@ def test_sweep_starts_the_program_of_the_study(study, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         patch.setattr(subprocess, "Popen", lambda words, **how: asked.update(how, words=words) or Mock())
         sweep.start(study.runs[0], jobs=1)
-    words = [*asked["words"][:3], "--help"]
+    (tmp_path / "config.py").write_text("")  # of the user's own, in the working folder
+    words = [*asked["words"][:4], "--help"]
     said = subprocess.run(words, env=asked["env"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "python -m training.classify" in said.stdout
     assert "--noisytune_params" in said.stdout

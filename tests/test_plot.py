@@ -310,6 +310,39 @@ def test_rates_that_are_tuned_are_not_judged(tmp_path, capsys):
     assert capsys.readouterr().out == f"see {tmp_path / 'overview'}.png\n"
 
 
+RATES = ("5e-4", "1e-3", "2e-3")
+ODD = {
+    "nearly a cell": {"noise_0.1-0.2_0.99": {"noise_sigma": 0.1}, "sigma0.1_gamma0.9.v2": {"n_embd": 768}},
+    "a rate of 0": {f"tried_lr{rate}": {"learning_rate": float(rate)} for rate in ("0", "1e-3", "2e-3")},
+    "noise at its first evaluation": {"noise": {"noise_sigma": 0.1, "until": 0}},
+}
+
+
+@pytest.mark.parametrize("arms", ODD.values(), ids=ODD)
+def test_what_is_odd_is_drawn_too(tmp_path, arms):
+    make_study(tmp_path / "tiny", {"baseline": {}, **arms})
+    for log in tmp_path.glob("tiny/noise/*/log.jsonl"):
+        log.write_text(log.read_text().splitlines()[0] + "\n")
+    assert plot.main([str(tmp_path)]) == 0
+    assert (tmp_path / "tiny" / "figures" / "overview.png").exists()
+
+
+def test_rates_without_a_baseline_among_them_are_compared_with_none(tmp_path):
+    kinds = (("weak", 0.01), ("strong", 0.1))
+    arms = {f"{kind}_lr{x}": {"learning_rate": float(x), "noise_sigma": s} for kind, s in kinds for x in RATES}
+    make_study(tmp_path, {"baseline": {}, **arms})
+    assert len(effects.learning_rates(read(tmp_path)).axes) == 1
+
+
+def test_arms_of_one_name_in_two_settings_have_a_row_each(tmp_path):
+    for size, width in (("small", {}), ("large", {"n_embd": 768})):
+        for arm, sigma in (("baseline", 0.0), ("noise", 0.1)):
+            for seed in (1, 2, 3):
+                fake_run(tmp_path / size / arm / f"seed{seed}", seed, noise_sigma=sigma, **width)
+    (table, *_) = tables.comparison_tables(read(tmp_path), "", "")
+    assert len(table.cells) == 2
+
+
 def test_one_study_that_has_nothing_to_compare_hides_no_panel_of_another(tmp_path):
     make_study(tmp_path / "b", TWO, name="b")
     for path in (tmp_path / "b" / "noise").rglob("result.json"):

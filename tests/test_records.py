@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -182,6 +183,14 @@ def test_runs_from_other_weights_are_not_one_arm(tmp_path, source):
     refused(tmp_path, f"seed3: {source} had other weights when this run began")
 
 
+def test_an_arm_may_be_a_link_and_is_read_once(two_arms, tmp_path):
+    noise = next(two_arms.glob("**/noise"))
+    noise.rename(tmp_path / "elsewhere")
+    noise.symlink_to(tmp_path / "elsewhere")
+    (noise / "back").symlink_to(two_arms)
+    assert set(read([two_arms]).runs.arm) == {"baseline", "noise"}
+
+
 def test_an_arm_is_of_one_kind_of_device_where_it_was_trained(tmp_path):
     for seed, device in ((1, "cuda"), (2, "cpu")):
         on(fake_run(tmp_path / "noise" / f"seed{seed}", seed), device)
@@ -288,6 +297,18 @@ def test_a_record_of_a_study_that_is_damaged_is_refused_and_stays(study):
     with pytest.raises(UserError, match=r"study\.json"):
         collected(study)
     assert damaged.read_text() == "[1]"
+
+
+def test_a_study_takes_its_own_runs_and_each_seed_once(study):
+    make_study(study / "redo", {"baseline": {}, "noise": {"noise_sigma": 0.3}}, name="redo")
+    collected(study)
+    kept = read([study.parents[1] / "results"])
+    assert set(kept.of(study="tiny").runs.noise_sigma) == {0.0, 0.1}
+    shutil.copytree(study / "noise" / "seed1", study / "old" / "noise" / "seed1")
+    with pytest.raises(UserError, match=r"'noise' has seed 1 twice"):
+        collected(study)
+    with pytest.raises(UserError, match=r"no such folder: .*typo"):
+        collect.main([str(study), str(study / "typo"), f"--to={study.parents[1] / 'more'}"])
 
 
 def test_options_are_kept_under_the_names_of_today_and_no_vocabulary_of_subwords(study):

@@ -190,6 +190,12 @@ def test_a_folder_that_holds_no_run_is_refused_untouched(command, tmp_path, cont
     assert tree(tmp_path) == before
 
 
+def test_what_is_left_of_a_run_that_was_to_be_overwritten_is_taken(run, tmp_path):
+    (tmp_path / "run" / "figures").mkdir(parents=True)
+    (tmp_path / "run" / "lock").touch()
+    assert (run(max_iters=5) / "result.json").exists()
+
+
 def test_only_the_runs_own_files_go(run, tmp_path):
     folder = run(max_iters=5)
     others = {"notes.txt": "mine", ".notes.txt.1.tmp": "mine", ".last.pt.old.tmp": "mine", "figures/a.png": ""}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import checkpoint
-from made_up import DIVERGED
+from made_up import DIVERGED, edit
 
 from config import UserError
 from data.corpus import Corpus
@@ -105,3 +105,8 @@ def test_a_run_that_cannot_be_measured_is_named_and_stops_no_other(run, tmp_path
     named = {line.split(":")[0] for line in capsys.readouterr().out.splitlines()}
     assert named == {str(tmp_path / name) for name in ("a_gone", "b_diverged", "c_good")}
     assert [path.parent.name for path in tmp_path.rglob("sharpness.json")] == ["c_good"]
+    (tmp_path / "c_good" / "sharpness.json").unlink()
+    edit(run("b_of_classify", max_iters=5) / "config.json", task="rte", model="m")
+    with pytest.raises(UserError, match="b_of_classify"):
+        sharpness.main([str(tmp_path)])
+    assert (tmp_path / "c_good" / "sharpness.json").exists()

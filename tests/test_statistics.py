@@ -362,3 +362,9 @@ def test_only_a_noises_controls_that_all_ended_have_a_fraction(tmp_path):
     assert st.fractions_by_iteration(None).empty
     diverge(tmp_path / "half", [2], noise_sigma=0.05)
     assert not st.controls(read([tmp_path]), "tiny", "cpu")
+
+
+def test_seeds_are_counted_of_those_that_were_planned(tmp_path):
+    make_study(tmp_path, {"baseline": {}, "noise": {"noise_sigma": 0.1}}, seeds=(1, 11, 12), planned=(1, 2, 3))
+    row = compare(read([tmp_path]), "tiny", "cpu", "best_val_loss").loc["noise"]
+    assert (row.n, row.seeds) == (3, "1 of 3")

@@ -83,6 +83,14 @@ def test_an_option_may_follow_from_the_run_and_have_its_earlier_name(study):
     assert {config.noise_distribution for config in others} == {"laplace"}
 
 
+def test_a_base_may_lie_in_the_working_folder_and_functions_give_way(study):
+    file = study('"other": dict(beta2=0.95, learning_rate=lambda run: {64: 1.0}[run.n_embd]),')
+    text = Path(file).read_text()
+    Path(file).write_text(text.replace(repr(str(Path("base.py").resolve())), '"base.py"'))
+    runs = read_study(file, [], ["--learning_rate=0.02"]).runs
+    assert {run.config.learning_rate for run in runs} == {0.02}
+
+
 def test_only_a_run_whole_with_its_arm_needs_to_be_one(study):
     text = STUDY.replace("dict(dtype=", 'dict(noise_schedule="inverse", dtype=')
     text = text.replace("{{}}", "dict(noise_eta=1.0)").replace("noise_sigma=0.01", "noise_eta=0.1")

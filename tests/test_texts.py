@@ -55,6 +55,7 @@ TABLES = {  # files and their texts, and what is said of them
     "text2 of some": ({"a.jsonl": PART}, "line 2"),
     "null": ({"a.jsonl": '{"label": 1, "text": null}\n'}, "line 1: its text is None, no text"),
     "a half": ({"a.jsonl": '{"label": 0.5, "text": "x"}\n'}, "line 1: its label is 0.5, no text"),
+    "half a character": ({"a.jsonl": r'{"label": 1, "text": "x \ud83d"}'}, "line 1: its text has half"),
     "no text in JSON": ({"a.jsonl": '{"label": 1}\n'}, "line 1 has no text"),
     "not UTF-8": ({"a.tsv": "label\ttext\ngood\t\xe9\n"}, "UTF-8"),
     "one label": ({"a.tsv": "label\ttext\ngood\tx\ngood\ty\n"}, "all labels are 'good'"),

@@ -151,6 +151,13 @@ def test_a_signal_writes_a_checkpoint_and_the_run_resumes(run, stop_at, tmp_path
     assert signal.getsignal(signal.SIGINT) == handler
 
 
+def test_a_run_that_is_stopped_before_its_first_step_gives_way(run, command, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(lifecycle, "warm_up", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        assert train.main(command()) == 128 + signal.SIGTERM
+    assert (run(learning_rate=0.02) / "result.json").exists()
+
+
 def test_a_signal_during_the_last_evaluation_stops_before_the_whole_splits(run, command, monkeypatch, tmp_path):
     evaluate = lifecycle.evaluate
 

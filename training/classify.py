@@ -77,7 +77,7 @@ def train(run, folder, signals):
         while True:
             last, stop = run.step == config.max_iters, signals.caught
             due = last or run.step % config.checkpoint_interval == 0
-            if stop or (due and run.step > began_at):
+            if (stop or due) and run.step > began_at:
                 lifecycle.checkpoint(run, folder)
             if stop:
                 raise lifecycle.Stopped(stop)

@@ -216,11 +216,15 @@ def find_runs(folders):
     """The run folders at or below `folders`, sorted; UserError for a folder that does not exist. One that
     may not be read is said and left out."""
     marks = {"config.json", "result.json", *CHECKPOINTS, "best.pt"}  # without any, a run has only just begun
-    found = set()
+    found, seen = set(), set()
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise UserError(f"no such folder: {folder}")
-        for path, folders_in, files in os.walk(folder, onerror=leave_out):
+        for path, folders_in, files in os.walk(folder, onerror=leave_out, followlinks=True):
+            if (real := os.path.realpath(path)) in seen:  # a link back, or to what is read already
+                folders_in.clear()
+                continue
+            seen.add(real)
             names = {*folders_in, *files}
             if names & {"run.json", "log.jsonl"} and names & marks:
                 found.add(Path(path))

@@ -86,6 +86,8 @@ class RunFolder:
         if not self.path.is_dir() or is_run(self.path):
             return
         ours = {"lock", *(path.name for path in temporaries(self.path, OWN_FILES))}
+        if (self.path / "lock").exists():  # what a run left that was to be overwritten
+            ours |= {"figures", "tensorboard", "wandb"}
         if others := sorted(path.name for path in self.path.iterdir() if path.name not in ours):
             held = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
             raise UserError(f"{self.path} holds {held}, and no run: choose a new or an empty --out_dir")

@@ -45,16 +45,22 @@ def main(argv):
     runs = [run for run in find_runs(map(user_path, argv)) if measurable(run)]
     if not runs:
         raise UserError("which finished runs? python -m training.sharpness out/quickstart/full/baseline/seed1")
-    device = best_device()
+    device, failed = best_device(), []
     for run in runs:
         print(f"{run}: {DRAWS} draws at each of {len(RHOS)} sizes", flush=True)
-        with enough_memory(device, "let no other process use it"):
-            measured = sharpness(run, device)
+        try:
+            with enough_memory(device, "let no other process use it"):
+                measured = sharpness(run, device)
+        except UserError as error:
+            failed.append(str(error))
+            continue
         write_json(run / "sharpness.json", measured)
         means = (f"{statistics.mean(draws):+.4f} at rho {rho}" for rho, draws in measured["rises"].items())
         print(f"{run}: the loss rises by {', '.join(means)} (nats, means of {DRAWS} draws)")
         top, trace = measured["hessian"]["top"], statistics.mean(measured["hessian"]["traces"])
         print(f"{run}: of the Hessian the top eigenvalue is {top:.4g}, the trace {trace:.4g}", flush=True)
+    if failed:
+        raise UserError("; ".join(failed))
     return 0
 
 

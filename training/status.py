@@ -69,7 +69,10 @@ def is_free(run):
     """Whether no process trains into a run's folder."""
     if not run.folder.is_dir():
         return True
-    held = lock(run.folder / "lock")
+    try:
+        held = lock(run.folder / "lock")
+    except OSError:  # of a disk that may only be read
+        return True
     if held:
         held.release()
     return held is not None

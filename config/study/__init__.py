@@ -166,9 +166,9 @@ def check_parts(names, file):
             raise UserError(f"{file}: {name}={shown(parts[name])} is of the wrong type (docs/studies.md)")
     for arm in parts["arms"]:
         name = arm if isinstance(arm, str) else ""
-        if not re.fullmatch(r"(?!\.+$)[\w.,+-]+", name) or re.fullmatch(r"seed\d+", name):
+        if not re.fullmatch(r"(?!\.+$)[\w.+-]+", name) or re.fullmatch(r"seed\d+", name):
             raise UserError(
-                f"{file}: an arm is a folder: letters, digits and _.,+- make its name, not {shown(arm)}"
+                f"{file}: an arm is a folder: letters, digits and _.+- make its name, not {shown(arm)}"
             )
     for arm in (parts["baseline"], *parts["versus"], *parts["versus"].values(), *parts["decisive"]):
         if arm not in list(parts["arms"]):
@@ -215,7 +215,9 @@ def plan(study, arm, seed, files, common, overrides, kind):
     """The run of one arm and one seed."""
     ours = {"seed": seed, "out_dir": str(study.folder / arm / f"seed{seed}")}
     options = {**common, **study.arms[arm]}
-    if functions := {name: value for name, value in options.items() if callable(value)}:
+    if functions := {
+        name: value for name, value in options.items() if callable(value) and name not in overrides
+    }:
         without = load([*files, *words_of({**common, **overrides, **ours})], unsaid, kind)
     for name, function in functions.items():
         try:
@@ -253,7 +255,9 @@ def check_runs(study, runs):
 
 
 def from_root(path):
-    """A base file as it is named in a study: from the repository's root."""
+    """A base file as it is named in a study: from the repository's root, or else from the working folder."""
+    if Path(path).is_file() and not (ROOT / path).is_file():
+        return str(path)
     inside, here = ROOT / path, Path.cwd()
     return str(inside.relative_to(here) if inside.is_relative_to(here) else inside)
 

@@ -17,7 +17,7 @@ COMMAND = "python data/text_bpe/prepare.py my.txt [more.txt ...]"
 
 
 def main(argv, folder=HERE):
-    arguments = build.options(__doc__, **TEXTS, **subword.OPTION).parse_args(argv)
+    arguments = build.options(__doc__, **TEXTS, **subword.OPTION).parse_intermixed_args(argv)
     vocabulary = arguments.vocabulary and subword.read_vocabulary(arguments.vocabulary)
     texts, source = obtained(arguments, folder, COMMAND)
     if not arguments.force and subword.prepared(folder, vocabulary, source["sha256"]):

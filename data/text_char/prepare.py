@@ -10,16 +10,16 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from config import UserError  # noqa: E402
+from config import UserError, user_path  # noqa: E402
 from data import build, download  # noqa: E402
 
-TEXTS = {"texts": {"nargs": "*", "metavar": "TEXT", "type": Path}}
+TEXTS = {"texts": {"nargs": "*", "metavar": "TEXT"}}
 COMMAND = "python data/text_char/prepare.py my.txt [more.txt ...]"
 
 
 def main(argv, folder=HERE):
     parser = build.options(__doc__, **TEXTS)
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     texts, source = obtained(arguments, folder, COMMAND)
     if not arguments.force and build.prepared(folder, source["sha256"]):
         return
@@ -29,7 +29,7 @@ def main(argv, folder=HERE):
 
 def obtained(arguments, folder, command):
     """(the paths of the texts that a command line names, "source" of meta.json)."""
-    texts = arguments.texts
+    texts = [user_path(text) for text in arguments.texts]
     if not texts and not arguments.source:
         raise UserError(f"{folder.name} is your own text, and none was named: {command}")
     for text in texts:
