@@ -218,7 +218,10 @@ def read_studies(folders):
     return studies
 
 
-CORPUS = {"name": str, "unit": str, "splits": {"train": {"tokens": int, "sha256": str}}}
+CORPUS = {
+    **{"name": str, "unit": str},
+    "splits": {"train": {"tokens": int, "sha256": str}, "val": {"sha256": str}},
+}
 STUDY = {
     **{"name": str, "size": str, "title": str, "baseline": str, "arms": [str]},
     **{"seeds?": [int], "versus?": {str: str}, "decisive?": [str]},
@@ -243,10 +246,11 @@ def row_of(entry, studies):
     config, about, result = recorded(entry["config"]), entry["run"], entry["result"] or {}
     corpus, began = about["corpus"], next((e for e in entry["log"] if e["kind"] == "eval"), {})
     study = next((key for key, record in studies.items() if record["folder"] == entry["at"]), ("", ""))
-    data, device = corpus["splits"]["train"]["sha256"], device_kind(about, config)
+    data = "+".join(corpus["splits"][name]["sha256"][:8] for name in ("train", "val"))
+    device = device_kind(about, config)
     versions, machine = about.get("versions", {}), about.get("machine", {})
     shared = [getattr(config, name) for name in SHARED[config.program]]
-    shared = [corpus["name"], data[:8], device, *shared]
+    shared = [corpus["name"], data, device, *shared]
     return {
         **{"study": study[0], "size": study[1], "arm": entry["arm"], "seed": config.seed},
         "folder": str(entry["folder"]),

@@ -171,6 +171,10 @@ def test_an_arm_is_one_config_in_whatever_folders_it_lies(two_arms):
     refused(two_arms, "noise_sigma: 0.1 and 0.2")
     fake_run(two_arms / "again" / "noise" / "seed7", 7, noise_sigma=0.2, train_tokens=5)
     assert arms(read([two_arms])).setting.nunique() == 2, "of other settings they are not compared"
+    other_val = {**META, "splits": {**META["splits"], "val": {"tokens": 3, "sha256": "1230" * 16}}}
+    for seed in (1, 2):
+        fake_run(two_arms / "loose" / "judged" / f"seed{seed}", seed, other_val, noise_sigma=0.2)
+    assert arms(read([two_arms])).setting.nunique() == 3, "nor where other texts judge them"
 
 
 @pytest.mark.parametrize("source", ["out/one", "out/one/seed1"])
