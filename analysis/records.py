@@ -363,7 +363,8 @@ def check_arms(rows):
 def check_alike(row, others):
     """UserError unless a run differs from the others of its arm in its seed, and in nothing else."""
     first = others[0]
-    for name, (there, here) in unlike(arm_identity(first), arm_identity(row)).items():
+    if changed := unlike(arm_identity(first), arm_identity(row)):
+        name, (there, here) = next(iter(changed.items()))
         raise UserError(
             f"{first['folder']} and {row['folder']} are both called {row['arm']!r} and differ in {name}:"
             f" {here!r} and {there!r}; give the arms folders of their own, or train one anew"

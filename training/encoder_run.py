@@ -37,8 +37,9 @@ class EncoderRun(Trained):
         self.origins["update"] = copied(self.model) if config.noisytune_lambda else self.origins["distance"]
         self.scaler = machine.scaler()
         self.optimizer = make_optimizer(config, self.model)
-        where = lambda name, _: is_chosen(config.noise_params, name, encoder.head)  # noqa: E731
-        self.noise = gradient_noise(config, self.model, where)
+        self.noise = gradient_noise(
+            config, self.model, lambda name, _: is_chosen(config.noise_params, name, encoder.head)
+        )
         self.count_from_0()
         self.labels = {split: torch.tensor(task.targets(split)) for split in encoder.rows}
         self.lengths = np.array([len(row["input_ids"]) for row in encoder.rows["train"]])
