@@ -27,6 +27,7 @@ show, as results/, gets the pages' figures and nothing else.
 
 import functools
 import itertools
+import os
 import re
 from pathlib import Path
 
@@ -70,8 +71,9 @@ def main(argv):
         from bench import report
 
         benches = report.find_benches(benches)
+        shared = Path(os.path.commonpath([bench.parent for bench in benches]))
         for bench in benches:
-            place = out / bench.name if out and len(benches) > 1 else out
+            place = out / bench.relative_to(shared) if out and len(benches) > 1 else out
             said(place or bench / "figures", report.draw(bench, place))
     return 0
 

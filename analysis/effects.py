@@ -6,6 +6,7 @@ Each takes Records and gives a Figure, or None where there is nothing to draw.
 
 import itertools
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -61,7 +62,7 @@ def differences(found, by=None):
         words = dict.fromkeys(by(row["arm"]) for row in best[0])
         columns = [(word, [row for row in best[0] if by(row["arm"]) == word]) for word in words]
     elif len(best) > 1:
-        columns = [(corpus_of(rows), rows) for rows in best]
+        columns = [(corpus_of(rows, best), rows) for rows in best]
     else:
         others = [
             (words, rows) for loss, words in WORDS.items() if loss != BEST for rows in compared(found, loss)
@@ -76,8 +77,9 @@ def by_scale(arm):
     return "absolute noise" if arm.config.noise_scale == "absolute" else "noise relative to the gradient"
 
 
-def corpus_of(rows):
-    return title([rows[0]["arm"]]).partition(" (n")[0]
+def corpus_of(rows, others=()):
+    """The title of their setting without a number of seeds."""
+    return re.sub(r" \(n = .*?\)", "", title([rows[0]["arm"]], [[each[0]["arm"]] for each in others]))
 
 
 def alike(rows, others):
@@ -171,7 +173,7 @@ def told(row, far):
 @styled
 def sensitivity(found):
     """The mean difference of the best val loss over (sigma_0, gamma), where a study's arms are such a grid."""
-    maps = [cells for rows in compared(found) if (cells := grid(rows))]
+    maps = [cells for rows in compared(found) for its in apart(rows) if (cells := grid(its))]
     if not maps:
         return None
     tallest = max(len({gamma for _, gamma in cells}) for cells in maps)
@@ -179,6 +181,12 @@ def sensitivity(found):
     for ax, cells in zip(axes, maps):
         draw_map(ax, cells)
     return figure
+
+
+def apart(rows):
+    """The rows of each setting."""
+    places = dict.fromkeys(row["setting"] for row in rows)
+    return [[row for row in rows if row["setting"] == setting] for setting in places]
 
 
 def grid(rows):

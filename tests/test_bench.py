@@ -279,6 +279,14 @@ def test_benches_that_are_drawn_into_one_folder_keep_a_page_each(tmp_path):
     assert sorted(pages) == sorted(path.parent.name for path in benches.rglob("bench.json"))
 
 
+def test_benches_of_one_name_keep_a_page_each(tmp_path):
+    bench = next((ROOT / "results" / "speed").rglob("bench.json")).parent
+    for place in ("one", "two"):
+        shutil.copytree(bench, tmp_path / place / "bench")
+    assert plot.main([str(tmp_path), f"--out={tmp_path / 'drawn'}"]) == 0
+    assert len([*(tmp_path / "drawn").rglob("bench.md")]) == 2
+
+
 def test_ratios_are_turn_by_turn_costs_are_differences_and_an_evaluation_is_of_the_whole_split():
     ours = report.loops(MADE_UP)["train.py"]
     assert ours["times as fast"] == pytest.approx([4, 5, 3])

@@ -270,6 +270,22 @@ def test_the_map_needs_a_whole_grid_and_brackets_what_is_not_resolved(tmp_path):
     assert effects.sensitivity(read(folder / "baseline", folder / "s0.1_g0.9")) is None
 
 
+def test_the_grids_of_two_settings_are_two_maps(tmp_path):
+    for width in (384, 768):
+        for arm, options in {"baseline": {}, **GRID}.items():
+            for seed in (1, 2):
+                fake_run(tmp_path / str(width) / arm / f"seed{seed}", seed, n_embd=width, **options)
+    axes = [axes for axes in effects.sensitivity(read(tmp_path)).axes if axes.get_visible()]
+    assert [len(texts(ax)) for ax in axes] == [len(GRID)] * 2
+
+
+def test_panels_of_one_corpus_say_which_study_they_are_of(tmp_path):
+    for name in ("one", "two"):
+        make_study(tmp_path / name, TWO, name=name, together="t")
+    titles = [axes.get_title("left") for axes in effects.differences(read(tmp_path)).axes]
+    assert titles == [f"shakespeare_char, {name} (n = 3)" for name in ("one", "two")]
+
+
 def test_learning_rates_are_points_means_and_the_best(tmp_path):
     losses = {0.001: 2.0, 0.002: 1.5, 0.004: 1.8}
     kinds = (("baseline", 0.0), ("noise_0.1_0.99", 0.1))
