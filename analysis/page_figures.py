@@ -1,4 +1,4 @@
-"""The figures that README.md and results/README.md show: of which studies, and how (python plot.py results)."""
+"""The figures that the pages show: of which studies, and how (python plot.py results)."""
 
 import functools
 
