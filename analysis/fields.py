@@ -270,11 +270,6 @@ class Fields:
         rise = self._losses(study, arm, "final") - self._losses(study, arm, "val")
         return with_interval(*statistics.interval(rise))
 
-    def correlations(self, study):
-        """The lowest and the highest correlation of pairs."""
-        found = self._comparisons(study).r
-        return f"{found.min():+.2f} to {found.max():+.2f}"
-
     def families(self):
         """How many studies give a verdict."""
         judging = self._table[self._table.purpose == "comparison"].groupby(["study", "size"]).groups
@@ -350,16 +345,8 @@ class Fields:
             cells = [f"{val:.4f}", f"{noisy_val:.4f}", f"{noisy_val - val:+.4f}"]
             yield [corpus, *cells, f"{train:.4f}", f"{noisy_train:.4f}", f"{noisy_train - train:+.4f}"]
 
-    def paper_mean(self):
-        """Of its differences in val loss."""
-        return f"{paper_differences().mean():+.4f}"
-
     def paper_best(self):
         return f"{paper_differences().min():+.4f}"
-
-    def paper_p(self):
-        """Of a t-test of these differences."""
-        return f"{stats.ttest_1samp(paper_differences(), 0.0).pvalue:.2f}"
 
     def chance(self, cells, sd):
         return f"{chance_of_gain(-paper_differences().min(), cells, sd):.2f}"
