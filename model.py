@@ -53,7 +53,6 @@ class CausalSelfAttention(nn.Module):
         self.n_head, self.dropout = config.n_head, config.dropout
         self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
         self.proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
-        self.fused = True  # False: the plain path, which has second derivatives
 
     def forward(self, x, cache=None):
         B, T, C = x.shape
@@ -62,7 +61,7 @@ class CausalSelfAttention(nn.Module):
         if cache is not None:
             k, v = cache.extend(k, v)  # each (B, H, S, C/H)
         p = self.dropout if self.training else 0.0
-        y = ops.attention(q, k, v, p, self.fused)  # (B, H, T, C/H)
+        y = ops.attention(q, k, v, p)  # (B, H, T, C/H)
         y = y.transpose(1, 2).reshape(B, T, C)
         return ops.dropout(ops.linear(y, self.proj), p)
 

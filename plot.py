@@ -32,6 +32,7 @@ import re
 from pathlib import Path
 
 from analysis import effects, figures, look, page_figures, records, statistics, tables
+from bench import report
 from config import UserError, run_script, user_path
 
 FIGURES = {
@@ -59,35 +60,24 @@ MEANING = {  # of a difference
 
 def main(argv):
     folders, out = arguments(argv)
-    benches = having(folders, "bench.json", "jobs.json")
-    found = records.read(folders) if having(folders, "run.json", records.RUNS) or not benches else None
+    benches = report.find_benches(folders)
+    runs = any(any(folder.rglob(name)) for folder in folders for name in ("run.json", records.RUNS))
+    found = records.read(folders) if runs or not benches else None
     if found and len(folders) == 1 and page_figures.are_of(found):
         said(out or folders[0] / "figures", page_figures.draw(found, out or folders[0] / "figures"))
         return 0
     drawn = [(part, place, draw(part, place)) for part, place in drawings(found, folders, out)] if found else []
     if len(drawn) == 1:
         conclude(*drawn[0])
-    if benches:
-        from bench import report
-
-        benches = report.find_benches(benches)
-        shared = Path(os.path.commonpath([bench.parent for bench in benches]))
-        for bench in benches:
-            place = out / bench.relative_to(shared) if out and len(benches) > 1 else out
-            said(place or bench / "figures", report.draw(bench, place))
+    for bench in benches:
+        shared = os.path.commonpath([each.parent for each in benches])
+        place = out / bench.relative_to(shared) if out and len(benches) > 1 else out
+        said(place or bench / "figures", report.draw(bench, place))
     return 0
-
-
-def having(folders, *names):
-    """The folders at or below which there is a file of one of these names."""
-    return [folder for folder in folders if any(any(folder.rglob(name)) for name in names)]
 
 
 def arguments(argv):
     """(folders, output folder or None) of a command line."""
-    if "--help" in argv or "-h" in argv:
-        print(__doc__)
-        raise SystemExit(0)
     out = [word.removeprefix("--out=") for word in argv if word.startswith("--out=")]
     folders = [user_path(word) for word in argv if not word.startswith("--")]
     if strange := [word for word in argv if word.startswith("--") and not word.startswith("--out=")]:
@@ -159,4 +149,4 @@ def conclude(found, out, paths):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, __doc__)

@@ -72,9 +72,6 @@ def read_command(argv):
         parser.add_argument(f"--{name}")
     for name in ("plot", "dry-run", "list"):
         parser.add_argument(f"--{name}", action="store_true")
-    if "--help" in argv or "-h" in argv:
-        print(__doc__)
-        raise SystemExit(0)
     arguments, options = parser.parse_known_intermixed_args(argv)
     if not arguments.files:
         raise UserError("which study? python sweep.py config/study/quickstart.py --jobs=2 --plot")
@@ -260,4 +257,4 @@ def draw(study):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, __doc__)

@@ -24,9 +24,6 @@ KEPT = ("kind", "iter", "loss", "lr", "sigma", "grad_norm", "noise_norm")
 
 
 def main(argv):
-    if "--help" in argv or "-h" in argv:
-        print(__doc__)
-        return 0
     targets = [word.removeprefix("--to=") for word in argv if word.startswith("--to=")]
     target = user_path((targets or ["results"])[0])
     folders = [user_path(word) for word in argv if not word.startswith("--to=")]
@@ -141,4 +138,4 @@ def rounded(event):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, __doc__)

@@ -22,7 +22,7 @@ from scipy import stats
 from analysis import records, theory
 from analysis.predict import SYMBOLS, share_of, solved
 from analysis.shares import is_absolute
-from config import ROOT, run_script
+from config import ROOT, UserError, run_script
 from config.study import read_study
 
 STUDIES = ("table1_shakespeare", "sensitivity", "decisive", "tuning", "law")
@@ -114,9 +114,8 @@ def holds_for(config, reference):
 
 
 def main(argv):
-    if not argv or "--help" in argv or "-h" in argv:
-        print(__doc__)
-        return 0
+    if not argv:
+        raise UserError("which study? python -m analysis.power_law config/study/law.py config/cpu.py")
     study, found = read_study(argv[0], argv[1:]), records.read([ROOT / "results"])
     configs = {run.arm: run.config for run in study.runs}
     pairs = {arm: study.versus.get(arm, study.baseline) for arm in configs}
@@ -136,4 +135,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, __doc__)

@@ -107,9 +107,8 @@ def beside_found(found, study, size):
 
 
 def main(argv):
-    if not argv or "--help" in argv or "-h" in argv:
-        print(__doc__)
-        return 0
+    if not argv:
+        raise UserError("which study? python -m analysis.predict config/study/law.py config/cpu.py")
     study = read_study(argv[0], argv[1:])
     law, b = known_law(records.read([ROOT / "results"]))
     rms, most = law.missed
@@ -123,4 +122,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, __doc__)

@@ -16,7 +16,7 @@ Columns of `runs`, missing values NaN:
     setting                    equal for the runs of a study that may be compared: SHARED, the training tokens,
                                the kind of device. The arms of a study are each of one setting.
     description, corpus        in words: the size of model and run; the corpus, and which part of it
-    corpus_name, unit, data (SHA-256 of the training tokens), partial (bool)
+    corpus_name, unit, data (SHA-256 of the training tokens)
     every option of Config     under its own name and as recorded; and `config`, the Config itself
     every field of result.json but its device
     rise_<rho>, hessian_top, hessian_trace    sharpness.json's, means over the draws
@@ -248,7 +248,7 @@ def row_of(entry, studies):
     study = next((key for key, record in studies.items() if record["folder"] == entry["at"]), ("", ""))
     data = "+".join(corpus["splits"][name]["sha256"][:8] for name in ("train", "val"))
     device = device_kind(about, config)
-    versions, machine = about.get("versions", {}), about.get("machine", {})
+    versions, machine = about["versions"], about["machine"]
     shared = [getattr(config, name) for name in SHARED[config.program]]
     shared = [corpus["name"], data, device, *shared]
     return {
@@ -265,7 +265,6 @@ def row_of(entry, studies):
         "corpus_name": corpus["name"],
         "unit": corpus["unit"],
         "data": data,
-        "partial": "partial" in corpus,
         "parameters": about["parameters"],
         "noisy": config.noisy or config.noisytune_lambda > 0,
         "exploded": exploded(result, began),
@@ -290,10 +289,10 @@ def exploded(result, began):
 def device_kind(about, config):
     """The kind of device that a run was trained on, without its number; the kinds, where it was resumed and
     trained on another."""
-    began = [{"iter": 0, **about}, *about.get("resumed", [])]
+    began = [{"iter": 0, **about}, *about["resumed"]]
     ends = [*(part["iter"] for part in began[1:]), config.max_iters]
     trained = [part for part, end in zip(began, ends) if part["iter"] < end] or began[:1]
-    kinds = [part.get("machine", {}).get("device", "").partition(":")[0] for part in trained]
+    kinds = [part["machine"]["device"].partition(":")[0] for part in trained]
     return "+".join(dict.fromkeys(kinds))
 
 
@@ -405,11 +404,11 @@ def arms(records):
     Columns: those of ARM; number (its place, by which it has its colour), noisy, baseline and reference (names
     of arms of the setting, or None: the reference is the study's `versus`, else its baseline), planned and
     missing (lists of seeds: all that the study asks for, and those of them that have not ended), runs,
-    finished, diverged, exploded, unfinished (counts), purpose and together (of the study).
+    finished, diverged, exploded, unfinished (counts), purpose (of the study).
     """
     settings = records.runs.groupby(ARM[:3], sort=True)
     table = pd.DataFrame([row for key, runs in settings for row in arms_of(key, runs, records.studies)])
-    words = ["baseline", "reference", "purpose", "together"]
+    words = ["baseline", "reference", "purpose"]
     return table.astype(dict.fromkeys(words, object)).where(table.notna(), None)
 
 
@@ -437,7 +436,6 @@ def arms_of(key, runs, studies):
             **{status: int(count.get(status, 0)) for status in ("finished", "diverged", "unfinished")},
             "exploded": int(mine.exploded.sum()),
             "purpose": study.get("purpose"),
-            "together": study.get("together"),
         }
 
 

@@ -22,9 +22,6 @@ HEAD = "<!-- python -m analysis.report fills this page from {}: change that file
 
 
 def main(argv):
-    if "--help" in argv or "-h" in argv:
-        print(__doc__)
-        return 0
     folders = [word for word in argv if not word.startswith("-")]
     if len(folders) > 1 or set(argv) - {*folders, "--check"}:
         raise UserError("one folder of records, and --check, is all that this takes: python -m analysis.report")
@@ -82,4 +79,4 @@ def check(filled):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, __doc__)

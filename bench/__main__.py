@@ -41,7 +41,7 @@ from bench.measure import (
     run_folder,
     without_noise,
 )
-from bench.our_loop import OurLoop, new_model
+from bench.our_loop import OurLoop
 from bench.plain_loop import PlainLoop
 from bench.report import NAMES, print_tables
 from bench.subprocesses import LOOPS, runs_at_once, started
@@ -50,15 +50,13 @@ from data.files import write_json
 from training.evaluate import mean_loss
 from training.lifecycle import open_corpus
 from training.machine import Machine, versions
+from training.run import new_model
 from training.run_files import corpus_title
 
 TOP = 12  # operations that --profile shows
 
 
 def main(argv):
-    if "--help" in argv or "-h" in argv:
-        print(__doc__)
-        return 0
     options, words = read_options(argv)
     config = load(words)
     machine = Machine.choose(config)
@@ -75,7 +73,7 @@ def main(argv):
             "versions": versions(),
             "config": dataclasses.asdict(config),
             "corpus": corpus_title(corpus.meta),
-            "parameters": new_model(config, corpus, machine).parameter_count(),
+            "parameters": new_model(config, corpus, machine.device).parameter_count(),
             "tokens_per_step": config.tokens_per_iter,
         }
         if options.jobs:
@@ -186,4 +184,4 @@ def compare_losses(config, corpus, machine, seeds):
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that nothing is left behind
-    run_script(main)
+    run_script(main, __doc__)

@@ -73,9 +73,6 @@ LOSSES = ["final_val_loss", "best_val_loss", "final_train_loss"]
 
 
 def main(argv):
-    if "--help" in argv or "-h" in argv:
-        print(__doc__)
-        return 0
     options, words = read_options(argv)
     left = BEGAN + options.seconds - time.monotonic()
     faulthandler.dump_traceback_later(left, exit=True, file=sys.__stderr__)  # whatever hangs
@@ -299,4 +296,4 @@ def tell(places):
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that nothing is left behind
-    run_script(main)
+    run_script(main, __doc__)

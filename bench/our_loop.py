@@ -4,18 +4,11 @@ import time
 
 import torch
 
-from model import GPT
-from noise import stream_seed
 from train import accumulate, train_step
 from training import lifecycle
-from training.run import Run, model_config, new_history
+from training.run import Run, new_history
 
 LENGTH = 100_000  # iterations, more than are measured of any run
-
-
-def new_model(config, corpus, machine):
-    """The model from which a run of this configuration starts."""
-    return GPT.create(model_config(config, corpus), stream_seed(config.seed, "init"), machine.device)
 
 
 class OurLoop:

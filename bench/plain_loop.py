@@ -14,12 +14,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from bench.our_loop import new_model
 from model import GELU, GPT, choose
 from noise import stream_seed
 from train import learning_rate
 from training.machine import best_dtype
-from training.run import parameter_groups
+from training.run import new_model, parameter_groups
 
 
 class PlainGPT(GPT):
@@ -51,7 +50,7 @@ class PlainLoop:
         dtype = best_dtype(machine.device) if machine.kind == "cuda" else "float32"
         self.machine = replace(machine, dtype=dtype, compile=False)
         self.machine.apply()
-        self.model = PlainGPT.from_weights(new_model(config, corpus, machine).weights(), machine.device)
+        self.model = PlainGPT.from_weights(new_model(config, corpus, machine.device).weights(), machine.device)
         groups, betas = parameter_groups(self.model, config.weight_decay), (config.beta1, config.beta2)
         self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas)
         self.scaler = self.machine.scaler()

@@ -27,9 +27,6 @@ STUDY = "noisytune_glue"
 
 
 def main(argv):
-    if "--help" in argv or "-h" in argv:
-        print(__doc__)
-        return 0
     options = read_options(argv)
     arm = f"{options.task}_lambda0"
     study = read_study(str(ROOT / "config" / "study" / f"{STUDY}.py"), seeds=options.seeds, arms=[arm])
@@ -88,4 +85,4 @@ def trainer_of(run, folder, **more):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, __doc__)

@@ -26,11 +26,15 @@ MENDS = {  # of what a disk refuses
 }
 
 
-def run_script(main):
+def run_script(main, usage=None):
     """Run `main(argv)` as a script: its return value is the exit status; a UserError, or a file that the
-    system refuses, is one line and status 2. A terminal without some character shows it as "?"."""
+    system refuses, is one line and status 2. A terminal without some character shows it as "?". usage: what
+    --help prints, where main does not see to that."""
     open_streams()
     try:
+        if usage and {"--help", "-h"} & {*sys.argv[1:]}:
+            print(usage)
+            sys.exit(0)
         sys.exit(main(sys.argv[1:]))
     except (UserError, OSError) as error:
         mend = MENDS.get(getattr(error, "errno", None), "")

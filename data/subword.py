@@ -98,18 +98,18 @@ def is_gpt2s(meta):
     return len(tokens) == 50_257 and all(tokens[rank] == token for rank, token in GPT2_TOKENS.items())
 
 
-def prepared(folder, vocabulary=None, sha256=None):
-    """Whether a folder holds a corpus prepared with this Vocabulary, None for any; as `build.prepared`."""
+def prepared(folder, vocabulary, sha256=None):
+    """Whether a folder holds a corpus prepared with this Vocabulary; as `build.prepared`."""
     meta = read_meta(Path(folder))
     there = meta and meta["source"].get("vocabulary", {"from": meta["unit"] + "s", "sha256": None})
-    if there and vocabulary and there["sha256"] != vocabulary.sha256:
+    if there and there["sha256"] != vocabulary.sha256:
         raise UserError(
             f"{shown(Path(folder))} holds tokens of another vocabulary, {there['from']}: --force replaces it"
         )
     return build.prepared(folder, sha256)
 
 
-def write_corpus(folder, text, vocabulary, source, splits=None, ends=False):
+def write_corpus(folder, text, vocabulary, source, ends=False):
     """Encode a text and write it as a prepared corpus. No token reaches over the end of a split.
 
     text: function that yields strings, or {name of a split: such a function}; it is called twice, once to
@@ -124,7 +124,7 @@ def write_corpus(folder, text, vocabulary, source, splits=None, ends=False):
         "pattern": PATTERN,
         "special": [ENDOFTEXT],
     }
-    lengths = build.measure(text, splits, source)
+    lengths = build.measure(text, None, source)
     encoder, special = encoding(entries), {ENDOFTEXT} if ends else set()
 
     def tokens(pieces, bar):

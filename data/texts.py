@@ -131,9 +131,8 @@ def meta_of(name, labels, splits, source, **more):
         for split, examples in splits.items()
     }
     digest = {"vocabulary_sha256": vocabulary_sha256(vocabulary)}
-    return {
-        **{"format": FORMAT, "name": name, **vocabulary, **digest, "splits": counts, "source": source, **more}
-    }
+    head = {"format": FORMAT, "name": name, **vocabulary, **digest}
+    return {**head, "splits": counts, "source": source, **more}
 
 
 def as_tsv(examples):

@@ -16,6 +16,7 @@ from training.lion import Lion
 from training.run_files import read_log
 
 BETAS, EPS, RATE = (0.9, 0.99), 1e-8, 1e-2
+ALWAYS = torch.tensor(True)
 MOMENTS = ("gradient", "first_moment", "second_moment", "second_moment_mean")
 
 
@@ -44,9 +45,9 @@ def make(sigma=0.03):
 
 
 def add_noise(target, noise, optimizer, step):
-    return (
-        noise.add_(step, norm=True) if target == "gradient" else add_to_moments_(noise, step, optimizer, target)
-    )
+    if target == "gradient":
+        return noise.add_(step, norm=True)
+    return add_to_moments_(noise, step, optimizer, target, ALWAYS)
 
 
 def give_gradients(model, step):
@@ -62,7 +63,7 @@ def test_the_second_moment_never_goes_below_zero():
     noise = GradientNoise([("p", parameter)], lambda t: 0.03, seed=5)
     for step in range(3):
         parameter.grad = -0.03 * noise.unit(step)[0]
-        add_to_moments_(noise, step, optimizer, "second_moment")
+        add_to_moments_(noise, step, optimizer, "second_moment", ALWAYS)
         optimizer.step()
         assert (optimizer.state[parameter]["exp_avg_sq"] >= 0).all()
         assert parameter.isfinite().all()
@@ -81,7 +82,7 @@ def test_the_norm_is_that_of_the_noise_it_stands_for():
 def test_under_the_floor_nothing_is_touched():
     model, optimizer, noise = make(sigma=1e-16)
     give_gradients(model, 0)
-    assert add_to_moments_(noise, 0, optimizer, "second_moment") == 0
+    assert add_to_moments_(noise, 0, optimizer, "second_moment", ALWAYS) == 0
     assert all((optimizer.state[p]["exp_avg_sq"] == 0).all() for p in model)
 
 

@@ -38,13 +38,13 @@ def test_a_run_is_a_row_with_what_was_recorded(tmp_path):
     assert run.best_val_loss == val_loss(1000, 2, 0.1)
     assert run.config.noise_sigma == 0.1
     assert (run.corpus, run.unit, run.parameters) == ("shakespeare_char", "character", 804_096)
-    assert (run.partial, run.noisy) == (False, True)
+    assert run.noisy
     assert (run.device_kind, run.machine, run.torch, run.began) == ("cuda", "A card", "2", "now")
     columns = ["rise_0.05", "hessian_top", "hessian_trace"]
     assert read([tmp_path]).runs[columns].values.tolist() == [[1.5, 9.0, 3.0]]
     edit(folder / "run.json", corpus={**META, "partial": {"tokens": 1000, "of": 9000}})
     (run,) = read([tmp_path]).runs.itertuples()
-    assert (run.partial, run.corpus) == (True, "shakespeare_char, the first 1,000 characters")
+    assert run.corpus == "shakespeare_char, the first 1,000 characters"
 
 
 def test_a_curve_is_by_iteration_and_seed(two_arms):

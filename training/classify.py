@@ -83,7 +83,7 @@ def train(run, folder, signals):
                 raise lifecycle.Stopped(stop)
             if last or run.step % config.eval_interval == 0:
                 progress.evaluating()
-                progress.evaluated(evaluate(run, folder))
+                progress.evaluated(lifecycle.evaluate(run, folder, evaluation))
             if last:
                 return
             train_step(run)  # counts itself in run.step
@@ -117,11 +117,6 @@ def learning_rate(step, config):
     if step < config.warmup_iters:
         return config.learning_rate * (step + 1) / (config.warmup_iters + 1)
     return config.learning_rate * (config.max_iters - step) / (config.max_iters - config.warmup_iters)
-
-
-def evaluate(run, folder):
-    """Log losses and scores, and how far the weights have moved; keep the weights of the lowest val loss."""
-    return lifecycle.evaluate(run, folder, evaluation)
 
 
 def finish(run, folder):

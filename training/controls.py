@@ -12,8 +12,8 @@
     reset_below_sigma              AdamW's moments are forgotten when sigma falls below it: before_backward
     diagnose_interval              what an update consists of is measured (diagnosis.py): all of them
 
-A run of the paper's method has none of them; its control is PaperMethod. xi: of sd sigma_t, scaled as noise.py
-has it. A step that the gradient scaler skips changes no moment and no weight.
+A run of the paper's method has none of them. xi: of sd sigma_t, scaled as noise.py has it. A step that the
+gradient scaler skips changes no moment and no weight.
 """
 
 import math
@@ -23,52 +23,6 @@ import torch
 from training.diagnosis import CleanMoments, Diagnosis
 
 
-def make_control(run):
-    """The Control of a run, or PaperMethod where its config has none of the options above."""
-    config = run.config
-    wanted = config.noise_before_clip or config.reset_below_sigma or config.diagnose_interval
-    return Control(run) if wanted or config.noise_target != "gradient" else PaperMethod(run)
-
-
-class Hooks:
-    """What train.py's train_step calls, in this order, and what is saved with the run."""
-
-    lr_factor = 1.0  # of the learning rate, at the last step
-
-    def __init__(self, run):
-        pass
-
-    def before_backward(self, run):
-        pass
-
-    def before_clip(self, run):
-        pass
-
-    def add_noise(self, run, grad_norm):
-        """Between clipping and the update; returns the L2 norm of the noise, a 0-dim tensor, or NaN."""
-        raise NotImplementedError
-
-    def after_update(self, run):
-        pass
-
-    def take_measured(self):
-        """What the last step measured, {name: 0-dim tensor} or None; given once."""
-        return None
-
-    def state(self):
-        return {}
-
-    def restore(self, state):
-        pass
-
-
-class PaperMethod(Hooks):
-    """Noise in the gradients, and nothing else."""
-
-    def add_noise(self, run, grad_norm):
-        return add_to_gradients(run)
-
-
 def add_to_gradients(run):
     """The noise of this step; returns its L2 norm, or NaN where nobody looks at it, as it costs a pass."""
     diagnosed = run.config.diagnose_interval and run.step % run.config.diagnose_interval == 0
@@ -76,8 +30,8 @@ def add_to_gradients(run):
     return torch.full((), math.nan, device=run.machine.device) if norm is None else norm
 
 
-class Control(Hooks):
-    """A target, and a diagnosis of what it does."""
+class Control:
+    """What train.py's train_step calls beside its own: a target, and a diagnosis of what that does."""
 
     def __init__(self, run):
         config = run.config
@@ -114,6 +68,7 @@ class Control(Hooks):
             )
 
     def take_measured(self):
+        """What the last step measured, {name: 0-dim tensor} or None; given once."""
         measured, self.measured = self.measured, None
         return measured
 
@@ -129,7 +84,29 @@ class Control(Hooks):
             self.diagnosis.restore(state["diagnosis"])
 
 
-class MomentTarget(Hooks):
+class GradientTarget:
+    """Noise in the gradients, the paper's method; and what every target has, hooks and a state for a resume."""
+
+    lr_factor = 1.0  # of the learning rate, at the last step
+
+    def __init__(self, run):
+        pass
+
+    def add_noise(self, run, grad_norm):
+        """Between clipping and the update; returns the L2 norm of the noise, a 0-dim tensor, or NaN."""
+        return add_to_gradients(run)
+
+    def after_update(self, run):
+        pass
+
+    def state(self):
+        return {}
+
+    def restore(self, state):
+        pass
+
+
+class MomentTarget(GradientTarget):
     """Noise in one moment of AdamW, changed before the stock step so that the step makes of it what it would
     have been had it seen the noisy gradient. Correcting it afterwards would cancel in float32."""
 
@@ -142,7 +119,7 @@ class MomentTarget(Hooks):
         )
 
 
-class WeightTarget(Hooks):
+class WeightTarget(GradientTarget):
     """lr * xi on the weights: what SGD would make of the noise, with no moment to go through."""
 
     def __init__(self, run):
@@ -165,7 +142,7 @@ class WeightTarget(Hooks):
             torch._foreach_add_(run.noise.parameters, self.noise, alpha=rate * run.noise.sigma(run.step))
 
 
-class LearningRateTarget(Hooks):
+class LearningRateTarget(GradientTarget):
     """No noise: a learning rate warmed up as the noise would warm it up, one factor for all elements.
 
     Noise of sd sigma_t makes AdamW's second moment v + s of v, which shortens the step of a signal by
@@ -204,7 +181,7 @@ class LearningRateTarget(Hooks):
         self.ema.copy_(state["warmup"])
 
 
-class DirectionTarget(Hooks):
+class DirectionTarget(GradientTarget):
     """The mean of the noise in v shortens an update and turns it; here it does one of the two.
 
     With m and v the clean moments of this step and s the running mean of sigma_t^2, all bias-corrected,
@@ -265,7 +242,7 @@ def scale_rate(run, factor, applies):
 
 
 TARGETS = {
-    "gradient": PaperMethod,
+    "gradient": GradientTarget,
     "first_moment": MomentTarget,
     "second_moment": MomentTarget,
     "second_moment_mean": MomentTarget,
@@ -277,7 +254,7 @@ TARGETS = {
 
 
 @torch.no_grad()
-def add_to_moments_(noise, step, optimizer, target, applies=None):
+def add_to_moments_(noise, step, optimizer, target, applies):
     """Give one moment of AdamW the noise of iteration `step` (the formulae above), the gradients left clean.
 
     Call it in the place of `noise.add_`. The moments must exist (create_moments), betas be above 0, and weight
@@ -299,14 +276,10 @@ def add_to_moments_(noise, step, optimizer, target, applies=None):
             change, moment, beta = xi, state["exp_avg"], beta1
         else:
             change, moment, beta = xi * (xi + 2 * gradient if random else xi), state["exp_avg_sq"], beta2
-        if applies is not None:
-            change = change.masked_fill(~applies, 0.0)
-        moment.add_(change, alpha=(1 - beta) / beta)
+        moment.add_(change.masked_fill(~applies, 0.0), alpha=(1 - beta) / beta)
         if target == "second_moment":  # beta2 v + (1 - beta2) g^2 must not round to below 0
             least = gradient.square() * ((1e-6 - 1) * (1 - beta) / beta)
-            if applies is not None:
-                least.masked_fill_(~applies, 0.0)
-            torch.maximum(moment, least, out=moment)
+            torch.maximum(moment, least.masked_fill_(~applies, 0.0), out=moment)
     return norm
 
 

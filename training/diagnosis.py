@@ -4,7 +4,6 @@ It costs two numbers for each weight and a pass over them each step, and at each
 and backward pass over the batch.
 """
 
-import functools
 import math
 
 import torch
@@ -100,10 +99,7 @@ class Diagnosis(CleanMoments):
                 return run.scaler.scale(run.model(x[rows], y[rows])[1])
 
         torch.manual_seed(stream_seed(config.seed, "dropout", run.step, 0))
-        halves = [
-            functools.partial(loss_of, slice(0, half)),
-            functools.partial(loss_of, slice(half, 2 * half)),
-        ]
+        halves = [lambda: loss_of(slice(0, half)), lambda: loss_of(slice(half, 2 * half))]
         with eagerly(run.model):  # a compiled model would be compiled again for half a batch
             norm = batch_noise_norm(halves, list(run.model.parameters()))
         scale = run.scaler.scale(torch.ones_like(norm))

@@ -113,9 +113,6 @@ def exported_model(folder, meta):
 
 
 def main(argv):
-    if argv in (["--help"], ["-h"]):
-        print(__doc__)
-        return 0
     if len(argv) != 1:
         raise UserError("which run? python -m training.evaluate out/quickstart/full/baseline/seed1")
     folder = user_path(argv[0])
@@ -166,4 +163,4 @@ def models_in(folder, meta):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, __doc__)

@@ -22,9 +22,6 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 def main(argv):
-    if "--help" in argv or "-h" in argv:
-        print(__doc__)
-        return 0
     run, folder = read_arguments(argv)
     meta = corpus_meta(run)
     path, checkpoint = best_checkpoint(run)
@@ -90,7 +87,7 @@ def model_card(run, folder, meta, path, checkpoint, model):
             f"`{name}={value!r}`" for name, value in changed.items()
         ),
         "seed": str(config.seed),
-        "revision of the code": metadata.get("versions", {}).get("revision") or "unknown",
+        "revision of the code": metadata["versions"].get("revision") or "unknown",
     }
     table = "\n".join(f"| {what} | {value} |" for what, value in rows.items())
     known = symbol_indices(meta)
@@ -144,4 +141,4 @@ In the code that trained it:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, __doc__)

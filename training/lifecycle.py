@@ -18,7 +18,7 @@ from training.evaluate import bits, mean_loss
 from training.machine import Machine, enough_memory, out_of_memory, versions
 from training.pretrained import check_same, needs_source, read_source
 from training.run import Diverged, Run, compile_model
-from training.run_files import corpus_title, read_log
+from training.run_files import corpus_title, read_about, read_log, read_result
 from training.shape import check_memory, slow_to_build
 
 DIVERGED = 3  # exit status
@@ -75,19 +75,19 @@ def open_corpus(config, machine):
     return corpus
 
 
-def begin_or_resume(folder, config, machine, corpus, source, ranks, kind=None):
+def begin_or_resume(folder, config, machine, corpus, source, ranks, kind=Run):
     """The Run that belongs in this folder, at the step that it has reached; None where it has ended already.
 
-    kind: the class of the run, a training.run.Trained; train.py's unless given.
+    kind: the class of the run, a training.run.Trained.
     """
     resuming = ranks.on_rank0(folder.prepare, config, corpus.meta)
-    if resuming and ranks.on_rank0(folder.read, "result.json"):
+    if resuming and ranks.on_rank0(read_result, folder.path):
         return None
     if resuming:
-        machine = machine.as_recorded(folder.read("run.json")["machine"])
-    if not kind and ranks.is_main and slow_to_build(config, corpus.meta["vocab_size"]):
+        machine = machine.as_recorded(read_about(folder.path)["machine"])
+    if kind is Run and ranks.is_main and slow_to_build(config, corpus.meta["vocab_size"]):
         print("building the model", flush=True)
-    run = (kind or Run)(config, corpus, machine, source, ranks)
+    run = kind(config, corpus, machine, source, ranks)
     (resume if resuming else begin)(run, folder)
     if not ranks.is_main and (state := folder.load("last.pt")):
         run.restore(state)
@@ -99,7 +99,7 @@ def begin_or_resume(folder, config, machine, corpus, source, ranks, kind=None):
 
 def exit_status(folder):
     """That of a run that has ended already, and says so."""
-    status = folder.read("result.json")["status"]
+    status = read_result(folder.path)["status"]
     print(f"{folder.path}: {status} already; --overwrite=True begins afresh")
     return 0 if status == "finished" else DIVERGED
 
@@ -127,7 +127,7 @@ def begin(run, folder):
 @on_rank0
 def resume(run, folder):
     """Bring the run to where its folder says it was, and the folder's log with it."""
-    about = folder.read("run.json")
+    about = read_about(folder.path)
     state, fault = folder.load_last()
     if state:
         try:
@@ -147,15 +147,11 @@ def resume(run, folder):
         raise UserError(f"{folder.path / 'best.pt'} is no checkpoint of this run: restore it")
     went_back = fault or any("checkpoint" in part.get("lost", {}) for part in about["resumed"])
     if best and best["iter"] > run.step and not went_back:  # or else the run will come to it again
-        raise UserError(
-            f"{folder.path} has lost its last.pt: restore it, or begin afresh with --overwrite=True"
-        )
+        raise lost_file(folder, "last.pt")
     if best:
         run.best = {"val_loss": best["val_loss"], "iter": best["iter"]}
     elif any(event["kind"] == "eval" for event in read_log(folder.path)[0]):
-        raise UserError(
-            f"{folder.path} has lost its best.pt: restore it, or begin afresh with --overwrite=True"
-        )
+        raise lost_file(folder, "best.pt")
     if lost:
         print(
             f"{folder.path}: {'; '.join(lost.values())}; going on from the checkpoint of iteration {run.step:,}"
@@ -174,7 +170,11 @@ def load_pretrained(folder, run):
         if shapes != {name: parameter.shape for name, parameter in run.model.named_parameters()}:
             raise UserError(f"{folder.path / 'start.pt'} holds other weights than this run's: restore it")
         return {name: tensor.to(run.machine.device) for name, tensor in weights.items()}
-    raise UserError(f"{folder.path} has lost its start.pt: restore it, or begin afresh with --overwrite=True")
+    raise lost_file(folder, "start.pt")
+
+
+def lost_file(folder, name):
+    return UserError(f"{folder.path} has lost its {name}: restore it, or begin afresh with --overwrite=True")
 
 
 def announce(run, folder):
@@ -231,7 +231,7 @@ def try_to_compile(run, accumulate, how):
 @on_rank0
 def record_machine(run, folder):
     """Write into run.json how the run computes after all, in place of what it began or was resumed with."""
-    about = folder.read("run.json")
+    about = read_about(folder.path)
     (about["resumed"] or [about])[-1]["machine"] = run.machine.record()
     folder.write("run.json", about)
 
@@ -260,11 +260,15 @@ def save_checkpoint(run, folder):
 checkpoint = on_rank0(save_checkpoint)
 
 
+def losses_of(run):
+    return {"train_loss": train_loss(run), "val_loss": val_loss(run)}
+
+
 @on_rank0
-def evaluate(run, folder, losses=None):
+def evaluate(run, folder, losses=losses_of):
     """Log the losses over the fixed windows; keep the weights if none before had a lower val loss.
 
-    losses: of the run, a function that gives more with them; those of train.py unless given.
+    losses: a function that gives them of a run, and more with them.
     """
     run.check_finite()
     with run.meter.paused():
@@ -272,7 +276,7 @@ def evaluate(run, folder, losses=None):
             "kind": "eval",
             "iter": run.step,
             "tokens": run.step * run.config.tokens_per_iter,
-            **(losses or losses_of)(run),
+            **losses(run),
             "seconds": run.meter.seconds(),
         }
         if not math.isfinite(event["val_loss"]):
@@ -293,10 +297,6 @@ def save_best(run, folder, val_loss):
     with run.meter.paused():
         run.best = {"val_loss": val_loss, "iter": run.step}
         folder.save("best.pt", {"model": run.weights(), **run.best})
-
-
-def losses_of(run):
-    return {"train_loss": train_loss(run), "val_loss": val_loss(run)}
 
 
 def val_loss(run):

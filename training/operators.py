@@ -39,16 +39,15 @@ def onednn_is_faster(x):
     return many and not torch.is_grad_enabled() and torch.backends.mkldnn.is_available()
 
 
-def attention(q, k, v, p, fused=True):
+def attention(q, k, v, p):
     """softmax(q k^T / sqrt d, causal) v, with dropout p on the weights.
 
-    q: (B, H, T, d), the last T of S tokens. k, v: (B, H, S, d). Returns (B, H, T, d). fused=False always takes
-    the plain path, which has second derivatives.
+    q: (B, H, T, d), the last T of S tokens. k, v: (B, H, S, d). Returns (B, H, T, d).
 
     On a CPU the fused kernel has no dropout; in 16 bits a step is 1.3 to 1.4 times as fast without it.
     """
     T, S = q.shape[2], k.shape[2]
-    fused = fused and (q.device.type != "cpu" or (q.dtype.itemsize > 2 and not p))
+    fused = q.device.type != "cpu" or (q.dtype.itemsize > 2 and not p)
     # Its causal mask needs as many queries as keys; a single query, the newest, sees every key.
     if fused and T in (1, S):
         return F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=T == S)

@@ -9,7 +9,7 @@ import torch
 from model import GPT, GPTConfig
 from noise import GradientNoise, noisytune_, schedule, stream_seed
 from training import operators as ops
-from training.controls import make_control
+from training.controls import Control
 from training.distributed import Ending, SingleProcess
 from training.lion import Lion
 from training.pretrained import carry_over, describe
@@ -96,8 +96,7 @@ class Run(Trained):
         machine.apply()
         self.config, self.corpus, self.machine = config, corpus, machine
         self.ranks = ranks or SingleProcess()
-        self.model = GPT.create(model_config(config, corpus), stream_seed(config.seed, "init"), machine.device)
-        widen_(self.model, config)
+        self.model = new_model(config, corpus, machine.device)
         self.source_record = carry_over(source, self.model, corpus.meta) if source else None
         self.pretrained = copied(self.model) if source else None
         if source and config.noisytune_lambda:
@@ -105,7 +104,7 @@ class Run(Trained):
         self.scaler = machine.scaler()
         self.optimizer = make_optimizer(config, self.model, self.scaler.is_enabled())
         self.noise = gradient_noise(config, self.model, chosen_by(config))
-        self.control = make_control(self)
+        self.control = Control(self)
         self.count_from_0()
 
     def batch(self, micro_step):
@@ -172,6 +171,13 @@ def perturb_(parameters, config):
 
 def new_history(length, device):
     return torch.full((length, 3), math.nan, device=device)
+
+
+def new_model(config, corpus, device):
+    """A model with the weights that a run of this config begins with where it starts from no other's."""
+    model = GPT.create(model_config(config, corpus), stream_seed(config.seed, "init"), device)
+    widen_(model, config)
+    return model
 
 
 def model_config(config, corpus):

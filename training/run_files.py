@@ -113,9 +113,6 @@ def read_result(folder):
     return result
 
 
-READERS = {"config.json": read_config, "run.json": read_about, "result.json": read_result}
-
-
 def load_checkpoint(path):
     """The state in a checkpoint, on the CPU, or None where there is none. Tensors and plain values only.
 

@@ -29,12 +29,14 @@ from training.run_files import (
     CHECKPOINTS,
     EVENT_FILES,
     OWN_FILES,
-    READERS,
     is_run,
     load_checkpoint,
     log_lines,
     parse_event,
+    read_about,
+    read_config,
     read_log,
+    read_result,
 )
 
 ADVICE = "choose another --out_dir, or begin afresh with --overwrite=True"
@@ -92,10 +94,6 @@ class RunFolder:
             held = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
             raise UserError(f"{self.path} holds {held}, and no run: choose a new or an empty --out_dir")
 
-    def read(self, name):
-        """The value in a JSON file of the folder, or None."""
-        return READERS[name](self.path)
-
     def write(self, name, value):
         """Write a JSON file of the folder. result.json has the CRC-32 of the log too, and ends previous.pt."""
         self.sync_log()
@@ -113,7 +111,7 @@ class RunFolder:
         """
         if config.overwrite:
             self.clear()
-        there, about = self.read("config.json"), self.read("run.json")
+        there, about = read_config(self.path), read_about(self.path)
         left = [name for name in (*CHECKPOINTS, "best.pt", "result.json") if (self.path / name).exists()]
         if there is None and not left:
             return False
@@ -129,7 +127,7 @@ class RunFolder:
             self.check_config(config)
         if not same_corpus(about["corpus"], corpus_meta):
             raise UserError(f"{self.path} holds a run on other data of the same name; {ADVICE}")
-        if longer and (self.read("result.json") or {}).get("status") != "diverged":
+        if longer and (read_result(self.path) or {}).get("status") != "diverged":
             if self.load_last()[0] is None:
                 raise UserError(f"{self.path} has no checkpoint to go on from: its last.pt is gone")
             self.lengthen(config)
@@ -147,7 +145,7 @@ class RunFolder:
 
     def changed(self, config):
         """{option: (its value in the folder's config.json, here)} of those that make it another experiment."""
-        return unlike(identity(config), identity(self.read("config.json")))
+        return unlike(identity(config), identity(read_config(self.path)))
 
     def check_config(self, config, advice=None):
         """UserError where the folder's config.json is another experiment's that has begun; it names what
@@ -162,7 +160,7 @@ class RunFolder:
 
     def lengthen(self, config):
         """Give the run the length of a config, and take away how it ended; run.json tells of it."""
-        there, about = self.read("config.json"), self.read("run.json")
+        there, about = read_config(self.path), read_about(self.path)
         end, interval = there.max_iters, config.eval_interval
         if end % interval and (self.load("best.pt") or {}).get("iter") == end:
             raise UserError(

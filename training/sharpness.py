@@ -21,6 +21,7 @@ import math
 import statistics
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from config import UserError, run_script, user_path
 from data.files import write_json
@@ -37,9 +38,6 @@ STEPS, RESIDUAL = 100, 0.02  # of power iteration: it ends where |H v - top v| i
 
 
 def main(argv):
-    if "--help" in argv or "-h" in argv:
-        print(__doc__)
-        return 0
     if strange := [word for word in argv if word.startswith("-")]:
         raise UserError(f"{strange[0]} is no option of training.sharpness, which takes run folders alone")
     runs = [run for run in find_runs(map(user_path, argv)) if measurable(run)]
@@ -114,10 +112,9 @@ def rises(model, loss, rho):
 def hessian(model, batches):
     """{"tokens", "top", "residual", "traces"} of the mean loss over batches of windows, (x, y) each."""
     model.eval()
-    for block in model.blocks:
-        block.attn.fused = False  # which has no second derivatives
     parameters, tokens = list(model.parameters()), sum(y.numel() for _, y in batches)
-    loss = sum(model(x, y)[1] * (y.numel() / tokens) for x, y in batches)
+    with sdpa_kernel(SDPBackend.MATH):  # the fused ones have no second derivatives
+        loss = sum(model(x, y)[1] * (y.numel() / tokens) for x, y in batches)
     gradients = torch.autograd.grad(loss, parameters, create_graph=True)
 
     def times(vector):
@@ -153,4 +150,4 @@ def dot(vector, other):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, __doc__)
