@@ -147,8 +147,8 @@ def read_folders(folders):
         yield {**entry, "folder": path, "at": at}
 
 
-NUMBER = (int, float)
-SHARPNESS = {"rises": {str: [NUMBER]}, "hessian?": {"top": NUMBER, "traces": [NUMBER]}}
+FINITE = (int, float)
+SHARPNESS = {"rises": {str: [FINITE]}, "hessian?": {"top": FINITE, "traces": [FINITE]}}
 
 
 def read_run(path):

@@ -13,8 +13,8 @@ from config._command import (
     cores,
     counted,
     did_you_mean,
+    quoted,
     run_script,
-    shown,
     user_path,
 )
 from config._load import (

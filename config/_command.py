@@ -83,7 +83,7 @@ def can_be_path(text):
 def user_path(text):
     """The path that a user wrote, ~ expanded; UserError where it can be none."""
     if not can_be_path(str(text)):
-        raise UserError(f"{shown(str(text))} can be no path: one is {PATH}")
+        raise UserError(f"{quoted(str(text))} can be no path: one is {PATH}")
     return Path(text).expanduser()
 
 
@@ -97,7 +97,7 @@ def counted(number, what):
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-def shown(value, most=200):
+def quoted(value, most=200):
     """A value as a message quotes it: its repr, cut where it is long."""
     try:
         text = repr(value)

@@ -21,7 +21,7 @@ import types
 from pathlib import Path
 
 from config._classify import Classify
-from config._command import ROOT, UserError, command, did_you_mean, run_script, shown, user_path
+from config._command import ROOT, UserError, command, did_you_mean, quoted, run_script, user_path
 from config._options import Config, derived, help_text, options_of
 
 KINDS = {kind.program: kind for kind in (Config, Classify)}  # of options
@@ -131,7 +131,7 @@ def recorded(options, where="a config.json"):
     where: names the file.
     """
     if not isinstance(options, dict):
-        raise UserError(f"{where} holds {shown(options)} where the options should be")
+        raise UserError(f"{where} holds {quoted(options)} where the options should be")
     kind = kind_of(options)
     options = (BEFORE if kind is Config else {}) | today(options)
     if gone := options.keys() - options_of(kind).keys():
@@ -258,10 +258,10 @@ def check_value(name, value, where, kind):
         value = float(value)
     if type(value) not in kinds:
         wanted = " or ".join(kind.__name__.replace("NoneType", "None") for kind in kinds)
-        raise UserError(f"{where}: {name} must be {wanted}, not {shown(value)}")
+        raise UserError(f"{where}: {name} must be {wanted}, not {quoted(value)}")
     if choices and value not in choices:
         near = did_you_mean(value, choices)
-        raise UserError(f"{where}: {name}={shown(value)} is none of {', '.join(choices)}{near}")
+        raise UserError(f"{where}: {name}={quoted(value)} is none of {', '.join(choices)}{near}")
     if limits and value is not None and not limits.hold(value):
-        raise UserError(f"{where}: {name}={shown(value)} cannot be: it is {limits.words}")
+        raise UserError(f"{where}: {name}={quoted(value)} cannot be: it is {limits.words}")
     return value

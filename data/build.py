@@ -20,7 +20,7 @@ from data.meta import FORMAT, MOST_SYMBOLS, read_meta, vocabulary_sha256
 
 CHUNK = 1 << 22  # characters or bytes held at a time
 CODE_POINTS = 0x110000
-HALVES = {"train": 0.9, "val": 0.1}
+SPLITS = {"train": 0.9, "val": 0.1}
 
 
 def options(description, **extra):
@@ -167,7 +167,7 @@ def measure(chunks, splits, source, unit="character", look=lambda chunk: None):
             look(chunk)
             lengths[name] += len(chunk)
     if "" in lengths:
-        lengths = split_lengths(lengths[""], splits or HALVES)
+        lengths = split_lengths(lengths[""], splits or SPLITS)
     if not all(lengths.values()):
         empty, length = min(lengths, key=lengths.get), sum(lengths.values())
         raise UserError(f"{source['from']}: {length} {unit}s are too few, the {empty} split would be empty")

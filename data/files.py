@@ -14,8 +14,7 @@ from types import NoneType
 
 import filelock
 
-from config import ROOT, UserError
-from config import shown as quoted
+from config import ROOT, UserError, quoted
 
 FAILING = (errno.EIO, errno.ENOSPC, errno.EDQUOT)  # of a disk, not of what a file system cannot do
 WINDOWS = os.name == "nt"

@@ -21,8 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from config import ROOT, UserError, did_you_mean, user_path
-from config import shown as quoted
+from config import ROOT, UserError, did_you_mean, quoted, user_path
 from data.build import preparing
 from data.files import hash_of, shown
 from data.meta import FORMAT, read_meta, vocabulary_sha256

@@ -277,8 +277,8 @@ def test_a_kill_between_two_files_leaves_no_corpus_of_two_texts(tmp_path, monkey
 def test_splits_are_cut_as_nanogpts():
     parts = build.split_lengths(100_000_000, {"train": 0.9, "val": 0.05, "test": 0.05})
     assert parts == {"train": 90_000_000, "val": 5_000_000, "test": 5_000_000}
-    assert build.split_lengths(1_115_394, build.HALVES) == {"train": 1_003_854, "val": 111_540}
-    assert all(build.split_lengths(n, build.HALVES)["train"] == int(n * 0.9) for n in range(1, 3000))
+    assert build.split_lengths(1_115_394, build.SPLITS) == {"train": 1_003_854, "val": 111_540}
+    assert all(build.split_lengths(n, build.SPLITS)["train"] == int(n * 0.9) for n in range(1, 3000))
 
 
 # Reading.

@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 
-from config import UserError, shown
+from config import UserError, quoted
 from model import GELU, GPTConfig
 from training.machine import memory_of
 
@@ -53,7 +53,7 @@ def check_size(name, value, where):
     """UserError where one of SIZES is no size."""
     most = MOST_LAYERS if name == "n_layer" else MOST
     if type(value) is not int or not 1 <= value <= most:
-        raise UserError(f"{where}: {name}={shown(value)} is no number from 1 to {most:,}")
+        raise UserError(f"{where}: {name}={quoted(value)} is no number from 1 to {most:,}")
 
 
 def saved_shape(values, where):
@@ -73,6 +73,6 @@ def saved_shape(values, where):
         raise UserError(f"{where}: dropout or bias is none: restore it")
     if values["activation"] not in (*GELU,):
         raise UserError(
-            f"{where} has the activation {shown(values['activation'])}: models here have {', '.join(GELU)}"
+            f"{where} has the activation {quoted(values['activation'])}: models here have {', '.join(GELU)}"
         )
     return GPTConfig(**values)

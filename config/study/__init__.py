@@ -37,9 +37,9 @@ from config import (
     identity,
     kind_of,
     load,
+    quoted,
     read_option,
     run_file,
-    shown,
 )
 
 PARTS = {
@@ -125,7 +125,7 @@ def read_study(file, overlays=(), options=(), seeds=None, arms=None):
         raise UserError(f"--{ours[0]} is set by the study itself; {OURS[ours[0]]}")
     base = [parts["base"]] if isinstance(parts["base"], str) else parts["base"]
     if not all(isinstance(name, str) for name in base):
-        raise UserError(f"{file}: base={shown(base)} are not the names of config files")
+        raise UserError(f"{file}: base={quoted(base)} are not the names of config files")
     files = [*map(from_root, base), *map(str, overlays)]
     labels = [Path(overlay).stem for overlay in overlays]
     labels += [f"{name}={value}" for name, value in overrides.items() if name not in NOT_IDENTITY]
@@ -163,26 +163,26 @@ def check_parts(names, file):
         if name not in parts:
             raise UserError(f"{file} assigns no {name}; a study has {', '.join(PARTS)}")
         if not isinstance(parts[name], types):
-            raise UserError(f"{file}: {name}={shown(parts[name])} is of the wrong type (docs/studies.md)")
+            raise UserError(f"{file}: {name}={quoted(parts[name])} is of the wrong type (docs/studies.md)")
     for arm in parts["arms"]:
         name = arm if isinstance(arm, str) else ""
         if not re.fullmatch(r"(?!\.+$)[\w.+-]+", name) or re.fullmatch(r"seed\d+", name):
             raise UserError(
-                f"{file}: an arm is a folder: letters, digits and _.+- make its name, not {shown(arm)}"
+                f"{file}: an arm is a folder: letters, digits and _.+- make its name, not {quoted(arm)}"
             )
     for arm in (parts["baseline"], *parts["versus"], *parts["versus"].values(), *parts["decisive"]):
         if arm not in list(parts["arms"]):
-            raise UserError(f"{file}: {shown(arm)} is none of its arms{did_you_mean(str(arm), parts['arms'])}")
+            raise UserError(f"{file}: {quoted(arm)} is none of its arms{did_you_mean(str(arm), parts['arms'])}")
     for name, choices in (("purpose", PURPOSES), ("program", KINDS)):
         if parts[name] not in choices:
             raise UserError(f"{file}: {name}={parts[name]!r} is neither {' nor '.join(map(repr, choices))}")
     seeds = tuple(itertools.islice(parts["seeds"], MOST_RUNS + 1))  # of range(10**9) too
     if not seeds or not all(type(seed) is int and OPTIONS["seed"].limits.hold(seed) for seed in seeds):
-        raise UserError(f"{file}: seeds={shown(parts['seeds'])} are not numbers from 0 on")
+        raise UserError(f"{file}: seeds={quoted(parts['seeds'])} are not numbers from 0 on")
     if len(seeds) > MOST_RUNS:
-        raise UserError(f"{file}: seeds={shown(parts['seeds'])} are more than {MOST_RUNS:,}")
+        raise UserError(f"{file}: seeds={quoted(parts['seeds'])} are more than {MOST_RUNS:,}")
     if len(set(seeds)) < len(seeds):
-        raise UserError(f"{file}: seeds={shown(parts['seeds'])} name one of them twice")
+        raise UserError(f"{file}: seeds={quoted(parts['seeds'])} name one of them twice")
     parts["seeds"] = seeds
     kind = KINDS[parts["program"]]
     parts["common"] = check_options(parts["common"], f"{file}, common", kind)
@@ -204,7 +204,7 @@ def chosen(parts, arms):
 
 def check_options(options, where, kind):
     if not isinstance(options, dict):
-        raise UserError(f"{where}: options are written dict(name=value, ...), not {shown(options)}")
+        raise UserError(f"{where}: options are written dict(name=value, ...), not {quoted(options)}")
     options = checked(options, where, kind)
     if ours := [name for name in options if name in OURS]:
         raise UserError(f"{where}: {ours[0]} is set by the study itself")
@@ -274,7 +274,7 @@ def parse_seeds(text):
     for part in text.split(","):
         match = re.fullmatch(r"([0-9]{1,19})(?:-([0-9]{1,19}))?", part.strip())
         if not match:
-            raise UserError(f"--seeds={shown(text)[1:-1]} is not a list of seeds such as 1-8 or 1,2,5")
+            raise UserError(f"--seeds={quoted(text)[1:-1]} is not a list of seeds such as 1-8 or 1,2,5")
         first, last = int(match[1]), int(match[2] or match[1])
         if last - first + len(seeds) >= MOST_RUNS:
             raise UserError(f"--seeds={text} are more than {MOST_RUNS:,}: choose fewer")
