@@ -62,7 +62,8 @@ def test_the_plain_loop_samples_its_batches_from_the_map(parts):
 
 
 def test_both_loops_begin_alike_and_train_alike(parts):
-    setting = parts(max_iters=60, noise_sigma=0.0, gradient_accumulation_steps=1, dropout=0.0, n_embd=32)
+    options = {"gradient_accumulation_steps": 1, "dropout": 0.0, "n_embd": 32, "init_scale": 1.5}
+    setting = parts(max_iters=60, noise_sigma=0.0, **options)
     plain, ours = PlainLoop(*setting), OurLoop(*setting)
     assert all(map(torch.equal, plain.model.parameters(), ours.model.parameters()))
     losses = torch.tensor([[float(loop.train_step()) for _ in range(60)] for loop in (plain, ours)])
