@@ -99,10 +99,10 @@ def is_gpt2s(meta):
 
 
 def prepared(folder, vocabulary, sha256=None):
-    """Whether a folder holds a corpus prepared with this Vocabulary; as `build.prepared`."""
+    """Whether a folder holds a corpus prepared with this Vocabulary, None for any; as `build.prepared`."""
     meta = read_meta(Path(folder))
     there = meta and meta["source"].get("vocabulary", {"from": meta["unit"] + "s", "sha256": None})
-    if there and there["sha256"] != vocabulary.sha256:
+    if there and vocabulary and there["sha256"] != vocabulary.sha256:
         raise UserError(
             f"{shown(Path(folder))} holds tokens of another vocabulary, {there['from']}: --force replaces it"
         )

@@ -504,7 +504,7 @@ def test_a_missing_corpus_is_prepared_and_said(capsys, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("place", "name", "error"),
     [
-        (lifecycle, "Run", torch.OutOfMemoryError),
+        (Run, "__init__", torch.OutOfMemoryError),
         (train, "accumulate", MemoryError),
         (train, "train_step", RuntimeError),
         (lifecycle, "evaluate", RuntimeError),
