@@ -170,6 +170,7 @@ def test_a_mistake_in_a_study_is_one_line(study, old, new, words):
         (["tiny.py", "--seed=3"], "--seeds"),
         (["tiny.py", "--out_dir=x"], "out_dir"),
         (["tiny.py", "--overwrite=True"], "delete or rename"),
+        (["tiny.py", "afresh.py"], "delete or rename"),
         (["tiny.py", "--learning_rat=3"], "did you mean 'learning_rate'"),
         (["tiny.py", "--job=2"], "did you mean 'jobs'"),
         (["tiny.py", "--dryrun"], "did you mean 'dry-run'"),
@@ -187,6 +188,7 @@ def test_a_mistake_in_a_study_is_one_line(study, old, new, words):
 )
 def test_a_mistake_on_the_command_line_is_one_line(study, words, answer):
     study()
+    Path("afresh.py").write_text("overwrite = True\n")
     with pytest.raises(UserError) as caught:
         sweep.main(words)
     assert answer in str(caught.value)

@@ -241,9 +241,12 @@ def words_of(options):
 
 
 def check_runs(study, runs):
-    """UserError where two arms are one experiment, or the precision is left to the machine."""
+    """UserError where two arms are one experiment, the precision is left to the machine, or runs that were
+    stopped would begin afresh."""
     seen = {}
     for run in runs:
+        if run.config.overwrite:
+            raise UserError(f"{study.name}: a config file has overwrite=True; {OURS['overwrite']}")
         if run.config.dtype == "auto":
             raise UserError(
                 f"{study.name} leaves dtype to the machine, and its runs would differ from one to the next:"
