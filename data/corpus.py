@@ -18,10 +18,13 @@ from data.subword import encoding
 TASKS = "glue"  # data/glue/ is no corpus of a GPT
 
 
+def is_path(dataset):
+    return "/" in dataset or "\\" in dataset
+
+
 def corpus_folder(dataset):
     """The folder of a dataset: a path as it is, a name under data/; prepared now if it is not yet."""
-    is_path = "/" in dataset or "\\" in dataset
-    folder = user_path(dataset) if is_path else ROOT / "data" / dataset
+    folder = user_path(dataset) if is_path(dataset) else ROOT / "data" / dataset
     if (folder / "meta.json").is_file():
         return folder
     if dataset == TASKS:

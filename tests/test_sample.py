@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import checkpoint, write_corpus
-from made_up import fake_run
+from made_up import edit, fake_run
 
 import plot
 import sample
@@ -230,3 +230,14 @@ def test_it_prints_utf8_whatever_the_terminal(byte_run, monkeypatch):
     monkeypatch.setattr(sys, "stdout", terminal)
     sample.main([str(byte_run), "--prompt=é", "--max_new_tokens=2", "--device=cpu"])
     assert terminal.buffer.getvalue().startswith("--- sample 1 of 1, seed 1 ---\né".encode())
+
+
+def test_no_script_that_a_run_names_is_run(run, tmp_path):
+    folder = run(max_iters=5)
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange" / "prepare.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    edit(folder / "config.json", dataset=str(tmp_path / "strange"))
+    for main in (evaluate.main, sharpness.main):
+        with pytest.raises(UserError, match="not prepared"):
+            main([str(folder)])
+    assert not (tmp_path / "ran").exists()

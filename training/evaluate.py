@@ -13,7 +13,7 @@ import sys
 import torch
 
 from config import UserError, run_script, user_path
-from data.corpus import Corpus
+from data.corpus import Corpus, is_path
 from data.meta import same_corpus
 from model import GPT
 from training import gpt2
@@ -132,6 +132,8 @@ def main(argv):
 def open_corpus(folder, meta, device):
     """The corpus of a run or an exported model; UserError where it is another than it was trained on."""
     dataset, train_tokens = dataset_of(folder, meta)
+    if is_path(dataset) and not (user_path(dataset) / "meta.json").is_file():  # its prepare.py may be anyone's
+        raise UserError(f"{folder} was trained on {dataset}, which is not prepared: run its prepare.py first")
     corpus = Corpus(dataset, device, train_tokens)
     if not same_corpus(corpus.meta, meta):
         raise UserError(f"{corpus.folder} is not the corpus that {folder} was trained on")
