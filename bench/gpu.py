@@ -11,7 +11,7 @@ train: the missing runs of config/study/full_size.py, so many at once, baseline 
 the third arm; then those of full_size_rates.py. No run is begun that could not end in time, going by the last
 one. DIR gets the compact records, written as each run ends, with those that results/ has, whose runs are not
 done again. What was stopped lies in out/, and goes on. Without --compile it is that of check.json's ways, where
-DIR has one, in which a run is fastest and no test failed.
+DIR has one of this card, in which a run is fastest and no test failed.
 
 Config files and keys go over the paper's size. Rehearsals without a card:
 
@@ -41,8 +41,8 @@ from statistics import median
 
 import pandas as pd
 
-from analysis.collect import collect
-from analysis.records import RUNS, read, read_lines
+from analysis.collect import collect, merge
+from analysis.records import RUNS, read, read_lines, read_study_json
 from analysis.statistics import compare
 from bench.report import milliseconds, shown
 from bench.subprocesses import ended, kill
@@ -200,8 +200,9 @@ def row(part, record):
 
 def train(options, words, record):
     """Train what there is time for; returns the exit status, 1 where a run failed."""
-    if not any(word.startswith("--compile=") for word in words):
-        words = [*words, *fastest(read_json(options.out / "check.json") or {})]
+    checked = read_json(options.out / "check.json") or {"machine": {}}
+    if not any(word.startswith("--compile=") for word in words) and of_one_card(checked, record):
+        words = [*words, *fastest(checked)]
     files, keys = ([word for word in words if word.startswith("-") == key] for key in (False, True))
     places, seconds, statuses, go_on = {}, 0, set(), True
     for name, arms in PLAN:
@@ -216,6 +217,10 @@ def train(options, words, record):
             seconds, go_on = session.seconds, session.ended and not session.signal
     tell([place for place in places.values() if (place / RUNS).is_file()])
     return max(statuses - {TIME_IS_UP}, default=0)
+
+
+def of_one_card(*records):
+    return len({record["machine"].get("name") for record in records}) == 1
 
 
 def fastest(record):
@@ -234,8 +239,9 @@ def fastest(record):
 def begin_records(study, place):
     """Begin with the records that results/ has, and the runs that out/ has; returns their {(arm, seed)}."""
     known = ROOT / "results" / study.name / study.size
-    if (known / RUNS).is_file() and not (place / RUNS).is_file():
-        shutil.copytree(known, place, dirs_exist_ok=True)
+    if (known / RUNS).is_file():
+        lines = {(line["arm"], line["seed"]): line for line in read_lines(known / RUNS)}
+        merge(place, study.record(), read_study_json(known)["corpora"], lines)
     check_runs(study.runs)
     write_json(study.folder / "study.json", study.record())
     collect(study.folder, study.record(), place)

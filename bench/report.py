@@ -97,7 +97,10 @@ def jobs(record):
 def tables(folder):
     """{title: table as text} of a bench folder, those that there is something for."""
     bench, at_once = (read_json(Path(folder) / file) or {} for file in FILES)
-    found = {"Runs at once": jobs(at_once) if at_once else {}}
+    found = {}
+    if at_once:  # maybe of another config than bench.json
+        what = f" ({described(at_once)})" if bench and described(at_once) != described(bench) else ""
+        found[f"Runs at once{what}"] = jobs(at_once)
     if bench.get("loops"):
         found |= {"A step": loops(bench), "What each adds to a step without noise": ingredients(bench)}
         found["Ours beside the usual"] = others(bench)

@@ -32,7 +32,11 @@ Strength = Annotated[float, Limits(lambda x: 0 <= x <= 1e6, "from 0 to 1e6")]
 Fraction = Annotated[float, Limits(lambda x: 0 <= x < 1, "from 0 to under 1")]
 UpToOne = Annotated[float, Limits(lambda x: 0 <= x <= 1, "from 0 to 1")]
 Device = Annotated[
-    str, Limits(lambda x: re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?|mps", x), "auto, cpu, cuda, cuda:N or mps")
+    str,
+    Limits(
+        lambda x: re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]{0,3}))?|mps", x),
+        "auto, cpu, cuda, cuda:N or mps",
+    ),
 ]
 Schedule = Literal["exponential", "linear", "cosine", "constant", "inverse", "plateau"]
 Scale = Literal["absolute", "global", "tensor"]

@@ -37,6 +37,8 @@ def run(main, folder):
     """Run the `main(argv)` of a prepare script as `config.run_script` does, with the folder's lock."""
 
     def alone(argv):
+        if {"--help", "-h"} & {*argv}:
+            return main(argv)
         with preparing(folder):
             return main(argv)
 

@@ -22,11 +22,12 @@ ATTEMPTS = 3
 PASSING = (408, 416, 425, 429)  # HTTP statuses under 500 that may pass
 
 
-def fetch(urls, sha256, target, source=None, size=None, most=MOST):
+def fetch(urls, sha256, target, source=None, size=None, most=MOST, held="it"):
     """(path of a file with this SHA-256, where it is from): `source` if given, else a download to `target`.
 
     urls: mirrors, tried in order. source: a path or URL that takes their place. sha256: None takes any.
-    size: the file's, in bytes, or None where it is not known; then a download ends at `most`.
+    size: the file's, in bytes, or None where it is not known; then a download ends at `most`. held: what
+    the script's --source takes.
     A file at `target` that already has the hash is used as it is. UserError where the hash is another, or
     every mirror failed, with each one's reason.
     """
@@ -47,9 +48,9 @@ def fetch(urls, sha256, target, source=None, size=None, most=MOST):
             print(f"{url}: no SHA-256 is known to check this file by; it has {hash_of(target)}")
         return target, url
     raise UserError(
-        f"{target.name} could not be downloaded from {'; '.join(failures)}. If you have the file, use"
-        f" {command(shown(target.parent / 'prepare.py'), '--source=PATH')}; config/quickstart.py needs no"
-        " download"
+        f"{target.name} could not be downloaded from {'; '.join(failures)}. If you have the file,"
+        f" {command(shown(target.parent / 'prepare.py'), '--source=PATH')} takes {held};"
+        " config/quickstart.py needs no download"
     )
 
 

@@ -84,9 +84,8 @@ def gpt2_vocabulary():
     except Exception as error:  # of requests, of the disk, or a wrong hash
         raise UserError(
             f"tiktoken could not get GPT-2's vocabulary ({type(error).__name__}): set TIKTOKEN_CACHE_DIR to a"
-            " folder in which it kept it where there was a network, or use"
-            " python data/shakespeare_bpe/prepare.py --vocabulary FILE, with a rank file of tiktoken, and"
-            " --source FILE for the text"
+            " folder in which it kept it where there was a network, or add --vocabulary=FILE, a rank file of"
+            " tiktoken (docs/corpora.md)"
         ) from None
     ranks = encoding.n_vocab - len(encoding.special_tokens_set)
     return Vocabulary([encoding.decode_single_token_bytes(rank) for rank in range(ranks)], "gpt2 of tiktoken")

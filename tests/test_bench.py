@@ -12,12 +12,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import card as card_tests
+import made_up
 import pytest
 import torch
 from conftest import LIMIT, tokens_of
 
 import plot
-from analysis import records
+from analysis import collect, records
 from bench import __main__ as bench
 from bench import card, gpu, measure, report, subprocesses, turns
 from bench.our_loop import OurLoop
@@ -241,8 +242,9 @@ def test_peak_memory_is_a_processes_own_and_may_be_unknown(monkeypatch):
     before, after = map(int, said.stdout.split())
     assert before < after < Machine("cpu", "float32", 1, False).peak_memory() - held.numel()
     assert 100e6 < after - before < 220e6, "200 MB, less what importing had given back"
-    monkeypatch.setattr("pathlib.Path.read_text", lambda _: "VmSize:\t     9 kB\n")
-    assert Machine("cpu", "float32", 1, False).peak_memory() is None
+    for answer in (lambda _: "VmSize:\t     9 kB\n", lambda _: open("nowhere")):
+        monkeypatch.setattr("pathlib.Path.read_text", answer)
+        assert Machine("cpu", "float32", 1, False).peak_memory() is None
 
 
 def test_outside_git_the_revision_is_that_of_the_environment(tmp_path, monkeypatch):
@@ -251,6 +253,14 @@ def test_outside_git_the_revision_is_that_of_the_environment(tmp_path, monkeypat
     assert versions()["revision"] == "abc"
     monkeypatch.delenv("CODE_REVISION")
     assert versions()["revision"] is None
+    monkeypatch.setenv("CODE_REVISION", "abc")
+    words = ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "another's"]
+    for command in (["init", "-q"], words):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    assert len(versions()["revision"]) == 40
+    (tmp_path / "copied").mkdir()
+    monkeypatch.setattr("training.machine.ROOT", tmp_path / "copied")
+    assert versions()["revision"] == "abc"
 
 
 # The report.
@@ -286,6 +296,16 @@ def test_benches_of_one_name_keep_a_page_each(tmp_path):
         shutil.copytree(bench, tmp_path / place / "bench")
     assert plot.main([str(tmp_path), f"--out={tmp_path / 'drawn'}"]) == 0
     assert len([*(tmp_path / "drawn").rglob("bench.md")]) == 2
+
+
+def test_runs_at_once_of_another_config_say_so(tmp_path):
+    bench = read_json(next((ROOT / "results" / "speed").rglob("bench.json")))
+    jobs = {**bench, "jobs": [{"jobs": 2, "steps_per_second": [9.0, 9.5]}]}
+    for size, title in ((bench["parameters"], "Runs at once"), (10, "Runs at once (")):
+        write_json(tmp_path / "jobs.json", {**jobs, "parameters": size})
+        write_json(tmp_path / "bench.json", bench)
+        assert next(iter(report.tables(tmp_path))).startswith(title)
+        assert ("0.00 M parameters" in report.draw(tmp_path)[0].read_text()) == title.endswith("(")
 
 
 def test_ratios_are_turn_by_turn_costs_are_differences_and_an_evaluation_is_of_the_whole_split():
@@ -442,6 +462,28 @@ def test_a_failed_run_keeps_no_other_study_from_beginning(small, monkeypatch, en
     options = SimpleNamespace(out=Path("kept"), end=time.monotonic() + 100)
     assert gpu.train(options, [small, "--compile=off"], {}) == 1
     assert sessions == ["full_size", "full_size", "full_size_rates"][:begun]
+
+
+def test_records_that_came_into_results_since_are_taken_in(small, monkeypatch):
+    study = read_study(ROOT / "config" / "study" / "full_size.py", [small], seeds=[1, 2])
+    for seed in (1, 2):
+        made_up.make_study(Path("runs"), {"baseline": {}}, seeds=(seed,))
+        collect.collect(Path("runs"), study.record(), place := Path("results") / study.name / study.size)
+        if seed == 1:
+            shutil.copytree(place, "kept")
+    monkeypatch.setattr(gpu, "ROOT", Path.cwd())
+    assert gpu.begin_records(study, Path("kept")) == {("baseline", 1), ("baseline", 2)}
+    assert gpu.begin_records(study, Path("kept")) == {("baseline", 1), ("baseline", 2)}
+
+
+def test_what_was_measured_on_another_machine_chooses_no_way(small, monkeypatch):
+    asked = []
+    monkeypatch.setattr(gpu, "PLAN", [])
+    monkeypatch.setattr(gpu, "fastest", lambda record: asked.append(record) or [])
+    write_json("check.json", {"machine": {"name": "one"}})
+    for name, times in (("another", 0), ("one", 1)):
+        gpu.train(SimpleNamespace(out=Path()), [small], {"machine": {"name": name}})
+        assert len(asked) == times
 
 
 @pytest.fixture

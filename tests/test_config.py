@@ -114,6 +114,7 @@ def test_a_command_runs_with_its_outputs_closed_or_in_a_notebook(monkeypatch, st
         ("--dropout=1", ["dropout=1.0", "under 1"]),
         ("--noise_gamma=1.1", ["noise_gamma=1.1", "from 0 to 1"]),
         ("--device=gpu", ["'gpu'", "cuda"]),
+        ("--device=cuda:01", ["'cuda:01'", "cuda:N"]),
         ("--noise_schedule=exponetial", ["'exponetial'", "did you mean 'exponential'"]),
         ("config/study/mechanism.py", ["is a study", "python sweep.py config/study/mechanism.py"]),
         ("config/shakespear_noise.py", ["no config file", "did you mean 'config/shakespeare_noise.py'"]),

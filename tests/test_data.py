@@ -11,6 +11,7 @@ import re
 import runpy
 import shlex
 import shutil
+import sys
 import tracemalloc
 import zipfile
 
@@ -132,6 +133,13 @@ def test_every_script_takes_the_lock_of_its_folder(monkeypatch, script):
     monkeypatch.setattr(build, "run", lambda *arguments: calls.append(arguments))
     main = runpy.run_path(str(script), run_name="__main__")["main"]
     assert calls == [(main, script.parent)]
+
+
+def test_its_help_waits_for_no_other_process(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["prepare.py", "--help"])
+    monkeypatch.setattr(build, "preparing", lambda _: pytest.fail("it takes the lock"))
+    with pytest.raises(SystemExit):
+        build.run(lambda argv: 0, tmp_path)
 
 
 def test_what_a_killed_script_has_half_written_is_removed_and_nothing_else(tmp_path):

@@ -145,6 +145,13 @@ def test_what_we_have_exported_is_the_same_model_in_transformers_and_here(
     assert not any(value.any() for value in again.values())
 
 
+def test_an_export_is_evaluated_on_what_it_was_trained_on(exported):
+    source, folder = exported(train_tokens=200, eval_tokens=100)
+    for place in (source, folder):
+        assert evaluate.dataset_of(place, corpus_meta(place))[1] == 200
+    assert "over 96 characters" in (folder / "README.md").read_text(), "six windows of 16"
+
+
 @pytest.mark.parametrize("unit", ["character", "byte", "token"])
 def test_the_model_card_says_what_it_is_and_its_lines_run(exported, transformers, capsys, unit):
     source, folder = exported()

@@ -287,6 +287,12 @@ def test_a_mistake_of_ours_is_not_taken_for_a_failed_compilation(command, monkey
         train.main(command())
 
 
+def test_a_checkpoint_holds_no_history_that_is_to_come(new_run):
+    a_run = new_run(max_iters=1000)
+    a_run.step = 5
+    assert a_run.state()["history"].untyped_storage().nbytes() == 5 * 3 * 4
+
+
 def test_a_run_that_is_done_is_left_alone_and_overwrite_begins_afresh(run, capsys):
     folder = run()
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.suffix != ".py"}

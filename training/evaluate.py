@@ -143,7 +143,7 @@ def open_corpus(folder, meta, device):
 def dataset_of(folder, meta):
     """(the dataset of a run, as it was given, or of an exported model, by its name; its train_tokens)."""
     if gpt2.is_model(folder):
-        return meta["name"], None
+        return meta["name"], meta.get("train_tokens")
     config = config_of(folder)
     return config.dataset, config.train_tokens
 

@@ -29,7 +29,8 @@ def main(argv):
     card = model_card(run, folder, meta, path, checkpoint, model)
     (folder / gpt2.WEIGHTS).unlink(missing_ok=True)  # without them, what an interruption leaves is no model
     weights = gpt2.weights_of(model)
-    write_json(folder / "corpus.json", {**meta, "weights_sha256": hashlib.sha256(weights).hexdigest()})
+    more = {"train_tokens": config_of(run).train_tokens, "weights_sha256": hashlib.sha256(weights).hexdigest()}
+    write_json(folder / "corpus.json", {**meta, **more})
     with replacing(folder / "README.md", "w", encoding="utf-8", newline="\n") as file:
         file.write(card)
     tokenizer.write(folder, meta, model.config.block_size)
@@ -108,8 +109,10 @@ def logged_loss(run, iteration, meta, config):
     events = [event for event in read_log(run)[0] if event["kind"] == "eval" and event["iter"] == iteration]
     if not events:
         return "not evaluated"
-    nats, tokens = events[-1]["val_loss"], min(meta["splits"]["val"]["tokens"], config.eval_tokens)
-    return f"{with_bits(nats, meta, 'val')}, over {tokens:,} {meta['unit']}s"
+    nats, targets, size = events[-1]["val_loss"], meta["splits"]["val"]["tokens"] - 1, config.block_size
+    if targets > config.eval_tokens:  # as many whole windows as fit (Corpus.windows)
+        targets = max(1, config.eval_tokens // size) * size
+    return f"{with_bits(nats, meta, 'val')}, over {targets:,} {meta['unit']}s"
 
 
 CARD = """\

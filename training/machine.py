@@ -142,9 +142,11 @@ class Machine:
         if os.name == "nt":
             return None
         if sys.platform == "linux":  # whose ru_maxrss begins at that of the process that started this one
-            status = Path("/proc/self/status").read_text()
-            peak = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
-            return int(peak[1]) * 1024 if peak else None  # a sandbox's kernel may not tell
+            with contextlib.suppress(OSError):  # a sandbox may have no /proc, or not all of it
+                status = Path("/proc/self/status").read_text()
+                if peak := re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE):
+                    return int(peak[1]) * 1024
+            return None
         import resource
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -279,5 +281,6 @@ def revision():
         ).stdout.strip()
 
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+        if Path(git("rev-parse", "--show-toplevel")).resolve() == ROOT:  # not a repository around the code
+            return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
     return os.environ.get("CODE_REVISION")

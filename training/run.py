@@ -59,7 +59,7 @@ class Trained:
             "scaler": self.scaler.state_dict(),
             "step": self.step,
             "seconds": self.meter.seconds(),
-            "history": self.history[: self.step],
+            "history": self.history[: self.step].clone(),  # of a view all of its storage would be saved
         }
 
     def restore(self, state):

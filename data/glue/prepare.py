@@ -165,9 +165,12 @@ def found(task, file, member, source):
 def downloaded(task, file, member, folder):
     """The path of a file, or of the zip that it is in."""
     if not member:
-        return download.fetch([url + file for url in task.urls], SHA256[file], folder / file, most=MOST)[0]
+        urls = [url + file for url in task.urls]
+        return download.fetch(urls, SHA256[file], folder / file, most=MOST, held="its folder")[0]
     target = folder / Path(task.urls[0]).name
-    return target if target.is_file() else download.fetch(task.urls, None, target, most=MOST)[0]
+    if target.is_file():
+        return target
+    return download.fetch(task.urls, None, target, most=MOST, held="its folder")[0]
 
 
 if __name__ == "__main__":

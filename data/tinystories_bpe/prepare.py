@@ -42,7 +42,8 @@ def main(argv, folder=HERE):
 
 def obtained(name, size, sha256, source, folder):
     """The path of one of the files."""
-    return download.fetch([f"{URL}/{name}"], sha256, folder / name, source and f"{source}/{name}", size)[0]
+    source = source and f"{source}/{name}"
+    return download.fetch([f"{URL}/{name}"], sha256, folder / name, source, size, held="its folder")[0]
 
 
 if __name__ == "__main__":
