@@ -14,12 +14,22 @@ from analysis.tables import markdown_cells
 from data.files import read_json, replacing
 
 FILES = ("bench.json", "jobs.json")
+BATCH = ("gradient_accumulation_steps", "batch_size", "block_size")
+SHAPE = {  # of either file
+    **{"corpus": str, "parameters": int, "began": str, "machine": {"name": str}, "versions": {"torch": str}},
+    "config": dict.fromkeys((*BATCH, "max_iters"), int),
+}
 NAMES = {"plain": "plain loop", "ours": "train.py", "quiet": "train.py without noise"}
 
 
 def find_benches(folders):
     """The bench folders at or below `folders`, sorted."""
     return sorted({path.parent for folder in folders for file in FILES for path in Path(folder).rglob(file)})
+
+
+def read(folder):
+    """What the files of a bench folder hold, {} for one that is not there."""
+    return [read_json(Path(folder) / file, SHAPE) or {} for file in FILES]
 
 
 def milliseconds(seconds):
@@ -96,8 +106,7 @@ def jobs(record):
 
 def tables(folder):
     """{title: table as text} of a bench folder, those that there is something for."""
-    bench, at_once = (read_json(Path(folder) / file) or {} for file in FILES)
-    found = {}
+    (bench, at_once), found = read(folder), {}
     if at_once:  # maybe of another config than bench.json
         what = f" ({described(at_once)})" if bench and described(at_once) != described(bench) else ""
         found[f"Runs at once{what}"] = jobs(at_once)
@@ -122,7 +131,7 @@ def shown(value):
 def described(record):
     """The machine, the size and the day, in words."""
     machine, config = record["machine"]["name"], record["config"]
-    batch = f"{config['gradient_accumulation_steps']} × {config['batch_size']} × {config['block_size']}"
+    batch = " × ".join(str(config[name]) for name in BATCH)
     size = f"{record['corpus']}, {record['parameters'] / 1e6:.2f} M parameters, batch {batch}"
     return f"{machine}; {size}; PyTorch {record['versions']['torch']}; {record['began'][:10]}"
 
@@ -135,7 +144,7 @@ def print_tables(folder):
 def draw(folder, out=None):
     """Write the tables into bench.md; returns its path, in a list."""
     path = Path(out or Path(folder) / "figures") / "bench.md"
-    parts = [described(next(record for file in FILES if (record := read_json(Path(folder) / file))))]
+    parts = [described(next(filter(None, read(folder))))]
     for title, found in tables(folder).items():
         parts += [f"**{title}**", markdown_cells(found.rename_axis("").reset_index())]
     with replacing(path, "w", encoding="utf-8", newline="\n") as file:

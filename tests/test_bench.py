@@ -340,6 +340,13 @@ def test_the_committed_records_are_read_and_drawn(tmp_path):
     assert list(report.tables(tmp_path)) == ["A step"]
 
 
+def test_a_damaged_bench_is_one_line(tmp_path):
+    for record, said in (({}, "has no corpus"), ({"corpus": "a", "parameters": "b"}, "parameters is 'b'")):
+        write_json(tmp_path / "bench.json", record)
+        with pytest.raises(UserError, match=rf"bench.json is damaged: .*{said}"):
+            plot.main([str(tmp_path)])
+
+
 # A card: check and train.
 
 

@@ -137,6 +137,14 @@ def test_a_mistake_in_preparing_is_one_line(glue, tmp_path, words, change, said)
     assert not list(tmp_path.glob("glue/*/meta.json"))
 
 
+def test_what_a_killed_process_left_of_a_task_goes(glue, tmp_path):
+    left = tmp_path / "glue" / "rte" / ".train.tsv.1.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_text("half")
+    prepare.main(["rte", f"--source={glue}"], tmp_path / "glue")
+    assert not left.exists()
+
+
 def test_a_changed_table_of_a_prepared_task_is_found(glue, tmp_path):
     prepare.main(["rte", f"--source={glue}"], tmp_path / "glue")
     with open(tmp_path / "glue" / "rte" / "val.tsv", "a") as file:

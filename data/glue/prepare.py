@@ -16,7 +16,7 @@ sys.path.insert(0, str(HERE.parents[1]))
 
 from config import UserError, did_you_mean, user_path  # noqa: E402
 from data import build, download, texts, unzip  # noqa: E402
-from data.files import replacing, shown, write_json  # noqa: E402
+from data.files import replacing, shown, temporaries, write_json  # noqa: E402
 from data.meta import read_meta  # noqa: E402
 
 MOST = 1 << 24  # bytes of a file or of a zip
@@ -113,6 +113,8 @@ def main(argv, folder=HERE):
 def prepare(name, task, source, folder):
     """Write the tables of a task and, last, its meta.json."""
     place, files = folder / name, (*task.train, *task.val)
+    for path in temporaries(place, ["train.tsv", "val.tsv", "meta.json"]):  # of a killed process
+        path.unlink()
     splits = {split: examples_of(name, task, split, source, folder) for split in ("train", "val")}
     origin = Path(source).name if source else task.urls[0]
     origin = {"from": origin, "sha256": " ".join(SHA256[file] for file in files)}
