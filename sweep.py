@@ -72,7 +72,9 @@ def read_command(argv):
         parser.add_argument(f"--{name}")
     for name in ("plot", "dry-run", "list"):
         parser.add_argument(f"--{name}", action="store_true")
-    arguments, options = parser.parse_known_intermixed_args(argv)
+    arguments, rest = parser.parse_known_intermixed_args(argv)
+    options = [word for word in rest if word.startswith("-")]
+    arguments.files += [word for word in rest if word not in options]  # argparse leaves those behind an option
     if not arguments.files:
         raise UserError("which study? python sweep.py config/study/quickstart.py --jobs=2 --plot")
     if not 1 <= arguments.jobs <= 1024 or not arguments.time_budget > 0:

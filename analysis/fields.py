@@ -130,6 +130,18 @@ class Fields:
         found = (ours - theirs).dropna().mean(axis=1)
         return with_interval(*statistics.interval(found), "+") + f" (n = {len(found)})"
 
+    def pooled_diff(self, *pairs, loss="val"):
+        """`diff` over some (study, arm) that have no seed in common; outside the families of the verdicts."""
+        each = [ours - reference for ours, reference in (self._both(*pair, loss) for pair in pairs)]
+        found = pd.concat(each)
+        if found.index.has_duplicates:
+            raise UserError("a pooled difference is of studies that have no seed in common")
+        return with_interval(*statistics.interval(found), "+") + f" (n = {len(found)})"
+
+    def harm_ratio(self, study, arm, other, its):
+        """The harm of an arm over that of an arm of another study, means of the best val loss: "1.3"."""
+        return f"{self._row(study, arm)['mean'] / self._row(other, its)['mean']:.1f}"
+
     def relative(self, study, arm, loss="val"):
         """The interval of `diff` in per cent of the reference's mean: "-38 % to 14 %"."""
         row = self._row(study, arm, loss)
@@ -153,10 +165,12 @@ class Fields:
         found = self._row(study, arm, loss).mde
         return "–" if math.isnan(found) else f"{found:.4f}"
 
-    def equivalence(self, study, arm, loss="val"):
-        """p of two one-sided t-tests that an arm is within the paper's best gain of its reference."""
+    def equivalence(self, study, arm, loss="val", cells=1):
+        """p of two one-sided t-tests that an arm is within the paper's best gain of its reference; by
+        Bonferroni's adjustment for as many cells."""
         ours, reference = self._both(study, arm, loss)
-        return probability(statistics.equivalence_p(ours - reference, -paper_differences().min()))
+        p = statistics.equivalence_p(ours - reference, -paper_differences().min())
+        return probability(float(np.minimum(1, cells * p)))
 
     def reference(self, study, arm):
         return self._row(study, arm).reference
@@ -180,10 +194,10 @@ class Fields:
             raise UserError(f"{study}, {arm}: no fraction of an effect{f' at iteration {at}' if at else ''}")
         return "{} ({} to {})".format(*map(percent, found))
 
-    def part(self, study, *arms, of):
+    def part(self, study, *arms, of, against=None):
         """How much of the harm of an arm, `of`, others have in all, "57 % (55 % to 59 %)", each against the
-        baseline, with Fieller's 95 % interval."""
-        baseline = self._losses(study, self._row(study, of).reference, "val")
+        baseline or the arm `against`, with Fieller's 95 % interval."""
+        baseline = self._losses(study, against or self._row(study, of).reference, "val")
         ours = sum(self._losses(study, arm, "val") - baseline for arm in arms) + baseline
         found = statistics.fraction_of_effect(ours.dropna(), self._losses(study, of, "val"), baseline)
         return "{} ({} to {})".format(*map(percent, found)) if found else "–"
@@ -274,7 +288,8 @@ class Fields:
         """How many studies give a verdict."""
         judging = self._table[self._table.purpose == "comparison"].groupby(["study", "size"]).groups
         verdicts = {study: self._comparisons(f"{study}/{size}").verdict for study, size in judging}
-        return sum(any(found != statistics.Verdict.INCOMPLETE) for found in verdicts.values())
+        none = (statistics.Verdict.INCOMPLETE, statistics.Verdict.NONE)
+        return sum(not found.isin(none).all() for found in verdicts.values())
 
     def studies(self):
         """Their names, with the size where that is needed; those that judge first."""
@@ -373,6 +388,17 @@ class Fields:
         for arm, row in predict.beside_found(self._records, *self._key(study)).iterrows():
             cells = [f"`{arm}`", f"{row.share:.3f}", f"{row.predicted:+.4f}"]
             yield [*cells, f"{with_interval(row['mean'], row.half_width, '+')} (n = {row.n})", str(row.verdict)]
+
+    def by_share(self, study):
+        """A row of cells an arm with absolute noise: its name, S of its runs, the harm that the cubic of
+        docs/hypotheses.md has at that S, and the harm found."""
+        for row in predict.by_share_alone(self._records, *self._key(study)).itertuples():
+            yield [
+                row.arm,
+                f"{row.share:.3f}",
+                f"{row.predicted:+.4f}",
+                with_interval(row.harm, row.half_width, "+"),
+            ]
 
     def _power_law(self, loss):
         return power_law.fitted(self._records, LOSSES[loss])

@@ -3,8 +3,8 @@
     python -m analysis.predict config/study/law.py config/cpu.py
 
 At 2,000 iterations and a learning rate of 1e-3 the harm of absolute noise in AdamW is a cubic in -ln S, 0 at
-S = 1, fitted to the arms of KNOWN in results/. S is by gradients of norm 1. For other lengths a noisy run of
-length T is taken for a clean one of length S T: harm = B(S T) - B(T), with the baseline's loss
+S = 1, fitted to the arms of KNOWN in results/, at S by their own gradients; a prediction takes S by gradients
+of norm 1. For other lengths a noisy run of length T is taken for a clean one of length S T: harm = B(S T) - B(T), with the baseline's loss
 
     B(T) - B(2000) = cubic(T / 2000) up to 2,000, beta ((T / 2000)^-c - 1) from there on,
 
@@ -104,6 +104,13 @@ def beside_found(found, study, size):
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["share", "alone", "predicted"])
     compared = statistics.compare(found, study, size, "best_val_loss")
     return table.drop(columns="alone").join(compared[["n", "mean", "half_width", "verdict"]], how="inner")
+
+
+def by_share_alone(found, study, size):
+    """`arm_shares` of a study, and a column predicted: the cubic at the arm's own S."""
+    law, _ = known_law(found)
+    table = arm_shares(found.of(study=study, size=size))
+    return table.assign(predicted=[law.harm(share) for share in table.share])
 
 
 def main(argv):

@@ -230,11 +230,12 @@ STUDY = {
 
 
 def read_study_json(folder):
-    """What a study.json holds, None where there is none; UserError where it is damaged, or its name is none."""
+    """What a study.json holds, None where there is none; UserError where it is damaged, or its names are none
+    of folders."""
     study = read_json(folder / "study.json", STUDY)
-    for name in (study["name"], study["size"]) if study else ():
+    for name in (study["name"], study["size"], study.get("together") or study["name"]) if study else ():
         if Path(name).name != name or name in ("", ".."):
-            raise UserError(f"{folder / 'study.json'} names itself {name!r}, which is no name of a folder")
+            raise UserError(f"{folder / 'study.json'} has the name {name!r}, which is none of a folder")
     return study
 
 

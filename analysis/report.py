@@ -62,8 +62,9 @@ def text_of(environment, source, pages):
         text = environment.get_template(name).render()
     except jinja2.TemplateSyntaxError as error:
         raise UserError(f"analysis/pages/{name}, line {error.lineno}: {error.message}") from None
-    except (UserError, jinja2.UndefinedError, TypeError) as error:
-        raise UserError(f"analysis/pages/{name}: {error}") from None
+    except (UserError, jinja2.UndefinedError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+        what = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        raise UserError(f"analysis/pages/{name}: {what}{error}") from None
     return HEAD.format(f"analysis/pages/{name}") + text
 
 

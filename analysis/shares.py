@@ -19,8 +19,9 @@ def arm_shares(found):
         runs = dict(list(found.of(study=study, size=size).runs.groupby(["setting", "arm"])))
         for row in statistics.compare(found, study, size, "best_val_loss").reset_index().itertuples():
             arm, reference = (runs[row.setting, name] for name in (row.arm, row.reference))
-            if is_absolute(arm.config.iloc[0], reference.config.iloc[0]):
-                each = [share_and_squares(run, logged[run.folder]) for run in arm.itertuples()]
+            ran = [run for run in arm.itertuples() if run.folder in logged]  # one may diverge before any log
+            if ran and is_absolute(arm.config.iloc[0], reference.config.iloc[0]):
+                each = [share_and_squares(run, logged[run.folder]) for run in ran]
                 place = [study, row.arm, arm.corpus_name.iloc[0], row.n]
                 rows.append([*place, *np.mean(each, axis=0), row.mean, row.half_width])
     columns = ["study", "arm", "corpus", "n", "share", "squares", "harm", "half_width"]

@@ -36,9 +36,7 @@ from config._options import (
     OPTIONS,
     Config,
     differences,
-    help_text,
     identity,
-    options_of,
     source_wanted,
     unlike,
 )

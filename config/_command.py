@@ -35,7 +35,12 @@ def run_script(main, usage=None):
         if usage and {"--help", "-h"} & {*sys.argv[1:]}:
             print(usage)
             sys.exit(0)
-        sys.exit(main(sys.argv[1:]))
+        status = main(sys.argv[1:])
+        sys.stdout.flush()
+        sys.exit(status)
+    except BrokenPipeError:  # whoever reads, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(128 + 13)  # as SIGPIPE has it
     except (UserError, OSError) as error:
         mend = MENDS.get(getattr(error, "errno", None), "")
         print(f"error: {error}{mend}", file=sys.stderr)

@@ -57,6 +57,9 @@ class Corpus:
         self.meta = read_meta(self.folder)
         if self.meta is None:
             raise self.damaged("has lost its meta.json")
+        if self.meta["unit"] == "text":
+            taken = command("-m", "training.classify", f"--task={shown(self.folder)}")
+            raise UserError(f"{shown(self.folder)} is a task of texts: {taken} trains on it")
         self.tokens = {name: self.load(name).to(device) for name in self.meta["splits"]}
         if train_tokens is not None:
             self.limit(train_tokens)

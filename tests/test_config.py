@@ -19,16 +19,15 @@ from config import (
     Config,
     UserError,
     before_torch,
-    help_text,
     identity,
     load,
-    options_of,
     recorded,
     run_script,
     settle,
     user_path,
 )
 from config._classify import Classify
+from config._options import help_text, options_of
 from config.study import MOST_RUNS, parse_seeds, read_study
 
 
@@ -91,6 +90,15 @@ def test_a_command_runs_with_its_outputs_closed_or_in_a_notebook(monkeypatch, st
     with pytest.raises(SystemExit) as end:
         run_script(lambda _: print("é", flush=True) or sys.stdout.flush() or print("é", file=sys.stderr))
     assert not end.value.code
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no broken pipes")
+def test_a_reader_that_has_enough_is_no_mistake():
+    code = "from config import run_script; run_script(lambda _: print(*range(10**6), sep='\\n'))"
+    writer = subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, cwd=ROOT, text=True)
+    assert writer.stdout.readline() == "0\n"
+    writer.stdout.close()
+    assert (writer.stderr.read(), writer.wait()) == ("", 141)
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,14 @@ def test_a_mirror_that_fails_is_left_out_and_the_run_goes_on(run, option, monkey
     assert len(read_log(folder)[0]) > 5
 
 
+def test_a_mirror_that_fails_at_the_end_ends_no_run(run, option, monkeypatch, capsys):
+    kind = mirrors.KINDS[option]
+    close = kind.close
+    monkeypatch.setattr(kind, "close", lambda self: close(self) or 1 / 0)
+    assert (run(**{option: True}) / "result.json").exists()
+    assert "was not closed: division by zero" in capsys.readouterr().err
+
+
 @pytest.fixture
 def kill(command, monkeypatch):
     """kill(name, key=value, ...) trains for nine steps, the last checkpoint after five."""

@@ -1,6 +1,7 @@
 """The pages: their fields give the numbers of the records. CI checks that the committed ones are filled."""
 
 import math
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -61,6 +62,7 @@ def test_differences_and_verdicts_are_those_of_the_statistics(filled, folder):
     assert filled(f'{{{{ diff_at("tiny", "noise", {at}) }}}}') == f"{mean:+.4f} ± {half:.4f}"
     both = statistics.equivalence_p(ours - theirs, 0.0042)
     assert filled('{{ equivalence("tiny", "noise") }}') == tables.probability(both)
+    assert filled('{{ equivalence("tiny", "noise", cells=2) }}') == tables.probability(min(1, 2 * both))
     hours = found.runs.seconds.sum() / 3600
     assert filled('{{ hours("tiny") }} {{ hours() }}') == f"{hours:.1f} {hours:.1f}"
     rise = [records.losses(found.of(arm="noise").runs, name) for name in ("final_val_loss", "best_val_loss")]
@@ -99,6 +101,23 @@ def test_a_fraction_is_of_the_noises_effect(filled):
     assert filled('{{ fraction("tiny", "control", at=250) }}') == "50 % (50 % to 50 %)"
     assert filled('{{ part("tiny", "control", of="noise") }}') == "50 % (50 % to 50 %)"
     assert filled('{{ part("tiny", "control", "noise", of="noise") }}') == "150 % (150 % to 150 %)"
+    assert (
+        filled('{{ part("tiny", "baseline", of="noise", against="control") }}') == "-100 % (-100 % to -100 %)"
+    )
+
+
+def test_studies_without_a_common_seed_are_pooled(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "both")
+    arms = {"baseline": {}, "noise": {"noise_sigma": 0.05}}
+    make_study(tmp_path / "both" / "weaker" / "cpu", arms, seeds=(5, 6), name="weaker")
+    found = fields.Fields(records.read([tmp_path / "both"]))
+    mean, half = statistics.interval(
+        np.array([s * (1 + 0.3 * seed) for s, seeds in ((0.1, (1, 2, 3, 4)), (0.05, (5, 6))) for seed in seeds])
+    )
+    assert found.pooled_diff(("tiny", "noise"), ("weaker", "noise")) == f"{mean:+.4f} ± {half:.4f} (n = 6)"
+    assert found.harm_ratio("tiny", "noise", "weaker", "noise") == f"{2 * 1.75 / 2.65:.1f}"
+    with pytest.raises(UserError, match="no seed in common"):
+        found.pooled_diff(("tiny", "noise"), ("tiny", "control"))
 
 
 @pytest.mark.parametrize(
@@ -114,6 +133,7 @@ def test_a_fraction_is_of_the_noises_effect(filled):
         ('{{ option("tiny", "noise", "noise_sigm") }}', "did you mean 'noise_sigma'?"),
         ('{{ measured_half_time("tiny", "noise") }}', "no half time was measured"),
         ("{{ pooled_spread() }}", "two seeds an arm or more"),
+        ('{{ noise_ratio("tiny", "noise") }}', "IndexError"),
         ("{{ dif }}", "'dif' is undefined"),
         ("{% if %}", "line 1"),
     ],

@@ -220,6 +220,7 @@ def test_a_link_at_a_temporary_name_is_not_written_through(tmp_path):
     "change",
     [
         *({"name": name} for name in ("../../out", "/tmp/x", "..", "")),
+        *({"together": name} for name in ("../../out", "/tmp/x", "..")),
         *({"title": "\ud800"}, {"title": -1}, {"arms": "baseline"}, {"seeds": ["1"]}),
     ],
     ids=repr,

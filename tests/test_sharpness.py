@@ -98,14 +98,15 @@ def test_its_mistakes_are_one_line(words, named):
 
 
 def test_a_run_that_cannot_be_measured_is_named_and_stops_no_other(run, tmp_path, capsys):
-    for name in ("a_gone", "b_diverged", "c_good"):
+    for name in ("a_damaged", "a_gone", "b_diverged", "c_good"):
         run(name, max_iters=5)
+    (tmp_path / "a_damaged" / "result.json").write_text("{")
     (tmp_path / "a_gone" / "last.pt").unlink()
     write_json(tmp_path / "b_diverged" / "result.json", DIVERGED)
     capsys.readouterr()
     assert sharpness.main([str(tmp_path)]) == 0
     named = {line.split(":")[0] for line in capsys.readouterr().out.splitlines()}
-    assert named == {str(tmp_path / name) for name in ("a_gone", "b_diverged", "c_good")}
+    assert named == {str(tmp_path / name) for name in ("a_damaged", "a_gone", "b_diverged", "c_good")}
     assert [path.parent.name for path in tmp_path.rglob("sharpness.json")] == ["c_good"]
     (tmp_path / "c_good" / "sharpness.json").unlink()
     edit(run("b_of_classify", max_iters=5) / "config.json", task="rte", model="m")

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import pty
@@ -74,6 +75,15 @@ def test_the_later_wins_base_overlay_common_arm_command_line(study):
     assert {run.config.learning_rate for run in plan.runs} == {0.02}
     assert plan.size == "over+learning_rate=0.02", "the machine's options make no other size"
     assert read_study(file, [], ["--dataset=some/where"]).size == "dataset=some_where", "one folder"
+
+
+def test_options_and_config_files_may_come_in_any_order(study):
+    study()
+    Path("over.py").write_text("n_embd = 32\n")
+    for words in itertools.permutations(["tiny.py", "--max_iters=5", "over.py", "--jobs=2"]):
+        if words.index("tiny.py") < words.index("over.py"):
+            arguments, plan = sweep.read_command(list(words))
+            assert (arguments.jobs, plan.size) == (2, "over+max_iters=5")
 
 
 def test_an_option_may_follow_from_the_run_and_have_its_earlier_name(study):
@@ -151,6 +161,7 @@ def test_the_studies_that_come_with_it_are_whole_at_both_sizes(name):
             "function of noise_sigma fails (AttributeError",
         ),
         ("seeds = (1, 2)", "seeds = (1, 2, 1)", "seeds=(1, 2, 1)"),
+        ("seeds = (1, 2)", "seeds = (1, 2)\nversus = {{'noise': 'noise'}}", "'noise' with itself"),
         ("base = ", "base = 1 + ", "line 4: TypeError"),
         ("base = {base!r}", 'base = "config/nowhere.py"', "config/nowhere.py"),
     ],

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from config import UserError
+from data.corpus import Corpus
 from data.glue import prepare
 from data.texts import read_task
 
@@ -135,6 +136,12 @@ def test_a_mistake_in_preparing_is_one_line(glue, tmp_path, words, change, said)
     with pytest.raises(UserError, match=said):
         prepare.main([*words, f"--source={glue}"], tmp_path / "glue")
     assert not list(tmp_path.glob("glue/*/meta.json"))
+
+
+def test_a_task_is_no_corpus(glue, tmp_path):
+    prepare.main(["rte", f"--source={glue}"], tmp_path / "glue")
+    with pytest.raises(UserError, match=r"training\.classify --task=.*rte trains on it"):
+        Corpus(str(tmp_path / "glue" / "rte"))
 
 
 def test_what_a_killed_process_left_of_a_task_goes(glue, tmp_path):

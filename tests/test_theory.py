@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import make_study
+from made_up import DIVERGED, fake_run, make_study
 
 from analysis import harm, predict, records, theory
 from analysis.fields import Fields
@@ -15,6 +15,7 @@ from analysis.predict import SYMBOLS
 from analysis.shares import arm_shares
 from config import ROOT, UserError, settle
 from config.study import read_study
+from data.files import write_json
 from train import learning_rate
 
 V = 3.1e-4**2  # a gradient of norm 1 over 10.7 M elements
@@ -148,6 +149,9 @@ def test_predictions_stand_beside_what_was_found(tmp_path):
     assert row.mean == pytest.approx(0.145)
     (cells,) = Fields(found).predictions("made_up")
     assert cells[:3] == ["`noise`", f"{row.share:.3f}", f"{row.predicted:+.4f}"]
+    law, (share,) = predict.known_law(found)[0], arm_shares(found.of(study="made_up")).share
+    (cells,) = Fields(found).by_share("made_up")
+    assert cells == ["noise", f"{share:.3f}", f"{law.harm(share):+.4f}", "+0.1450 ± 0.1906"]
 
 
 @pytest.mark.parametrize("options", [{"noise_schedule": "linear"}, {"noise_scale": "global"}], ids=str)
@@ -187,6 +191,8 @@ def test_shares_are_of_arms_with_absolute_noise_alone(tmp_path):
         **{"weights": {**noisy, "noise_target": "weights"}, "faster": {**noisy, "learning_rate": 0.1}},
     }
     make_study(tmp_path / "one", arms, seeds=(1, 2), name="one")
+    unlogged = fake_run(tmp_path / "one" / "unlogged" / "seed1", until=-1, noise_sigma=9.0)
+    write_json(unlogged / "result.json", DIVERGED)
     table = arm_shares(records.read([tmp_path]))
     assert list(table.arm) == ["noise"]
     config, v = settle({"max_iters": 1000}), 1 / 804_096  # the norm is 1.5, clipped at 1

@@ -38,7 +38,7 @@ class Control:
         self.target = TARGETS[config.noise_target if config.noisy else "gradient"](run)
         self.diagnosis = Diagnosis(run.optimizer) if config.diagnose_interval else None
         self.grad_norm = self.noise_norm = None  # of this step
-        self.measured = None  # by the last step that was to be measured
+        self.measured = None  # {name: 0-dim tensor} of this step, where it was to be measured
 
     def before_backward(self, run):
         if self.diagnosis and run.step % run.config.diagnose_interval == 0:
@@ -62,15 +62,11 @@ class Control:
 
     def after_update(self, run):
         self.target.after_update(run)
+        self.measured = None
         if self.diagnosis and self.diagnosis.batch_norm is not None:
             self.measured = self.diagnosis.measure_update(
                 run, self.grad_norm, self.noise_norm, self.target.lr_factor
             )
-
-    def take_measured(self):
-        """What the last step measured, {name: 0-dim tensor} or None; given once."""
-        measured, self.measured = self.measured, None
-        return measured
 
     def state(self):
         return {

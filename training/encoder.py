@@ -78,10 +78,10 @@ def read_encoder(config, task):
     return Encoder(model, head, tokenizer.pad, rows, limit, cut, record)
 
 
-def attempt(model, read, name, **how):
+def attempt(model, read, what, **how):
     """What transformers reads; UserError where it cannot."""
     try:
-        return read(name, **how)
+        return read(what, **how)
     except Exception as error:  # of many kinds, of three packages
         raise UserError(f"model={model!r} cannot be read: {first_line(error)}") from None
 

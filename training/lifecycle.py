@@ -344,7 +344,7 @@ def log(run, folder):
 
 def log_diagnosis(run, folder):
     """Log what the iteration just done was measured to consist of, if it was."""
-    if measured := run.control.take_measured():
+    if measured := run.control.measured:
         event = {"kind": "diagnosis", "iter": run.step - 1}
         run.ranks.on_rank0(
             lambda: folder.append(event | {name: float(value) for name, value in measured.items()})

@@ -139,7 +139,8 @@ class Run(Trained):
         training began with, after NoisyTune; nothing where there are none."""
         if not self.pretrained:
             return {}
-        origins = {"distance": self.pretrained, "update": self.start}
+        begun = self.start if self.config.noisytune_lambda else self.pretrained
+        origins = {"distance": self.pretrained, "update": begun}
         return {kind: mean_distance(self.model, origin, groups_of) for kind, origin in origins.items()}
 
     @functools.cached_property

@@ -78,7 +78,7 @@ class RunFolder:
                 self._log.close()
         try:
             for mirror in self.mirrors:
-                mirror.close()
+                close(mirror)
         finally:
             if self._lock:
                 self._lock.release()
@@ -190,9 +190,8 @@ class RunFolder:
                 mirror.feed(event)
             except Exception as error:  # of another's package: the log goes on without it
                 self.mirrors.remove(mirror)
-                with contextlib.suppress(Exception):
-                    mirror.close()
                 print(f"{type(mirror).__name__} is left out from here on: {error}", file=sys.stderr, flush=True)
+                close(mirror)
 
     def sync_log(self):
         try:
@@ -283,6 +282,14 @@ def further(changed, config, path):
         f"to train it further with its own schedules add {keep}, and with new ones start from its best weights,"
         f" by --init_from={shlex.quote(str(path))} and another --out_dir"
     )
+
+
+def close(mirror):
+    """A failure of another package's is said, and ends no run."""
+    try:
+        mirror.close()
+    except Exception as error:
+        print(f"{type(mirror).__name__} was not closed: {error}", file=sys.stderr, flush=True)
 
 
 def in_order(lines, crcs):

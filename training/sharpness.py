@@ -64,7 +64,10 @@ def main(argv):
 
 def measurable(run):
     """Whether a run was trained to its end and its weights are there; prints it where not."""
-    result = read_result(run) or {"status": "not finished"}
+    try:
+        result = read_result(run) or {"status": "not finished"}
+    except UserError as error:
+        result = {"status": str(error)}
     ended, kept = result["status"] == "finished", (run / "last.pt").is_file()
     if not (ended and kept):
         print(f"{run}: {'its weights are gone' if ended else result['status']}, left out")

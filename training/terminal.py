@@ -123,8 +123,8 @@ def starter():
 
 
 class Signals:
-    """Within it SIGINT, SIGTERM and SIGHUP are noted, to be heeded between two steps; a second one acts at
-    once. Under nohup, which ignores SIGHUP, it stays ignored.
+    """Within it SIGINT, SIGTERM and SIGHUP are noted, to be heeded between two steps; the same one again
+    acts at once. Under nohup, which ignores SIGHUP, it stays ignored.
 
     parent: a process id, from `starter`; its end is noted as a SIGTERM would be.
     """

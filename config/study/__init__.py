@@ -173,6 +173,8 @@ def check_parts(names, file):
     for arm in (parts["baseline"], *parts["versus"], *parts["versus"].values(), *parts["decisive"]):
         if arm not in list(parts["arms"]):
             raise UserError(f"{file}: {quoted(arm)} is none of its arms{did_you_mean(str(arm), parts['arms'])}")
+    if same := [arm for arm, other in parts["versus"].items() if arm == other]:
+        raise UserError(f"{file}: versus compares {same[0]!r} with itself: name another arm")
     for name, choices in (("purpose", PURPOSES), ("program", KINDS)):
         if parts[name] not in choices:
             raise UserError(f"{file}: {name}={parts[name]!r} is neither {' nor '.join(map(repr, choices))}")
