@@ -3,8 +3,8 @@
     python -m analysis.predict config/study/law.py config/cpu.py
 
 At 2,000 iterations and a learning rate of 1e-3 the harm of absolute noise in AdamW is a cubic in -ln S, 0 at
-S = 1, fitted to the arms of KNOWN in results/, at S by their own gradients. A prediction takes S by gradients of
-norm 1. For other lengths a noisy run of length T is taken for a clean one of length S T:
+S = 1, fitted to the arms of KNOWN in results/, at S by their own gradients. A prediction takes S by gradients
+of norm 1. For other lengths a noisy run of length T is taken for a clean one of length S T:
 harm = B(S T) - B(T), with the baseline's loss
 
     B(T) - B(2000) = cubic(T / 2000) up to 2,000, beta ((T / 2000)^-c - 1) from there on,
