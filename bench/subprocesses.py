@@ -86,8 +86,8 @@ def at_once(name, words, jobs=1, seconds=0, **environment):
         for process in processes:
             read_until(READY, process, name)
         for process in processes:
-            process.stdin.write(f"{seconds}\n")
-            process.stdin.flush()
+            with contextlib.suppress(BrokenPipeError):  # of one that has ended: its last line is read below
+                os.write(process.stdin.fileno(), f"{seconds}\n".encode())
         return [json.loads(read_until("{", process, name)) for process in processes]
 
 

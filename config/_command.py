@@ -32,10 +32,8 @@ def run_script(main, usage=None):
     --help prints, where main does not see to that."""
     open_streams()
     try:
-        if usage and {"--help", "-h"} & {*sys.argv[1:]}:
-            print(usage)
-            sys.exit(0)
-        status = main(sys.argv[1:])
+        asked = usage and {"--help", "-h"} & {*sys.argv[1:]}
+        status = print(usage) if asked else main(sys.argv[1:])
         sys.stdout.flush()
         sys.exit(status)
     except BrokenPipeError:  # whoever reads, such as head, has enough

@@ -217,6 +217,17 @@ def test_a_process_that_fails_is_told_by_its_own_words():
         subprocesses.read_until(subprocesses.READY, process, "ours")
 
 
+def test_a_process_that_ends_before_it_is_measured_is_told_by_its_own_words(monkeypatch):
+    opened, code = subprocesses.opened, f"print({subprocesses.READY!r}, 'error: no memory')"
+    monkeypatch.setattr(subprocesses, "opened", lambda words, **how: opened(["-c", code], **how))
+    read = subprocesses.read_until
+    monkeypatch.setattr(
+        subprocesses, "read_until", lambda *of: (read(*of), of[1].wait())[0]
+    )  # too late to write
+    with pytest.raises(UserError, match="ours loop failed: error: no memory"):
+        subprocesses.at_once("ours", [])
+
+
 @pytest.mark.slow
 def test_loops_are_begun_and_runs_trained_in_processes_of_their_own(small, capsys, monkeypatch):
     monkeypatch.setattr(subprocesses, "SLICE", 0.5)

@@ -94,11 +94,13 @@ def test_a_command_runs_with_its_outputs_closed_or_in_a_notebook(monkeypatch, st
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no broken pipes")
 def test_a_reader_that_has_enough_is_no_mistake():
-    code = "from config import run_script; run_script(lambda _: print(*range(10**6), sep='\\n'))"
-    writer = subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, cwd=ROOT, text=True)
-    assert writer.stdout.readline() == "0\n"
-    writer.stdout.close()
-    assert (writer.stderr.read(), writer.wait()) == ("", 141)
+    code = "from config import run_script; usage = '0\\n' * 10**6; run_script(lambda _: print(usage), usage)"
+    for words in ([], ["--help"]):
+        program = [sys.executable, "-c", code, *words]
+        writer = subprocess.Popen(program, stdout=-1, stderr=-1, cwd=ROOT, text=True)
+        assert writer.stdout.readline() == "0\n"
+        writer.stdout.close()
+        assert (writer.stderr.read(), writer.wait()) == ("", 141)
 
 
 @pytest.mark.parametrize(
