@@ -35,6 +35,11 @@ def percent(value):
     return "–" if math.isnan(value) else f"{round(100 * value)} %"
 
 
+def averaged(differences):
+    """Some pairs' differences as `Fields.diff` has them."""
+    return with_interval(*statistics.interval(differences), "+") + f" (n = {len(differences)})"
+
+
 def printed(value):
     """A number of a config or a count, as one reads it."""
     return f"{value:,}" if type(value) is int else f"{value:g}" if isinstance(value, float) else str(value)
@@ -127,8 +132,7 @@ class Fields:
             pd.DataFrame({arm: self._losses(study, name, loss) for arm, name in zip(arms, names)})
             for names in (arms, references)
         )
-        found = (ours - theirs).dropna().mean(axis=1)
-        return with_interval(*statistics.interval(found), "+") + f" (n = {len(found)})"
+        return averaged((ours - theirs).dropna().mean(axis=1))
 
     def pooled_diff(self, *pairs, loss="val"):
         """`diff` over some (study, arm) that have no seed in common; outside the families of the verdicts."""
@@ -136,7 +140,7 @@ class Fields:
         found = pd.concat(each)
         if found.index.has_duplicates:
             raise UserError("a pooled difference is of studies that have no seed in common")
-        return with_interval(*statistics.interval(found), "+") + f" (n = {len(found)})"
+        return averaged(found)
 
     def harm_ratio(self, study, arm, other, its):
         """The harm of an arm over that of an arm of another study, means of the best val loss: "1.3"."""

@@ -48,7 +48,7 @@ from types import NoneType
 import numpy as np
 import pandas as pd
 
-from config import UserError, identity, recorded, unlike
+from config import UserError, identity, is_folder_name, recorded, unlike
 from data.files import misfit, read_json
 from training.run_files import (
     ABOUT,
@@ -234,7 +234,7 @@ def read_study_json(folder):
     of folders."""
     study = read_json(folder / "study.json", STUDY)
     for name in (study["name"], study["size"], study.get("together") or study["name"]) if study else ():
-        if Path(name).name != name or name in ("", ".."):
+        if not is_folder_name(name):
             raise UserError(f"{folder / 'study.json'} has the name {name!r}, which is none of a folder")
     return study
 

@@ -83,6 +83,10 @@ def can_be_path(text):
     return not re.search(r"[\x00-\x1f\x7f]", text)
 
 
+def is_folder_name(text):
+    return Path(text).name == text and text not in ("", "..")
+
+
 def user_path(text):
     """The path that a user wrote, ~ expanded; UserError where it can be none."""
     if not can_be_path(str(text)):

@@ -144,6 +144,7 @@ def test_the_studies_that_come_with_it_are_whole_at_both_sizes(name):
         ("seeds = (1, 2)", "seeds = ()", "seeds=()"),
         ("seeds = (1, 2)", "seeds = (1, 2)\npurpose = 'fun'", "purpose='fun'"),
         ("seeds = (1, 2)", "seeds = (1, 2)\ntogether = 3", "together=3"),
+        ("seeds = (1, 2)", "seeds = (1, 2)\ntogether = '../up'", "together='../up'"),
         ("seeds = (1, 2)", "seeds = (1, 2)\nprogram = 'fit'", "program='fit'"),
         ("seeds = (1, 2)", "seeds = (1, 2)\nprogram = 'classify'", "no option is called 'dataset'"),
         ("noise_sigma=0.01", "noise_sgima=0.01", "did you mean 'noise_sigma'"),

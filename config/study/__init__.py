@@ -35,6 +35,7 @@ from config import (
     config_path,
     did_you_mean,
     identity,
+    is_folder_name,
     kind_of,
     load,
     quoted,
@@ -175,6 +176,8 @@ def check_parts(names, file):
             raise UserError(f"{file}: {quoted(arm)} is none of its arms{did_you_mean(str(arm), parts['arms'])}")
     if same := [arm for arm, other in parts["versus"].items() if arm == other]:
         raise UserError(f"{file}: versus compares {same[0]!r} with itself: name another arm")
+    if parts["together"] is not None and not is_folder_name(parts["together"]):
+        raise UserError(f"{file}: together={parts['together']!r} is no name of a folder")
     for name, choices in (("purpose", PURPOSES), ("program", KINDS)):
         if parts[name] not in choices:
             raise UserError(f"{file}: {name}={parts[name]!r} is neither {' nor '.join(map(repr, choices))}")
