@@ -207,12 +207,8 @@ class GradientNoise:
             raise ValueError("the parameters lie on several devices: a GradientNoise for each, of other seeds")
         self.sigma, self.seed, self.anticorrelated = sigma, seed, anticorrelated
         self.distribution, self.scale = look_up(DISTRIBUTIONS, distribution), look_up(SCALES, scale)
-        self._row = self._views = None
+        self._row = None
         self.check()
-
-    def __getstate__(self):
-        """Without the buffer: a copy's views would not be of its row."""
-        return vars(self) | {"_row": None, "_views": None}
 
     def check(self):
         """ValueError where a parameter or its gradient is of a kind that cannot get the noise."""
@@ -247,7 +243,7 @@ class GradientNoise:
             raise ValueError(f"sigma({step}) is {sigma}: a standard deviation is finite and not below 0")
         if sigma >= SIGMA_FLOOR:
             return sigma
-        self._row = self._views = None
+        self._row = None
         return 0.0
 
     def scaled(self, unit):
@@ -268,15 +264,13 @@ class GradientNoise:
 
         They are valid until the next call. One draw fills the buffer, so that no two tensors share values.
         """
-        device = self.parameters[0].device
+        device, sizes = self.parameters[0].device, [parameter.numel() for parameter in self.parameters]
         if self._row is None or self._row.device != device:
-            sizes = [parameter.numel() for parameter in self.parameters]
             self._row = torch.empty(sum(sizes), dtype=torch.float32, device=device)
-            self._views = [xi.view(p.shape) for xi, p in zip(self._row.split(sizes), self.parameters)]
         self._draw(step, self._row)
         if self.anticorrelated:
             self._row.sub_(self._draw(step - 1, torch.empty_like(self._row))).div_(math.sqrt(2))
-        return self._views
+        return [xi.view(parameter.shape) for xi, parameter in zip(self._row.split(sizes), self.parameters)]
 
     def _draw(self, step, row):
         """Fill a row with xi of (seed, step), for all the parameters."""
