@@ -1,4 +1,4 @@
-"""An overlay for machines without a GPU: nanoGPT's CPU size, two or three minutes on two cores.
+"""An overlay for machines without a GPU: nanoGPT's CPU size, one to three minutes on two cores.
 
 python train.py config/shakespeare_noise.py config/cpu.py
 """
