@@ -9,8 +9,8 @@ from which the same command resumes it if it was stopped, and from which plot.py
 
 trains it in two processes, each with its share of every batch's rows (and dropout masks of its own).
 
-Exit status: 0 finished, 1 a fault here or in another process of the run, 2 a mistake in the command, 3 diverged, 128 + n
-stopped by signal n.
+Exit status: 0 finished, 1 a fault here or in another process, 2 a mistake in the command, 3 diverged,
+128 + n stopped by signal n.
 """
 
 import math

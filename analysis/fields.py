@@ -142,15 +142,29 @@ class Fields:
             raise UserError("a pooled difference is of studies that have no seed in common")
         return averaged(found)
 
+    def unpaired(self, first, second, loss="val"):
+        """`diff` of one (study, arm) minus that of another on other seeds, with Welch's 95 % interval; outside
+        the families of the verdicts."""
+        pairs = (self._both(*each, loss) for each in (first, second))
+        row = statistics.difference(*(ours - reference for ours, reference in pairs))
+        if row["paired"] or not row["n"]:
+            raise UserError("an unpaired difference is of studies of two seeds or more, none in common")
+        return with_interval(row["mean"], row["half_width"], "+")
+
+    def farthest(self, study, arm, other, its):
+        """The most that the best val loss of a seed differs between an arm and that of another study."""
+        ours, theirs = self._losses(study, arm, "val"), self._losses(other, its, "val")
+        return f"{(ours - theirs).abs().max():.4f}"
+
     def harm_ratio(self, study, arm, other, its):
         """The harm of an arm over that of an arm of another study, means of the best val loss: "1.3"."""
         return f"{self._row(study, arm)['mean'] / self._row(other, its)['mean']:.1f}"
 
     def relative(self, study, arm, loss="val"):
-        """The interval of `diff` in per cent of the reference's mean: "-38 % to 14 %"."""
-        row = self._row(study, arm, loss)
-        whole = self._losses(study, row.reference, loss).mean()
-        return " to ".join(percent((row["mean"] + side * row.half_width) / whole) for side in (-1, 1))
+        """`diff` in per cent of the reference's mean, Fieller's 95 % interval: "-31 % to 19 %"."""
+        ours, reference = self._both(study, arm, loss)
+        found = statistics.fraction_of_effect(ours - reference, reference, 0 * reference)
+        return " to ".join(map(percent, found[1:])) if found else "–"
 
     def verdict(self, study, arm, loss="val"):
         return str(self._row(study, arm, loss).verdict)

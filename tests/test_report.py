@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_up import make_study
+from scipy import optimize, stats
 
 from analysis import fields, records, report, statistics, tables, theory
 from config import UserError
@@ -40,6 +41,12 @@ def filled(folder):
     return function
 
 
+def told(values):
+    """The mean in halves of its 95 % interval: from -1 to 1 zero is within."""
+    mean, half = statistics.interval(values)
+    return mean / half
+
+
 def test_differences_and_verdicts_are_those_of_the_statistics(filled, folder):
     found = records.read([folder])
     ours, theirs = (records.losses(found.of(arm=arm).runs, "best_val_loss") for arm in ("noise", "baseline"))
@@ -49,8 +56,8 @@ def test_differences_and_verdicts_are_those_of_the_statistics(filled, folder):
     assert filled('{{ mean("tiny", "noise", "final") }}') == "{:.4f} ± {:.4f}".format(
         *statistics.interval(ours)
     )
-    low, high = ((mean + side * half) / theirs.mean() for side in (-1, 1))
-    assert filled('{{ relative("tiny", "noise") }}') == f"{100 * low:.0f} % to {100 * high:.0f} %"
+    ends = [optimize.brentq(lambda r, by: by + told(ours - theirs - r * theirs), -9, 9, by) for by in (-1, 1)]
+    assert filled('{{ relative("tiny", "noise") }}') == "{:.0f} % to {:.0f} %".format(*(100 * r for r in ends))
     assert filled('{{ spread("tiny", "noise", "final") }}') == f"{ours.std():.4f}"
     assert filled('{{ spread_p("tiny", "noise", "final") }}') == f"{statistics.spread_p(ours, theirs):.4f}"
     pooled = statistics.pooled_spread([(ours, theirs)])
@@ -116,8 +123,14 @@ def test_studies_without_a_common_seed_are_pooled(folder, tmp_path):
     )
     assert found.pooled_diff(("tiny", "noise"), ("weaker", "noise")) == f"{mean:+.4f} ± {half:.4f} (n = 6)"
     assert found.harm_ratio("tiny", "noise", "weaker", "noise") == f"{2 * 1.75 / 2.65:.1f}"
-    with pytest.raises(UserError, match="no seed in common"):
-        found.pooled_diff(("tiny", "noise"), ("tiny", "control"))
+    a, b = ([s * (1 + 0.3 * seed) for seed in seeds] for s, seeds in ((0.1, (1, 2, 3, 4)), (0.05, (5, 6))))
+    low, high = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    wanted = f"{(low + high) / 2:+.4f} ± {(high - low) / 2:.4f}"
+    assert found.unpaired(("tiny", "noise"), ("weaker", "noise")) == wanted
+    assert found.farthest("tiny", "noise", "tiny", "baseline") == "0.2200"
+    for field, words in ((found.pooled_diff, "no seed in common"), (found.unpaired, "none in common")):
+        with pytest.raises(UserError, match=words):
+            field(("tiny", "noise"), ("tiny", "control"))
 
 
 @pytest.mark.parametrize(
