@@ -34,6 +34,7 @@ from pathlib import Path
 from analysis import effects, figures, look, page_figures, records, statistics, tables
 from bench import report
 from config import UserError, run_script, user_path
+from training.run_files import find_runs
 
 FIGURES = {
     "overview": figures.overview,
@@ -61,7 +62,7 @@ MEANING = {  # of a difference
 def main(argv):
     folders, out = arguments(argv)
     benches = report.find_benches(folders)
-    runs = any(any(folder.rglob(name)) for folder in folders for name in ("run.json", records.RUNS))
+    runs = find_runs(folders) or any(any(folder.rglob(records.RUNS)) for folder in folders)
     found = records.read(folders) if runs or not benches else None
     if found and len(folders) == 1 and page_figures.are_of(found):
         said(out or folders[0] / "figures", page_figures.draw(found, out or folders[0] / "figures"))
@@ -69,16 +70,16 @@ def main(argv):
     drawn = [(part, place, draw(part, place)) for part, place in drawings(found, folders, out)] if found else []
     if len(drawn) == 1:
         conclude(*drawn[0])
-    for bench in benches:
-        shared = os.path.commonpath([each.parent for each in benches])
-        place = out / bench.relative_to(shared) if out and len(benches) > 1 else out
-        said(place or bench / "figures", report.draw(bench, place))
+    for bench, place in places(benches, out):
+        said(place, report.draw(bench, place))
     return 0
 
 
 def arguments(argv):
     """(folders, output folder or None) of a command line."""
     out = [word.removeprefix("--out=") for word in argv if word.startswith("--out=")]
+    if "" in out:
+        raise UserError("--out= names no folder: name one, or leave it out")
     folders = [user_path(word) for word in argv if not word.startswith("--")]
     if strange := [word for word in argv if word.startswith("--") and not word.startswith("--out=")]:
         raise UserError(f"{strange[0]} is no option of plot.py; it has --out=DIR")
@@ -103,6 +104,15 @@ def drawings(found, folders, out):
     homes = loose.folder.map(lambda folder: home(Path(folder)))
     parts += [(found.of(folder=list(its.folder)), place / "figures") for place, its in loose.groupby(homes)]
     return parts
+
+
+def places(benches, out):
+    """[(bench folder, where)]: several go into `out` as they lie below the folder that they share."""
+    if not out or len(benches) == 1:
+        return [(bench, out or bench / "figures") for bench in benches]
+    homes = [bench.resolve() for bench in benches]
+    shared = os.path.commonpath([home.parent for home in homes]) if homes else ""
+    return [(home, out / home.relative_to(shared)) for home in homes]
 
 
 def part_of(found, studies):

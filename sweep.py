@@ -50,10 +50,13 @@ def main(argv):
         study.folder.mkdir(parents=True, exist_ok=True)
         write_json(study.folder / "study.json", study.record())
     if arguments.list:
+        bad = damaged(study.runs)
+        for run, error in bad:
+            print(f"{run} is left out: {error}", file=sys.stderr)
         for run in study.runs:
-            if not result_of(run):
+            if not result_of(run) and not any(run is each for each, _ in bad):
                 print(shlex.join(["python", *run.config.command.split(), *run.words]))
-        return 0
+        return FAILED if bad else 0
     describe(study, arguments.jobs)
     if arguments.dry_run:
         return 0

@@ -23,8 +23,9 @@ NAMES = {"plain": "plain loop", "ours": "train.py", "quiet": "train.py without n
 
 
 def find_benches(folders):
-    """The bench folders at or below `folders`, sorted."""
-    return sorted({path.parent for folder in folders for file in FILES for path in Path(folder).rglob(file)})
+    """The bench folders at or below `folders`, each once, sorted."""
+    found = [path.parent for folder in folders for file in FILES for path in Path(folder).rglob(file)]
+    return sorted({path.resolve(): path for path in found}.values())
 
 
 def read(folder):

@@ -13,6 +13,7 @@ from config._command import (
     cores,
     counted,
     did_you_mean,
+    given,
     is_folder_name,
     quoted,
     run_script,

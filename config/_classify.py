@@ -99,6 +99,6 @@ class Classify:
             raise UserError(
                 f"warmup_iters={self.warmup_iters} is beyond max_iters={self.max_iters}: warm up for less"
             )
-        for name in ("task", "model"):
-            if not getattr(self, name).strip():
+        for name in ("task", "model", "val_file"):
+            if getattr(self, name) is not None and not getattr(self, name).strip():
                 raise UserError(f"{name} is empty: name one, or leave it out for {getattr(Classify, name)}")

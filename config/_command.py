@@ -58,6 +58,13 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} ({self.prog} --help shows how it is used)")
 
 
+def given(text):
+    """An option's value, for argparse; an empty one, as of a shell's variable that is not set, is refused."""
+    if not text:
+        raise argparse.ArgumentTypeError("its value is empty")
+    return text
+
+
 def open_streams():
     """Have an output and an error output that take every character. What was closed gets one to nowhere; a
     notebook's has no `reconfigure`, and takes them anyway."""

@@ -10,11 +10,12 @@ import hashlib
 import io
 import itertools
 import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
 
-from config import Parser, UserError, run_script
+from config import Parser, UserError, command, given, run_script
 from data.files import lock, replacing, shown, temporaries, write_json
 from data.meta import FORMAT, MOST_SYMBOLS, read_meta, vocabulary_sha256
 
@@ -23,10 +24,10 @@ CODE_POINTS = 0x110000
 SPLITS = {"train": 0.9, "val": 0.1}
 
 
-def options(description, **extra):
+def options(description, source="PATH_OR_URL", **extra):
     """The parser of a prepare script's command line: --source, --force and the script's own options."""
-    parser = Parser(description=description)
-    parser.add_argument("--source", metavar="PATH_OR_URL", help="take the text from here")
+    parser = Parser(prog=command(shown(Path(sys.argv[0]))), description=description)
+    parser.add_argument("--source", metavar=source, type=given, help="take the text from here")
     parser.add_argument("--force", action="store_true", help="prepare again what is prepared")
     for name, settings in extra.items():
         parser.add_argument(name, **settings)
@@ -54,7 +55,7 @@ def preparing(folder):
     held = lock(folder / "lock")
     if held is None:
         print(f"waiting for another process, which prepares {shown(folder)}", flush=True)
-        held = lock(folder / "lock", wait=True)
+        held = lock(folder / "lock", seconds=-1)
     try:
         written = ["train.bin", "val.bin", "test.bin", "meta.json", "input.txt"]
         for path in temporaries(folder, [*written, f"{folder.name}.zip", f"{folder.name}.source"]):
@@ -108,18 +109,19 @@ def read_text(streams):
                     yield piece
             except UnicodeDecodeError as error:
                 with open_stream() as raw:
-                    mend = conversion(name, raw.read(2))
-                raise UserError(
-                    f"{name} is not UTF-8 ({error.reason}): convert it, for instance by {mend}"
-                ) from None
+                    mend = conversion(name, raw.read(1000))
+                raise UserError(f"{name} is not UTF-8 ({error.reason}): {mend}") from None
 
 
 def conversion(path, head):
-    """The command that makes a text UTF-8, in a file of another name. head: its first two bytes."""
-    marked = head in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    """How to make a text UTF-8, in a file of another name. head: its first bytes."""
+    marked = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if not marked and (b"\0" in head or head.startswith((b"\x1f\x8b", b"PK", b"%PDF", b"BZh", b"\xfd7zXZ"))):
+        return "it is no text; unpack it, or save its text by the program that made it"
     target = Path(path).with_suffix(".utf8.txt")
     names = [shlex.quote(str(name)) for name in (path, target)]
-    return f"iconv -f {'utf-16' if marked else 'latin1'} -t utf-8 {' > '.join(names)}"
+    how = f"iconv -f {'utf-16' if marked else 'latin1'} -t utf-8 {' > '.join(names)}"
+    return f"convert it, for instance by {how}"
 
 
 def code_points(text):

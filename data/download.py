@@ -22,19 +22,24 @@ ATTEMPTS = 3
 PASSING = (408, 416, 425, 429)  # HTTP statuses under 500 that may pass
 
 
-def fetch(urls, sha256, target, source=None, size=None, most=MOST, held="it"):
+def fetch(urls, sha256, target, source=None, size=None, most=MOST, held="it", words=()):
     """(path of a file with this SHA-256, where it is from): `source` if given, else a download to `target`.
 
     urls: mirrors, tried in order. source: a path or URL that takes their place. sha256: None takes any.
     size: the file's, in bytes, or None where it is not known; then a download ends at `most`. held: what
-    the script's --source takes.
-    A file at `target` that already has the hash is used as it is. UserError where the hash is another, or
-    every mirror failed, with each one's reason.
+    the script's --source takes. words: what else its command needs.
+    A file at `target` that already has the hash is used as it is, and one of another hash is not touched.
+    UserError where the hash is another, or every mirror failed, with each one's reason.
     """
     if source and "://" not in source:
         return check_hash(user_path(source), sha256), Path(source).name
     target = Path(target)
-    if not source and target.is_file() and hash_of(target) == sha256:
+    if sha256 and target.is_file():
+        if hash_of(target) != sha256:
+            raise UserError(
+                f"{shown(target)} is another file than this corpus's, which would take its place: rename it;"
+                f" a text of your own is prepared by {command('data/text_char/prepare.py', 'FILE')}"
+            )
         return target, target.name
     failures = []
     for url in [source] if source else urls:
@@ -49,7 +54,7 @@ def fetch(urls, sha256, target, source=None, size=None, most=MOST, held="it"):
         return target, url
     raise UserError(
         f"{target.name} could not be downloaded from {'; '.join(failures)}. If you have the file,"
-        f" {command(shown(target.parent / 'prepare.py'), '--source=PATH')} takes {held};"
+        f" {command(shown(target.parent / 'prepare.py'), *words, '--source=PATH')} takes {held};"
         " config/quickstart.py needs no download"
     )
 
@@ -149,6 +154,8 @@ def failure(error, late, length):
         reason = f"slower than {SLOWEST:,} bytes a second over {TIMEOUT:g} s"
     elif isinstance(error, requests.ConnectionError):
         reason = f"no connection, {type(error).__name__}"
+    elif isinstance(error, requests.exceptions.InvalidProxyURL) or "SOCKS" in str(error):
+        return DownloadError(f"the environment's proxy: {error}")
     elif isinstance(error, ValueError):  # of requests, urllib3 or Python, as the address is
         return DownloadError(f"a malformed address, {type(error).__name__}")
     elif isinstance(error, requests.RequestException):

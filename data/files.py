@@ -211,12 +211,12 @@ def shown(path):
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
-def lock(path, wait=False):
+def lock(path, seconds=0):
     """A lock on a file that one process at a time can hold, to be released; the system releases it when the
-    process ends. wait: until it is free. Otherwise None where another process holds it."""
+    process ends. None where another process holds it for so many seconds, -1 for as long as it takes."""
     held = filelock.FileLock(path)
     try:
-        held.acquire(timeout=-1 if wait else 0)
+        held.acquire(timeout=seconds)
     except filelock.Timeout:
         return None
     return held

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from config import UserError, user_path
+from config import UserError, given, user_path
 from data import build
 from data.files import shown
 from data.meta import read_meta
@@ -27,7 +27,13 @@ from data.meta import read_meta
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 ENDOFTEXT = "<|endoftext|>"
 GPT2_TOKENS = {0: "!", 198: "\n", 220: " ", 262: " the", 995: " world", 31373: "hello", 50256: ENDOFTEXT}
-OPTION = {"--vocabulary": {"metavar": "FILE", "help": "take the tokens from this rank file of tiktoken"}}
+OPTION = {
+    "--vocabulary": {
+        "metavar": "FILE",
+        "type": given,
+        "help": "take the tokens from this rank file of tiktoken",
+    }
+}
 MOST = (1 << 16) - 1  # ranks: with ENDOFTEXT they fill a uint16
 
 
@@ -112,7 +118,8 @@ def write_corpus(folder, text, vocabulary, source, ends=False):
     """Encode a text and write it as a prepared corpus. No token reaches over the end of a split.
 
     text: function that yields strings, or {name of a split: such a function}; it is called twice, once to
-        measure and once to encode, so that a text of any length passes through a few MB.
+        measure and once to encode, so that a text of any length that has
+        spaces or line ends passes through a few MB.
     ends: whether an ENDOFTEXT in it is the special token, the end of a document, and not text as any other.
     Other arguments, errors and result: as `build.write_corpus`.
     """
@@ -129,7 +136,13 @@ def write_corpus(folder, text, vocabulary, source, ends=False):
     def tokens(pieces, bar):
         for piece in at_spaces(pieces):
             bar.update(len(piece))
-            yield np.array(encoder.encode(piece, allowed_special=special, disallowed_special=()), "<u2")
+            try:
+                found = encoder.encode(piece, allowed_special=special, disallowed_special=())
+            except ValueError as error:  # of some hundred thousand blanks in a row
+                raise UserError(
+                    f"{source['from']}: tiktoken cannot encode it ({error}): shorten runs of blanks"
+                ) from None
+            yield np.array(found, "<u2")
 
     def parts(bar):
         for name, pieces in build.in_splits(text, lengths):
@@ -147,8 +160,9 @@ def at_spaces(pieces):
     """
     rest = ""
     for piece in pieces:
+        old = max(1, len(rest))
         rest += piece
-        place = next((i for i in range(len(rest) - 1, 0, -1) if is_cut(rest, i)), 0)
+        place = next((i for i in range(len(rest) - 1, old - 1, -1) if is_cut(rest, i)), 0)
         if place:
             yield rest[:place]
             rest = rest[place:]

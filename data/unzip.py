@@ -102,7 +102,7 @@ def read_text(path, name, most):
         with zipfile.ZipFile(path) if zipped else contextlib.nullcontext() as archive:
             size = member(archive, name).file_size if zipped else path.stat().st_size
             if size > most:
-                raise UserError(f"{path}: {size:,} bytes, and {name} has {most:,}")
+                raise UserError(f"{path}: {size:,} bytes are more than the {most:,} of {name or 'such a file'}")
             with archive.open(name) if zipped else open(path, "rb") as file:
                 while piece := file.read(build.CHUNK):
                     yield piece

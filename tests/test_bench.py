@@ -309,6 +309,20 @@ def test_benches_of_one_name_keep_a_page_each(tmp_path):
     assert len([*(tmp_path / "drawn").rglob("bench.md")]) == 2
 
 
+def test_benches_may_be_named_in_any_way_and_are_drawn_once_and_in_place(tmp_path, monkeypatch):
+    bench = next((ROOT / "results" / "speed").rglob("bench.json")).parent
+    for place in ("here/a", "there/b"):
+        shutil.copytree(bench, tmp_path / place)
+    monkeypatch.chdir(tmp_path / "here")
+    assert plot.main(["a", str(tmp_path / "here" / "a"), "../there/b"]) == 0
+    assert plot.main(["../there/b", "a", "--out=drawn"]) == 0
+    pages = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("bench.md"))
+    assert pages == [
+        *("here/a/figures/bench.md", "here/drawn/here/a/bench.md", "here/drawn/there/b/bench.md"),
+        "there/b/figures/bench.md",
+    ]
+
+
 def test_runs_at_once_of_another_config_say_so(tmp_path):
     bench = read_json(next((ROOT / "results" / "speed").rglob("bench.json")))
     jobs = {**bench, "jobs": [{"jobs": 2, "steps_per_second": [9.0, 9.5]}]}

@@ -11,6 +11,7 @@ import re
 import runpy
 import shlex
 import shutil
+import subprocess
 import sys
 import tracemalloc
 import zipfile
@@ -29,6 +30,7 @@ from data.meta import fault_in, same_corpus, vocabulary_sha256
 from data.pydoc_char import prepare as pydoc_char
 from data.shakespeare_char import prepare as shakespeare_char
 from data.text8 import prepare as text8
+from data.text_bpe import prepare as text_bpe
 from data.text_char import prepare as text_char
 
 AWKWARD = "naïve café — 日本 🙂\nplain\n" * 7
@@ -76,6 +78,35 @@ def test_the_advice_for_other_encodings_can_be_followed(tmp_path, encoding):
     *words, arrow, target = shlex.split(str(error.value).split("by ")[1])
     assert (words, arrow) == (["iconv", "-f", encoding, "-t", "utf-8", str(path)], ">")
     assert target != str(path)
+
+
+@pytest.mark.parametrize("head", [b"\x1f\x8b", b"PK\x03\x04", b"%PDF-1.7\n", b"\xe9\0"])
+def test_what_is_no_text_is_not_to_be_converted(tmp_path, head):
+    (tmp_path / "my.txt").write_bytes(head + b"\xe9" * 99)
+    with pytest.raises(UserError, match="it is no text; unpack it"):
+        text_char.main([str(tmp_path / "my.txt")], tmp_path)
+
+
+@pytest.mark.parametrize("script", ["text8", "text_bpe"])
+def test_a_corpus_may_lie_elsewhere_behind_a_link(tmp_path, script):
+    """A large one on another disk: its script finds the other rooms from where it is called."""
+    house, scratch = tmp_path / "house", tmp_path / "scratch"
+    shutil.copytree(
+        ROOT / "data", house / "data", ignore=lambda path, names: [n for n in names if "." not in n]
+    )
+    for name in ("text_char", script):
+        shutil.copytree(ROOT / "data" / name, scratch / name, ignore=lambda *_: ["lock"])
+        (house / "data" / name).symlink_to(scratch / name)
+    (house / "config").symlink_to(ROOT / "config")
+    words = [sys.executable, f"data/{script}/prepare.py", "--help"]
+    assert "PATH_OR_URL" in subprocess.run(words, cwd=house, capture_output=True, text=True, check=True).stdout
+
+
+def test_an_empty_option_is_not_taken_for_none(tmp_path):
+    """As of a shell's variable that is not set."""
+    for main, word in ((text_char.main, "--source="), (text_bpe.main, "--vocabulary=")):
+        with pytest.raises(UserError, match=f"{word[:-1]}: its value is empty"):
+            main([word], tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"a", b"caf\xe9", None])

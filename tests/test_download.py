@@ -184,6 +184,27 @@ def test_a_bad_mirror_is_refused_with_its_reason_and_a_good_one_used(server, tmp
     assert [file.name for file in tmp_path.iterdir()] == ["input.txt"]
 
 
+def test_a_file_of_the_users_own_is_not_overwritten(server, tmp_path):
+    """nanoGPT's users keep their text in a corpus's input.txt."""
+    own = tmp_path / "input.txt"
+    own.write_text("my own novel")
+    for source in (None, server.url + "/good"):
+        with pytest.raises(UserError, match=r"input\.txt is another file .*text_char/prepare\.py FILE"):
+            download.fetch([server.url + "/good"], SHA256, own, source, SIZE)
+    text_char.main([str(own), f"--source={server.url}/good"], tmp_path)
+    assert own.read_text() == "my own novel"
+    assert Corpus(str(tmp_path)).meta["source"]["from"] == f"input.txt {server.url}/good"
+
+
+@pytest.mark.parametrize("proxy", ["socks5://localhost:9", "localhost:9x"])
+def test_a_proxy_that_cannot_be_used_is_not_the_mirrors_fault(tmp_path, monkeypatch, proxy):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", proxy)
+    with pytest.raises(UserError, match="the environment's proxy: "):
+        download.fetch(["http://a.invalid/x"], SHA256, tmp_path / "input.txt", size=SIZE)
+
+
 def interrupt(seconds):
     raise KeyboardInterrupt
 

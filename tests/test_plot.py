@@ -12,7 +12,7 @@ from matplotlib.text import Text
 import plot
 from analysis import effects, figures, harm, look, records, statistics, tables
 from analysis.look import BLACK, CELLS, spread
-from config import Config
+from config import Config, UserError
 from data.files import read_json, write_json
 
 TWO = {"baseline": {}, "noise": {"noise_sigma": 0.1}}
@@ -123,6 +123,11 @@ def test_the_overview_shows_the_paired_difference(two_arms):
     assert line.get_ydata() == pytest.approx(0.16), "0.1 times the mean of 1.3, 1.6 and 1.9"
     assert right.get_ylim()[0] < 0
     assert texts(right) == ["+0.1600 ± 0.0745"]
+
+
+def test_an_empty_place_is_a_mistake(two_arms):
+    with pytest.raises(UserError, match="names no folder"):
+        plot.main([str(two_arms), "--out="])
 
 
 def test_one_seed_has_no_band(tmp_path):

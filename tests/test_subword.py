@@ -145,6 +145,20 @@ def test_a_text_in_pieces_has_the_tokens_of_the_whole(tmp_path, monkeypatch, chu
         text_bpe.main([], tmp_path)
 
 
+def test_a_text_without_spaces_is_looked_through_once(monkeypatch):
+    looked = []
+    monkeypatch.setattr(subword, "is_cut", lambda text, place: looked.append(place))
+    assert list(subword.at_spaces("ACGT" for _ in range(9))) == ["ACGT" * 9]
+    assert sorted(looked) == list(range(1, 36))
+
+
+def test_blanks_that_tiktoken_cannot_encode_are_one_line(tmp_path):
+    (tmp_path / "my.txt").write_text("a b\n" * 9 + " " * 1_000_000 + "a b\n" * 1_000_000)
+    ranks = rank_file(tmp_path / "ranks", [bytes([byte]) for byte in range(256)])
+    with pytest.raises(UserError, match=r"my\.txt: tiktoken cannot encode it"):
+        text_bpe.main([str(tmp_path / "my.txt"), f"--vocabulary={ranks}"], tmp_path)
+
+
 def test_wikitext103_is_in_its_own_splits_by_subwords_and_by_characters(tmp_path, monkeypatch):
     texts = {"train": TALE, "val": "Zwölf Boote <|endoftext|>\n", "test": "日 the sea\r\n"}
     archive = tmp_path / "wiki.zip"

@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 import tty
 from pathlib import Path
@@ -27,6 +28,7 @@ from config import ROOT, UserError, load
 from config.study import parse_seeds, read_study
 from data.files import lock, read_json, write_json
 from training.run_files import read_log
+from training.run_folder import RunFolder
 from training.status import is_free, reached
 
 STUB = Path(__file__).with_name("stub_worker.py")
@@ -298,6 +300,25 @@ def test_a_dry_run_shows_what_there_is_and_what_is_left_and_list_a_command_for_e
     assert "1 arm, seeds 1, 2" in capsys.readouterr().out
 
 
+def test_who_only_looks_at_a_run_writes_nothing_and_is_waited_for(study):
+    run = read_study(study()).runs[0]
+    run.folder.mkdir(parents=True)
+    assert is_free(run)
+    assert not list(run.folder.iterdir())
+    held = threading.Event()
+
+    def look():
+        looking = lock(run.folder / "lock")
+        held.set()
+        time.sleep(0.2)
+        looking.release()
+
+    threading.Thread(target=look).start()
+    assert held.wait(LIMIT)
+    with RunFolder(run.folder):
+        assert not is_free(run)
+
+
 def test_a_run_that_another_process_trains_is_left_alone_until_it_is_free(study, monkeypatch):
     plan, started = read_study(study()), []
     first, second = plan.runs[:2]
@@ -358,6 +379,9 @@ def test_a_damaged_run_is_named_and_left_out_and_the_others_are_trained(study, m
         assert part in said
     assert errors.startswith(f"{runs[1]} failed: ")
     assert errors.count("\n") == 1
+    assert sweep.main([file, "--list"]) == sweep.FAILED
+    said, errors = capsys.readouterr()
+    assert (said, errors.startswith(f"{runs[1]} is left out: ")) == ("", True)
 
 
 def test_an_odd_line_in_a_log_stops_no_look_at_the_runs(study):

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import zipfile
 
 import pytest
 
 from config import UserError
+from data import download
 from data.corpus import Corpus
 from data.glue import prepare
 from data.texts import read_task
@@ -126,7 +128,7 @@ def test_the_tasks_of_glue_are_prepared(glue, tmp_path):
     [
         (["colla"], None, "did you mean 'cola'"),
         (["rte"], ("RTE/dev.tsv", "other"), "SHA-256"),
-        (["rte"], ("RTE/dev.tsv", None), "no such file"),
+        (["rte"], ("RTE/dev.tsv", None), r"rte_dev.tsv or RTE/dev.tsv or RTE.zip, and has none for rte"),
     ],
 )
 def test_a_mistake_in_preparing_is_one_line(glue, tmp_path, words, change, said):
@@ -145,11 +147,31 @@ def test_a_task_is_no_corpus(glue, tmp_path):
 
 
 def test_what_a_killed_process_left_of_a_task_goes(glue, tmp_path):
-    left = tmp_path / "glue" / "rte" / ".train.tsv.1.tmp"
-    left.parent.mkdir(parents=True)
-    left.write_text("half")
+    left = [tmp_path / "glue" / name for name in ("rte/.train.tsv.1.tmp", ".RTE.zip.1.tmp")]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half")
     prepare.main(["rte", f"--source={glue}"], tmp_path / "glue")
-    assert not left.exists()
+    assert not any(path.exists() for path in left)
+
+
+def test_a_task_is_taken_from_its_zip_and_prepared_again_where_a_table_is_lost(glue, tmp_path):
+    with zipfile.ZipFile(tmp_path / "RTE.zip", "w") as archive:
+        for name in ("RTE/train.tsv", "RTE/dev.tsv"):
+            archive.write(glue / name, name)
+    prepare.main(["rte", f"--source={tmp_path}"], tmp_path / "glue")
+    (tmp_path / "glue" / "rte" / "val.tsv").unlink()
+    prepare.main(["rte", f"--source={glue}"], tmp_path / "glue")
+    assert read_task(str(tmp_path / "glue" / "rte")).val == [("entailment", "E", "F")]
+
+
+def test_the_advice_without_a_network_names_the_task(glue, tmp_path, monkeypatch):
+    def offline(*_):
+        raise download.DownloadError("no connection")
+
+    monkeypatch.setattr(download, "download", offline)
+    with pytest.raises(UserError, match=r"prepare\.py rte --source=PATH takes its folder"):
+        prepare.main(["rte"], tmp_path / "glue")
 
 
 def test_a_changed_table_of_a_prepared_task_is_found(glue, tmp_path):

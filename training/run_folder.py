@@ -63,7 +63,7 @@ class RunFolder:
             make_folder(self.path)
         except (FileExistsError, NotADirectoryError):
             raise UserError(f"{self.path} is a file, or lies in one: choose another --out_dir") from None
-        self._lock = lock(self.path / "lock")
+        self._lock = lock(self.path / "lock", seconds=1)  # one who only looks holds it for a moment
         if self._lock is None:
             raise UserError(
                 f"another process is training into {self.path}: wait for it, or choose another --out_dir"

@@ -67,7 +67,7 @@ def done(run):
 
 def is_free(run):
     """Whether no process trains into a run's folder."""
-    if not run.folder.is_dir():
+    if not (run.folder / "lock").is_file():
         return True
     try:
         held = lock(run.folder / "lock")

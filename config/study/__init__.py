@@ -284,9 +284,11 @@ def parse_seeds(text):
         if not match:
             raise UserError(f"--seeds={quoted(text)[1:-1]} is not a list of seeds such as 1-8 or 1,2,5")
         first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise UserError(f"--seeds={text}: {part} runs backwards, write {last}-{first}")
         if last - first + len(seeds) >= MOST_RUNS:
             raise UserError(f"--seeds={text} are more than {MOST_RUNS:,}: choose fewer")
         seeds += range(first, last + 1)
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise UserError(f"--seeds={text} names no seed, or one of them twice")
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds={text} names a seed twice")
     return seeds

@@ -3,10 +3,11 @@
 --source takes enwik8 or enwik8.zip; with --partial, the first part of enwik8 alone.
 """
 
+import os
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(os.path.abspath(__file__)).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from data import build, unzip  # noqa: E402

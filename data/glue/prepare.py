@@ -6,12 +6,13 @@ publishers' files.
 """
 
 import hashlib
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(os.path.abspath(__file__)).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from config import UserError, did_you_mean, user_path  # noqa: E402
@@ -99,12 +100,15 @@ TASKS = {
 
 
 def main(argv, folder=HERE):
-    arguments = build.options(__doc__, tasks={"nargs": "*", "metavar": "TASK"}).parse_args(argv)
+    arguments = build.options(__doc__, source="FOLDER", tasks={"nargs": "*", "metavar": "TASK"}).parse_args(
+        argv
+    )
     for name in arguments.tasks:
         if name not in TASKS:
             raise UserError(f"{name} is none of {', '.join(TASKS)}{did_you_mean(name, TASKS)}")
     for name in arguments.tasks or TASKS:
-        if not arguments.force and read_meta(folder / name):
+        tables = all((folder / name / f"{split}.tsv").is_file() for split in ("train", "val"))
+        if not arguments.force and read_meta(folder / name) and tables:
             print(f"{shown(folder / name)} is prepared already; --force prepares it again")
         else:
             prepare(name, TASKS[name], arguments.source, folder)
@@ -113,8 +117,9 @@ def main(argv, folder=HERE):
 def prepare(name, task, source, folder):
     """Write the tables of a task and, last, its meta.json."""
     place, files = folder / name, (*task.train, *task.val)
-    for path in temporaries(place, ["train.tsv", "val.tsv", "meta.json"]):  # of a killed process
-        path.unlink()
+    zips = [Path(url).name for url in task.urls if task.inside]
+    for path in (*temporaries(place, ["train.tsv", "val.tsv", "meta.json"]), *temporaries(folder, zips)):
+        path.unlink()  # of a killed process
     splits = {split: examples_of(name, task, split, source, folder) for split in ("train", "val")}
     origin = Path(source).name if source else task.urls[0]
     origin = {"from": origin, "sha256": " ".join(SHA256[file] for file in files)}
@@ -139,7 +144,7 @@ def examples_of(name, task, split, source, folder):
 def content(name, task, file, source, folder):
     """The bytes of a file; UserError where they are others than its SHA-256 says."""
     member = None if task.inside is None else task.inside + file.removeprefix(f"{name}_")
-    path = (found if source else downloaded)(task, file, member, source or folder)
+    path = (found if source else downloaded)(name, task, file, member, source or folder)
     try:
         data = b"".join(unzip.read_text(path, member, MOST))
     except UserError:
@@ -156,23 +161,22 @@ def content(name, task, file, source, folder):
     return data
 
 
-def found(task, file, member, source):
-    """The path of a file in the folder that --source names."""
-    for name in (file, member):
-        if name and (path := user_path(source) / name).is_file():
+def found(name, task, file, member, source):
+    """The path of a file, or of the zip that it is in, in the folder that --source names."""
+    wanted = [file, member, Path(task.urls[0]).name] if member else [file]
+    for each in wanted:
+        if (path := user_path(source) / each).is_file():
             return path
-    raise UserError(f"--source={source} is to be a folder with {member or file}, and has no such file")
+    raise UserError(f"--source={source} is to be a folder with {' or '.join(wanted)}, and has none for {name}")
 
 
-def downloaded(task, file, member, folder):
+def downloaded(name, task, file, member, folder):
     """The path of a file, or of the zip that it is in."""
+    known = {"most": MOST, "held": "its folder", "words": [name]}
     if not member:
-        urls = [url + file for url in task.urls]
-        return download.fetch(urls, SHA256[file], folder / file, most=MOST, held="its folder")[0]
+        return download.fetch([url + file for url in task.urls], SHA256[file], folder / file, **known)[0]
     target = folder / Path(task.urls[0]).name
-    if target.is_file():
-        return target
-    return download.fetch(task.urls, None, target, most=MOST, held="its folder")[0]
+    return target if target.is_file() else download.fetch(task.urls, None, target, **known)[0]
 
 
 if __name__ == "__main__":

@@ -6,11 +6,12 @@ hash, is another in each Python version.
 
 import hashlib
 import io
+import os
 import platform
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(os.path.abspath(__file__)).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from config import UserError  # noqa: E402

@@ -1,9 +1,10 @@
 """tinyshakespeare by characters: 1,115,394 of them, 65 distinct; the first 90 % train, the rest val."""
 
+import os
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(os.path.abspath(__file__)).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from data import build, download  # noqa: E402

@@ -3,11 +3,12 @@
 --source takes text8 or text8.zip; with --partial, the first part of text8 alone.
 """
 
+import os
 import string
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(os.path.abspath(__file__)).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from data import build, unzip  # noqa: E402

@@ -4,10 +4,11 @@ UTF-8 files, one after the other; the first 90 % of the characters train, the re
 tokens from a rank file of tiktoken, which may hold any byte-level BPE, and needs no network.
 """
 
+import os
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(os.path.abspath(__file__)).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from data import build, subword  # noqa: E402

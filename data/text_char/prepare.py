@@ -4,10 +4,11 @@ UTF-8 files, one after the other; the first 90 % train, the rest val.
 """
 
 import hashlib
+import os
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(os.path.abspath(__file__)).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from config import UserError, user_path  # noqa: E402
@@ -34,10 +35,10 @@ def obtained(arguments, folder, command):
         raise UserError(f"{folder.name} is your own text, and none was named: {command}")
     for text in texts:
         if not text.is_file():
-            raise UserError(f"no such file: {text}")
+            raise UserError(f"{text} is no file, or none that can be read twice")
     names = [text.name for text in texts]
     if arguments.source:
-        path, origin = download.fetch([], None, folder / "input.txt", arguments.source)
+        path, origin = download.fetch([], None, folder / f"{folder.name}.source", arguments.source)
         texts, names = [*texts, path], [*names, origin]
     return texts, {"from": " ".join(names), "sha256": sha256(texts)}
 

@@ -4,10 +4,11 @@ Stories end with <|endoftext|>, which is one token. --source takes the folder, o
 both files; --vocabulary takes the tokens from a rank file of tiktoken. Eldan and Li 2023, arXiv:2305.07759.
 """
 
+import os
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(os.path.abspath(__file__)).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from data import build, download, subword  # noqa: E402
@@ -29,7 +30,7 @@ FILES = {  # of a split: its name, bytes and SHA-256
 
 
 def main(argv, folder=HERE):
-    arguments = build.options(__doc__, **subword.OPTION).parse_args(argv)
+    arguments = build.options(__doc__, source="FOLDER_OR_URL", **subword.OPTION).parse_args(argv)
     vocabulary = arguments.vocabulary and subword.read_vocabulary(arguments.vocabulary)
     if not arguments.force and subword.prepared(folder, vocabulary):
         return

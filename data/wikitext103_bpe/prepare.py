@@ -3,10 +3,11 @@
 --source takes wikitext-103-raw-v1.zip. --vocabulary takes the tokens from a rank file of tiktoken.
 """
 
+import os
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(os.path.abspath(__file__)).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from data import build, subword  # noqa: E402

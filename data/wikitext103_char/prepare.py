@@ -3,11 +3,12 @@
 --source takes wikitext-103-raw-v1.zip. Merity et al. 2016, arXiv:1609.07843.
 """
 
+import os
 import sys
 from functools import partial
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(os.path.abspath(__file__)).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from data import build, download, unzip  # noqa: E402
