@@ -215,6 +215,8 @@ class GradientNoise:
         for name, parameter in zip(self.names, self.parameters):
             if parameter.is_complex():
                 raise ValueError(f"{name} is complex: leave it out by `where`")
+            if is_sharded(parameter) and parameter.device.type != parameter.device_mesh.device_type:
+                raise ValueError(f"{name} is offloaded to the {parameter.device.type}: use no CPUOffloadPolicy")
             if getattr(parameter, "_fsdp_flattened", False):
                 raise ValueError(f"{name} is a flat shard of FSDP1: shard by FSDP2's fully_shard")
             if parameter.grad is not None and parameter.grad.layout is not torch.strided:

@@ -38,6 +38,8 @@ def lightning_noise(sigma, seed, clip=None, **options):
 
     class Noise(Callback):
         def on_train_start(self, trainer, pl_module):
+            if not isinstance(pl_module, LightningModule):
+                raise ValueError("the module is pytorch_lightning's: import lightning.pytorch in its place")
             own_clipping = type(pl_module).configure_gradient_clipping
             if trainer.gradient_clip_val or own_clipping is not LightningModule.configure_gradient_clipping:
                 raise ValueError("the trainer clips after the noise: give `clip` to lightning_noise instead")

@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean, stdev
 
-from config import Parser, UserError, load, run_script, spin_less, user_path
+from config import Config, Parser, UserError, load, run_script, spin_less, user_path
 
 if __name__ == "__main__":
     spin_less()  # as train.py, before torch is loaded
@@ -46,7 +46,7 @@ from bench.plain_loop import PlainLoop
 from bench.report import NAMES, print_tables
 from bench.subprocesses import LOOPS, runs_at_once, started
 from bench.turns import clock
-from data.files import write_json
+from data.files import make_folder, write_json
 from training.evaluate import mean_loss
 from training.lifecycle import open_corpus
 from training.machine import Machine, versions
@@ -60,6 +60,8 @@ def main(argv):
     options, words = read_options(argv)
     config = load(words)
     machine = Machine.choose(config)
+    if not options.losses:
+        make_folder(options.out)
     corpus = open_corpus(config, machine)
     print(f"{machine}; {corpus_title(corpus.meta)}, {config.tokens_per_iter:,} tokens a step", flush=True)
     if options.losses:
@@ -161,8 +163,13 @@ def profile(config, corpus, machine, out):
 def compare_losses(config, corpus, machine, seeds):
     """Train both loops with each of so many seeds, in turns; print mean ± sd over seeds of their losses, and
     ours minus the plain one's, paired by seed, with its 95 % interval."""
-    if config.noisy:
-        print("the plain loop has no noise: with this configuration the losses are not to be compared")
+    usual, lacking = Config(), ("optimizer", "input_noise", "init_from")
+    lacking = [name for name in lacking if getattr(config, name) != getattr(usual, name)]
+    if config.noisy or lacking:
+        what = "noise" if config.noisy else lacking[0]
+        raise UserError(
+            f"--losses: the plain loop has no {what}, so that losses could not be compared: leave it out"
+        )
     losses = {"train loss, last tenth of the iterations": [], "val loss at the end": []}  # a row a seed
     for seed in range(config.seed, config.seed + seeds):
         seeded = dataclasses.replace(config, seed=seed, data_seed=seed)

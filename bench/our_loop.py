@@ -8,11 +8,11 @@ from train import accumulate, train_step
 from training import lifecycle
 from training.run import Run, new_history
 
-LENGTH = 100_000  # iterations, more than are measured of any run
+LENGTH = 100_000  # iterations, more than are measured of any run; what is trained whole may be longer
 
 
 class OurLoop:
-    """train.py's step, for up to LENGTH iterations of whatever length the run is.
+    """train.py's step, for up to LENGTH iterations of a shorter run.
 
     folder: of a run, into which it logs as train.py does; None for no log.
     """
@@ -20,7 +20,7 @@ class OurLoop:
     def __init__(self, config, corpus, machine, folder=None):
         self.config, self.corpus, self.machine, self.folder = config, corpus, machine, folder
         self.run = Run(config, corpus, machine)
-        self.run.history = new_history(LENGTH, machine.device)
+        self.run.history = new_history(max(LENGTH, config.max_iters), machine.device)
         self.model = self.run.model
         self.how = "off"  # it is compiled
         if machine.compile:

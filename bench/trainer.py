@@ -20,8 +20,7 @@ from analysis import records
 from config.study import parse_seeds, read_study
 from data.texts import NAMES, read_task
 from training.encoder import needed, read_encoder
-from training.encoder_run import EncoderRun, evaluation
-from training.machine import Machine
+from training.encoder_run import EncoderMachine, EncoderRun, evaluation
 
 STUDY = "noisytune_glue"
 
@@ -54,9 +53,11 @@ def read_options(argv):
 def train(config):
     """The final score of a run that Trainer trains."""
     task = read_task(config.task, config.val_file)
-    run = EncoderRun(config, task, Machine.choose(config), read_encoder(config, task))
+    run = EncoderRun(config, task, EncoderMachine.choose(config), read_encoder(config, task))
     with tempfile.TemporaryDirectory() as folder:
-        trainer_of(run, folder).train()
+        trainer = trainer_of(run, folder)
+        trainer.train()
+    trainer.accelerator.unwrap_model(run.model, keep_fp32_wrapper=False)  # or it would be evaluated in bfloat16
     return evaluation(run)["val_score"]
 
 

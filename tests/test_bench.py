@@ -20,7 +20,7 @@ from conftest import LIMIT, tokens_of
 import plot
 from analysis import collect, records
 from bench import __main__ as bench
-from bench import card, gpu, measure, report, subprocesses, turns
+from bench import card, gpu, measure, our_loop, report, subprocesses, turns
 from bench.our_loop import OurLoop
 from bench.plain_loop import PlainLoop, sample_plainly
 from config import ROOT, UserError, settle
@@ -60,6 +60,21 @@ def test_the_plain_loop_samples_its_batches_from_the_map(parts):
     assert torch.equal(x[:, 1:], y[:, :-1])
     assert {tuple(row) for row in x.tolist()} <= windows, "from the first train_tokens"
     assert not torch.equal(x, again)
+
+
+def test_the_plain_loop_repeats_its_dropout(parts):
+    losses = []
+    for seed in (1, 2):
+        loop = PlainLoop(*parts(dropout=0.5))
+        torch.manual_seed(seed)
+        losses.append([float(loop.train_step()) for _ in range(3)])
+    assert losses[0] == losses[1]
+
+
+def test_a_run_that_is_trained_whole_may_be_longer_than_those_measured(parts, monkeypatch):
+    monkeypatch.setattr(our_loop, "LENGTH", 5)
+    loop = OurLoop(*parts(max_iters=7))
+    assert len([loop.train_step() for _ in range(7)]) == 7
 
 
 def test_both_loops_begin_alike_and_train_alike(parts):
@@ -198,9 +213,15 @@ def test_a_measurement_is_whole_and_is_drawn(small, monkeypatch, capsys):
 
 
 def test_losses_and_a_profile_of_both_loops_are_printed(small, capsys):
-    assert bench.main([small, "--noise_sigma=0.1", "--losses=3", "--max_iters=10", "--warmup_iters=2"]) == 0
+    for word, what in (("--noise_sigma=0.1", "noise"), ("--optimizer=sgd", "optimizer")):
+        with pytest.raises(UserError, match=f"the plain loop has no {what}"):
+            bench.main([small, word, "--losses=3"])
+    Path("file").write_text("")
+    with pytest.raises(FileExistsError):
+        bench.main([small, "--out=file"])
+    capsys.readouterr()
+    assert bench.main([small, "--losses=3", "--max_iters=10", "--warmup_iters=2"]) == 0
     said = capsys.readouterr().out
-    assert "the plain loop has no noise" in said
     assert said.count(" ± ") == 6
     assert said.count("(3 seeds); difference") == 2
     assert bench.main([small, "--profile", "--out=here"]) == 0

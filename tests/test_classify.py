@@ -26,7 +26,7 @@ from config._classify import Classify
 from config.study import read_study
 from data.files import read_json
 from data.texts import read_task
-from training import classify, encoder, encoder_run, evaluate, export, sharpness
+from training import classify, encoder, encoder_run, evaluate, export, machine, sharpness
 from training.machine import Machine
 from training.run_files import read_log, read_result
 from training.run_folder import RunFolder
@@ -155,6 +155,23 @@ def test_without_dropout_a_run_is_that_of_transformers_trainer(new_run, tmp_path
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
 
 
+def test_what_this_cpu_emulates_is_said_as_it_is(words, monkeypatch, capsys):
+    """operators.matmul is our GPT's alone."""
+    config = load(words(dtype="bfloat16"), kind=Classify)
+    for module in (machine, encoder_run):
+        monkeypatch.setattr(module, "has_instructions", lambda dtype: dtype == torch.float32)
+    chosen = encoder_run.EncoderMachine.choose(config)
+    assert "emulates bfloat16: --dtype=float32" in capsys.readouterr().out
+    assert (chosen.record()["through_float32"], "float32" in str(chosen)) == (False, False)
+    assert Machine.choose(config).through_float32
+
+
+def test_several_processes_are_refused(words, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="in one process: start it without torchrun"):
+        classify.main(words())
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_same_command_gives_the_same_bits(run, dtype):
     one = run("one", dtype=dtype)
@@ -248,6 +265,24 @@ def test_a_run_that_has_ended_needs_no_model(run, bert, tmp_path, capsys):
     shutil.rmtree(mine)
     run(model=mine)
     assert "finished already" in capsys.readouterr().out
+
+
+def test_trainers_model_is_evaluated_in_float32_as_ours_is(words, monkeypatch):
+    pytest.importorskip("accelerate")
+    config = load(words(dtype="bfloat16", max_iters=2, warmup_iters=0), kind=Classify)
+    inputs = {"input_ids": torch.tensor([[2, 5, 3]]), "attention_mask": torch.ones(1, 3, dtype=int)}
+    seen = lambda run: {"val_score": seen_in(run.model.bert.encoder.layer[0].output.dense, run.model, inputs)}  # noqa: E731
+    monkeypatch.setattr(trainer, "evaluation", seen)
+    assert trainer.train(config) == torch.float32
+
+
+def seen_in(layer, model, inputs):
+    """The dtype that a layer gives in a forward pass."""
+    found = []
+    hook = layer.register_forward_hook(lambda _, __, output: found.append(output.dtype))
+    model(**inputs)
+    hook.remove()
+    return found[0]
 
 
 def test_scores_beside_those_of_trainer(monkeypatch, capsys):

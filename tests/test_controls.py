@@ -447,6 +447,16 @@ def test_the_diagnosis_is_what_the_moments_say(target):
     assert float(more) == pytest.approx(math.sqrt(found["noise_rms"] ** 2 + 9 / count), rel=1e-5)
 
 
+def test_weight_decay_in_adams_gradient_is_no_noise(new_run):
+    a_run = new_run(optimizer="adam", weight_decay=0.5, noise_sigma=0.0, diagnose_interval=100)
+    diagnosis, state = a_run.control.diagnosis, a_run.optimizer.state
+    for _ in range(4):
+        train.train_step(a_run)
+    first = torch.cat([state[p]["exp_avg"].flatten() for p in diagnosis.parameters])
+    assert torch.allclose(diagnosis.first, first, rtol=1e-5, atol=1e-9)
+    assert diagnosis.measure()["signal_share"] > 0.999999
+
+
 def test_the_diagnosis_follows_a_reset(new_run):
     """With a first moment that no noise goes into, what is tracked is that moment."""
     noise = {"noise_target": "second_moment_mean", "noise_sigma": 0.1, "noise_gamma": 0.5}

@@ -372,3 +372,9 @@ def test_several_machines_are_declined(monkeypatch, command):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(UserError, match="on one machine"):
         train.main(command())
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(UserError, match="start them with torchrun"):
+        train.main(command())
+    monkeypatch.setenv("WORLD_SIZE", "")
+    assert train.main(command(max_iters=2, warmup_iters=0)) == 0

@@ -275,6 +275,20 @@ def test_lightning_refuses_what_would_clip_or_scale_the_noise(watch, how):
     assert not watch.steps
 
 
+def test_a_module_of_the_older_lightning_is_told_so():
+    pytest.importorskip("lightning.pytorch")
+    with pytest.raises(ValueError, match=r"import lightning\.pytorch"):
+        noise_callbacks.lightning_noise(SIGMA, seed=1, clip=1.0).on_train_start(None, object())
+
+
+def test_offloaded_parameters_are_refused():
+    """FSDP2's CPUOffloadPolicy: the shard lies on the CPU, and its mesh is of cards."""
+    one = model()
+    next(one.parameters()).device_mesh = SimpleNamespace(device_type="cuda")
+    with pytest.raises(ValueError, match="offloaded to the cpu"):
+        GradientNoise(one.named_parameters(), SIGMA, seed=1)
+
+
 def test_the_callbacks_are_imported_without_the_trainers():
     tree = ast.parse(Path(noise_callbacks.__file__).read_text())
     assert [node.module for node in tree.body if isinstance(node, ast.ImportFrom)] == ["noise"]

@@ -22,6 +22,7 @@ from analysis import collect, report
 from bench.__main__ import read_options as read_bench
 from config import UserError
 from data.build import write_corpus as write
+from data.files import lock, read_json
 from model import GPT
 from training import evaluate, export, sharpness
 
@@ -230,6 +231,21 @@ def test_it_prints_utf8_whatever_the_terminal(byte_run, monkeypatch):
     monkeypatch.setattr(sys, "stdout", terminal)
     sample.main([str(byte_run), "--prompt=é", "--max_new_tokens=2", "--device=cpu"])
     assert terminal.buffer.getvalue().startswith("--- sample 1 of 1, seed 1 ---\né".encode())
+
+
+def test_the_sharpness_of_a_run_in_training_is_not_measured(run, monkeypatch):
+    folder = run(max_iters=5)
+    held = lock(folder / "lock")
+    monkeypatch.setattr(sharpness, "sharpness", lambda *_: pytest.fail("it is measured"))
+    with pytest.raises(UserError, match="another process is training into"):
+        sharpness.main([str(folder)])
+    held.release()
+    monkeypatch.setattr(sharpness, "sharpness", lambda run, _: {"held": lock(run / "lock") is None} | MEASURED)
+    assert sharpness.main([str(folder)]) == 0
+    assert read_json(folder / "sharpness.json")["held"]
+
+
+MEASURED = {"rises": {"0.1": [0.5]}, "hessian": {"top": 1.0, "traces": [1.0]}}
 
 
 def test_no_script_that_a_run_names_is_run(run, tmp_path):

@@ -435,6 +435,19 @@ def test_a_lost_best_is_not_replaced_by_a_worse_one(command, stop_at, tmp_path):
         train.main(command())
 
 
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_best_that_is_lost_or_anothers_while_it_trains_is_one_line(run, command, monkeypatch, tmp_path, lost):
+    best, best_model = tmp_path / "run" / "best.pt", lifecycle.best_model
+
+    def lose(*of):
+        best.unlink() if lost else torch.save(torch.load(best) | {"val_loss": 0.0}, best)
+        return best_model(*of)
+
+    monkeypatch.setattr(lifecycle, "best_model", lose)
+    with pytest.raises(UserError, match="lost its best.pt" if lost else "best.pt is no checkpoint of this run"):
+        train.main(command(learning_rate=9.0, min_lr=9.0))
+
+
 def test_a_run_of_an_older_version_resumes_to_the_same_bits(run, stop_at, tmp_path):
     """Whose options and checkpoint have their earlier names, and which lacks an option that came later."""
     whole = run("whole")
@@ -628,17 +641,23 @@ def test_input_noise_changes_inputs_and_no_targets_each_micro_step_anew(new_run)
 # The card.
 
 
-def test_a_card_that_is_too_old_is_left_aside_in_words(monkeypatch, capsys):
-    card = {"is_available": True, "get_arch_list": ["sm_75", "compute_120"], "get_device_name": "An old card"}
-    for name, value in card.items():
+BUILT = ["sm_75", "sm_80", "sm_90a"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "built", "served"),
+    [
+        *(((7, 0), BUILT, False), ((7, 5), BUILT, True), ((8, 9), BUILT, True), ((12, 0), BUILT, False)),
+        *(((12, 1), [*BUILT, "compute_120"], True), ((10, 0), [*BUILT, "compute_120"], False)),
+    ],
+)
+def test_a_card_without_kernels_is_left_aside_in_words(monkeypatch, capsys, capability, built, served):
+    card = {"is_available": True, "get_arch_list": built, "get_device_name": "A card"}
+    for name, value in (card | {"get_device_capability": capability}).items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 0))
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert machine.best_device() == "cpu"
-    assert "An old card is too old" in capsys.readouterr().out
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
-    assert machine.best_device() == "cuda"
-    assert capsys.readouterr().out == ""
+    assert machine.best_device() == ("cuda" if served else "cpu")
+    assert ("A card has no kernels in this PyTorch" in capsys.readouterr().out) is not served
 
 
 @pytest.mark.parametrize(("capability", "emulated"), [((7, 5), True), ((8, 0), False)])

@@ -11,7 +11,7 @@ docs/glue.md tells of the tasks, the tables and the model.
 import sys
 import warnings
 
-from config import before_torch, load, run_script, user_path
+from config import UserError, before_torch, load, run_script, user_path
 from config._classify import Classify
 
 if __name__ == "__main__":
@@ -23,9 +23,9 @@ from data.files import remove
 from data.texts import read_task
 from noise import stream_seed
 from training import encoder, lifecycle, mirrors
-from training.distributed import SingleProcess
-from training.encoder_run import EncoderRun, evaluation
-from training.machine import Machine, enough_memory
+from training.distributed import SingleProcess, world_size
+from training.encoder_run import EncoderMachine, EncoderRun, evaluation
+from training.machine import enough_memory
 from training.run import Diverged
 from training.run_files import read_log
 from training.run_folder import RunFolder
@@ -38,9 +38,11 @@ def main(argv):
     """Train the run that a command line describes, from the step that its folder has; returns the exit
     status."""
     config, ranks = load(argv, kind=Classify), SingleProcess(starter())
+    if world_size() > 1:
+        raise UserError("training.classify trains in one process: start it without torchrun")
     mirrors.check(config)
     encoder.check_packages()
-    machine = Machine.choose(config)
+    machine = EncoderMachine.choose(config)
     with enough_memory(machine.device, USE_LESS_MEMORY):
         task = read_task(config.task, config.val_file)
         source = None if has_ended(config) else encoder.read_encoder(config, task)

@@ -28,10 +28,18 @@ class CleanMoments:
     @torch.no_grad()
     def observe(self, applies):
         """Take in the clean gradients. applies: a 0-dim bool tensor, false where the step will be skipped."""
-        gradient = torch.cat([p.grad.flatten() for p in self.parameters])
+        gradient = torch.cat([g.flatten() for g in self.gradients()])
         gradient = torch.where(applies, gradient, 0.0)
         for moment, value, beta in zip((self.first, self.second), (gradient, gradient.square()), self.betas):
             moment.lerp_(value, torch.where(applies, 1 - beta, 0.0))
+
+    def gradients(self):
+        """With the weight decay that Adam, not AdamW, adds to them."""
+        coupled = not isinstance(self.optimizer, torch.optim.AdamW)
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                decay = group["weight_decay"] * coupled
+                yield parameter.grad.add(parameter, alpha=decay) if decay else parameter.grad
 
     def reset(self):
         """Forget, as AdamW's moments are forgotten."""

@@ -142,11 +142,11 @@ def joined():
     Where a rank ends too soon, the others end at their next agreement. Rank 0 says so; the lost one, or
     torchrun, has given the reason.
     """
-    size, parent = int(os.environ.get("WORLD_SIZE", 1)), starter()
+    size, parent = world_size(), starter()
     if size == 1:
         yield SingleProcess(parent)
         return
-    if os.environ.get("LOCAL_WORLD_SIZE") != str(size):
+    if os.environ.get("LOCAL_WORLD_SIZE") != str(size) or "RANK" not in os.environ:
         raise UserError("a run's processes are on one machine: start them with torchrun --nproc_per_node")
     rank = int(os.environ["RANK"])
     nccl = torch.cuda.is_available() and torch.distributed.is_nccl_available()
@@ -170,6 +170,11 @@ def joined():
         os._exit(1)  # an orderly end would wait for the lost one, or abort
 
 
+def world_size():
+    """How many processes torchrun has started for this run."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
 def find_torchrun():
     """PeerLost where the torchrun that started this process has ended already: joining would call it for a
     whole TIMEOUT."""
@@ -186,7 +191,7 @@ def run_script_at_once(main):
     try:
         run_script(main)
     except SystemExit as end:
-        if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        if world_size() == 1:
             raise
         sys.stdout.flush()
         sys.stderr.flush()

@@ -10,9 +10,24 @@ import torch
 from noise import stream_seed
 from training.distributed import SingleProcess
 from training.encoder import groups_of, is_chosen, needed
+from training.machine import Machine
+from training.operators import has_instructions
 from training.run import Trained, copied, gradient_noise, make_optimizer, mean_distance, perturb_
 
 CHUNK = 50  # batches that are sorted by length together
+
+
+class EncoderMachine(Machine):
+    """transformers' layers multiply by PyTorch alone."""
+
+    through_float32 = False
+
+    @classmethod
+    def choose(cls, config):
+        machine = super().choose(config)
+        if machine.kind == "cpu" and not has_instructions(getattr(torch, machine.dtype)):
+            print(f"this CPU emulates {machine.dtype}: --dtype=float32 is faster here")
+        return machine
 
 
 class EncoderRun(Trained):

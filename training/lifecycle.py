@@ -11,10 +11,9 @@ from datetime import UTC, datetime
 
 from config import UserError, differences, load
 from data.corpus import Corpus
-from model import GPT
 from training import mirrors
 from training.distributed import Ending, on_rank0
-from training.evaluate import bits, mean_loss
+from training.evaluate import bits, mean_loss, model_in
 from training.machine import Machine, enough_memory, out_of_memory, versions
 from training.pretrained import check_same, needs_source, read_source
 from training.run import Diverged, Run, compile_model
@@ -387,7 +386,11 @@ def finish(run, folder):
 
 
 def best_model(run, folder):
-    return GPT.from_weights(folder.load("best.pt")["model"], run.machine.device)
+    if not (found := folder.load("best.pt")):
+        raise lost_file(folder, "best.pt")
+    if {"val_loss": found.get("val_loss"), "iter": found.get("iter")} != run.best:
+        raise UserError(f"{folder.path / 'best.pt'} is no checkpoint of this run: restore it")
+    return model_in(found, run.corpus.meta, folder.path / "best.pt").to(run.machine.device)
 
 
 def split_of(name):

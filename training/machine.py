@@ -200,16 +200,20 @@ def best_device():
     if torch.cuda.is_available():
         if supported("cuda"):
             return "cuda"
-        print(f"{torch.cuda.get_device_name()} is too old for the kernels of this PyTorch: not used")
+        print(f"{torch.cuda.get_device_name()} has no kernels in this PyTorch, too old or too new: not used")
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def supported(device):
-    """Whether this PyTorch has kernels for a card, by the oldest architecture that it was built for."""
-    built = [name.partition("_")[2] for name in torch.cuda.get_arch_list() if name.startswith("sm_")]
-    oldest = min((int(number.rstrip("abcdef")) for number in built), default=0)
+    """Whether this PyTorch has kernels for a card: an sm_XY serves the cards of X.Y to X.9, a compute_XY, which
+    is compiled there, those of X.Y and all later ones."""
     major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor >= oldest
+    for name in torch.cuda.get_arch_list():
+        kind, _, number = name.partition("_")
+        built = int(number.rstrip("abcdef"))
+        if built <= 10 * major + minor and (kind == "compute" or built // 10 == major):
+            return True
+    return False
 
 
 def check_device(device):
@@ -220,8 +224,8 @@ def check_device(device):
         raise UserError(f"device={device!r}, and PyTorch sees {torch.cuda.device_count()} CUDA cards here")
     if kind == "cuda" and not supported(device):
         raise UserError(
-            f"{torch.cuda.get_device_name(device)} is too old for the kernels of this PyTorch:"
-            " use --device=cpu, or a PyTorch for an older CUDA"
+            f"{torch.cuda.get_device_name(device)} has no kernels in this PyTorch, too old or too new for it:"
+            " use --device=cpu, or a PyTorch for another CUDA"
         )
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UserError("device='mps', and PyTorch sees no Apple GPU here: use --device=auto")

@@ -16,6 +16,7 @@ correlate with generalization, but it does with the learning rate (Andriushchenk
 arXiv:2302.07011): compare runs of equal train loss and equal rate.
 """
 
+import contextlib
 import itertools
 import math
 import statistics
@@ -24,7 +25,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from config import UserError, run_script, user_path
-from data.files import write_json
+from data.files import lock, write_json
 from noise import stream_seed
 from training.evaluate import mean_loss, model_in, open_corpus
 from training.machine import best_device, enough_memory
@@ -47,12 +48,12 @@ def main(argv):
     for run in runs:
         print(f"{run}: {DRAWS} draws at each of {len(RHOS)} sizes", flush=True)
         try:
-            with enough_memory(device, "let no other process use it"):
+            with locked(run), enough_memory(device, "let no other process use it"):
                 measured = sharpness(run, device)
+                write_json(run / "sharpness.json", measured)
         except UserError as error:
             failed.append(str(error))
             continue
-        write_json(run / "sharpness.json", measured)
         means = (f"{statistics.mean(draws):+.4f} at rho {rho}" for rho, draws in measured["rises"].items())
         print(f"{run}: the loss rises by {', '.join(means)} (nats, means of {DRAWS} draws)")
         top, trace = measured["hessian"]["top"], statistics.mean(measured["hessian"]["traces"])
@@ -60,6 +61,18 @@ def main(argv):
     if failed:
         raise UserError("; ".join(failed))
     return 0
+
+
+@contextlib.contextmanager
+def locked(run):
+    """Hold a run's lock, so that no training takes its weights' place meanwhile."""
+    held = lock(run / "lock", seconds=1)
+    if held is None:
+        raise UserError(f"another process is training into {run}: measure it afterwards")
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def measurable(run):
