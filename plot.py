@@ -27,13 +27,12 @@ show, as results/, gets the pages' figures and nothing else.
 
 import functools
 import itertools
-import os
 import re
 from pathlib import Path
 
 from analysis import effects, figures, look, page_figures, records, statistics, tables
 from bench import report
-from config import UserError, run_script, user_path
+from config import Parser, UserError, given, run_script, user_path
 from training.run_files import find_runs
 
 FIGURES = {
@@ -70,24 +69,22 @@ def main(argv):
     drawn = [(part, place, draw(part, place)) for part, place in drawings(found, folders, out)] if found else []
     if len(drawn) == 1:
         conclude(*drawn[0])
-    for bench, place in places(benches, out):
+    for bench, place in report.places(benches, out):
         said(place, report.draw(bench, place))
     return 0
 
 
 def arguments(argv):
     """(folders, output folder or None) of a command line."""
-    out = [word.removeprefix("--out=") for word in argv if word.startswith("--out=")]
-    if "" in out:
-        raise UserError("--out= names no folder: name one, or leave it out")
-    folders = [user_path(word) for word in argv if not word.startswith("--")]
-    if strange := [word for word in argv if word.startswith("--") and not word.startswith("--out=")]:
-        raise UserError(f"{strange[0]} is no option of plot.py; it has --out=DIR")
-    if not folders:
+    parser = Parser(prog="python plot.py", add_help=False)
+    parser.add_argument("folders", nargs="*", type=user_path)
+    parser.add_argument("--out", type=given)
+    options = parser.parse_intermixed_args(argv)
+    if not options.folders:
         raise UserError("which runs? python plot.py out")
-    if missing := [folder for folder in folders if not folder.is_dir()]:
+    if missing := [folder for folder in options.folders if not folder.is_dir()]:
         raise UserError(f"no such folder: {missing[0]}")
-    return folders, user_path(out[-1]) if out else None
+    return options.folders, options.out and user_path(options.out)
 
 
 def drawings(found, folders, out):
@@ -104,15 +101,6 @@ def drawings(found, folders, out):
     homes = loose.folder.map(lambda folder: home(Path(folder)))
     parts += [(found.of(folder=list(its.folder)), place / "figures") for place, its in loose.groupby(homes)]
     return parts
-
-
-def places(benches, out):
-    """[(bench folder, where)]: several go into `out` as they lie below the folder that they share."""
-    if not out or len(benches) == 1:
-        return [(bench, out or bench / "figures") for bench in benches]
-    homes = [bench.resolve() for bench in benches]
-    shared = os.path.commonpath([home.parent for home in homes]) if homes else ""
-    return [(home, out / home.relative_to(shared)) for home in homes]
 
 
 def part_of(found, studies):

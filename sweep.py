@@ -29,13 +29,13 @@ import time
 
 from tqdm import tqdm
 
-from config import OPTIONS, ROOT, Parser, UserError, cores, counted, did_you_mean, run_script, user_path
+from config import OPTIONS, ROOT, Parser, UserError, counted, did_you_mean, run_script, user_path
 from config.study import parse_seeds, read_study
 from data.files import write_json
 from training.status import Pace, check_runs, damaged, is_free, outcome, reached, result_of, state_of
-from training.terminal import SWEEP, Signals, StatusLine
+from training.terminal import Signals, StatusLine
+from training.worker import last_line, output_of, start
 
-WORKER = [sys.executable, str(ROOT / "train.py")]
 FAILED, TIME_IS_UP = 1, 4  # exit status
 STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM)  # exit status of a run that was asked to, at work or not yet
 clock = tqdm.format_interval  # 12:34, or 3:12:34 from an hour on
@@ -219,40 +219,6 @@ class Sweep:
         if self.signal:
             return 128 + self.signal
         return FAILED if self.failed else TIME_IS_UP if left else 0
-
-
-def start(run, jobs, card=None):
-    """A process that trains one run, as long as this one is there; in a session of its own, so that a Ctrl-C is
-    ours to pass on."""
-    environment = os.environ | {SWEEP: str(os.getpid())} | ({"CUDA_VISIBLE_DEVICES": card} if card else {})
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    run.folder.parent.mkdir(parents=True, exist_ok=True)
-    words = [] if run.config.threads else [f"--threads={max(1, cores() // jobs)}"]
-    with open(output_of(run), "a", encoding="utf-8") as output:
-        process = subprocess.Popen(
-            [*worker(run), *run.words, *words],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env=environment,
-        )
-    process.card = card
-    return process
-
-
-def worker(run):
-    """The command of a run's program; a module's finds it in PYTHONPATH."""
-    return WORKER if run.config.program == "train" else [sys.executable, "-P", *run.config.command.split()]
-
-
-def output_of(run):
-    return run.folder.parent / f"{run.folder.name}.txt"
-
-
-def last_line(path):
-    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1].strip() if lines else "it said nothing"
 
 
 def draw(study):

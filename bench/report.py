@@ -5,6 +5,7 @@ value}}; a list is of turns or runs, shown as its median, lowest and highest. pl
 """
 
 import math
+import os
 from pathlib import Path
 from statistics import median
 
@@ -26,6 +27,15 @@ def find_benches(folders):
     """The bench folders at or below `folders`, each once, sorted."""
     found = [path.parent for folder in folders for file in FILES for path in Path(folder).rglob(file)]
     return sorted({path.resolve(): path for path in found}.values())
+
+
+def places(benches, out):
+    """[(bench folder, where)]: several go into `out` as they lie below the folder that they share."""
+    if not out or len(benches) == 1:
+        return [(bench, out or bench / "figures") for bench in benches]
+    homes = [bench.resolve() for bench in benches]
+    shared = os.path.commonpath([home.parent for home in homes]) if homes else ""
+    return [(home, out / home.relative_to(shared)) for home in homes]
 
 
 def read(folder):

@@ -545,7 +545,7 @@ def session(small, monkeypatch):
     left, and the last run took so many."""
 
     def begin(left, code, took=0.0):
-        monkeypatch.setattr("sweep.WORKER", [sys.executable, "-c", code])
+        monkeypatch.setattr("training.worker.TRAIN", [sys.executable, "-c", code])
         study = read_study(ROOT / "config" / "study" / "full_size.py", [small], seeds=[1, 2])
         options = SimpleNamespace(jobs=2, end=time.monotonic() + left, seconds=20)
         return gpu.Session(study, options, Path("kept"), took)

@@ -126,7 +126,7 @@ def test_the_overview_shows_the_paired_difference(two_arms):
 
 
 def test_an_empty_place_is_a_mistake(two_arms):
-    with pytest.raises(UserError, match="names no folder"):
+    with pytest.raises(UserError, match="--out: its value is empty"):
         plot.main([str(two_arms), "--out="])
 
 

@@ -27,6 +27,7 @@ import sweep
 from config import ROOT, UserError, load
 from config.study import parse_seeds, read_study
 from data.files import lock, read_json, write_json
+from training import worker
 from training.run_files import read_log
 from training.run_folder import RunFolder
 from training.status import is_free, reached
@@ -218,7 +219,7 @@ def test_lists_of_seeds():
 def test_runs_are_shared_out_among_the_cards_that_are_to_be_seen(study, monkeypatch, cards, wanted):
     seen = []
     popen = lambda words, env, **_: seen.append(env["CUDA_VISIBLE_DEVICES"]) or SimpleNamespace()  # noqa: E731
-    monkeypatch.setattr(sweep.subprocess, "Popen", popen)
+    monkeypatch.setattr(worker.subprocess, "Popen", popen)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", cards)
     sweep.Sweep(read_study(study()), jobs=4, budget=60).start()
     assert seen == wanted
@@ -226,9 +227,9 @@ def test_runs_are_shared_out_among_the_cards_that_are_to_be_seen(study, monkeypa
 
 def test_runs_share_the_cores_where_no_config_says_how_many(study, monkeypatch):
     seen = []
-    monkeypatch.setattr(sweep, "cores", lambda: 7)
+    monkeypatch.setattr(worker, "cores", lambda: 7)
     popen = lambda words, **_: seen.append(words[-1]) or SimpleNamespace()  # noqa: E731
-    monkeypatch.setattr(sweep.subprocess, "Popen", popen)
+    monkeypatch.setattr(worker.subprocess, "Popen", popen)
     file = study()
     for jobs, text in ((3, BASE.replace(', threads = "cpu", 1', ' = "cpu"')), (9, None), (3, BASE)):
         if text:
@@ -394,9 +395,9 @@ def test_an_odd_line_in_a_log_stops_no_look_at_the_runs(study):
 # The sweeps themselves, in processes, whose runs only count (stub_worker.py) but for the last test's.
 
 DRIVER = """
-import os, sys, sweep, training.status
+import os, sys, sweep, training.status, training.worker
 training.status.SETTLED = 0.4
-sweep.WORKER = [sys.executable, os.environ["WORKER"]]
+training.worker.TRAIN = [sys.executable, os.environ["WORKER"]]
 sweep.SECONDS_BETWEEN_LINES = sweep.SECONDS_BETWEEN_LOOKS = 0.2
 sweep.run_script(sweep.main)
 """
@@ -515,7 +516,7 @@ def test_a_terminal_of_80_columns_shows_which_runs_train_how_far_and_how_long_st
 def test_a_study_is_drawn_once_all_its_runs_are_done(study, monkeypatch):
     drawn, words = [], [study(), "--seeds=1", "--max_iters=2"]
     draw = lambda words, **_: drawn.append(words[1:]) or SimpleNamespace(returncode=0)  # noqa: E731
-    monkeypatch.setattr(sweep, "WORKER", [sys.executable, str(STUB)])
+    monkeypatch.setattr(worker, "TRAIN", [sys.executable, str(STUB)])
     monkeypatch.setattr(sweep.subprocess, "run", draw)
     assert sweep.main(words) == 0
     assert not drawn
