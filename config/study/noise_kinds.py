@@ -3,8 +3,8 @@
 Written before any run of this. The noise acts by its variance in v, which is the same for every distribution of
 one sd. So we expect the best validation loss with Laplace and with uniform noise within 0.01 of that with
 Gaussian noise, not resolved; refuted: a 95 % interval that lies beyond 0.01. A block has a quarter of the
-weights. We expect noise in it alone to be worse than none, by less than half of the whole noise's harm; refuted:
-an interval that lies above half of that mean harm, or one that lies below 0.
+weights. We expect noise in it alone to be worse than none, by less than half of the whole noise's harm;
+refuted: an interval that lies above half of that mean harm, or one that lies below 0.
 """
 
 base = "config/shakespeare_baseline.py"
