@@ -59,10 +59,12 @@ TOP = 12  # operations that --profile shows
 def main(argv):
     options, words = read_options(argv)
     config = load(words)
+    if options.losses:
+        check_plain(config)
     machine = Machine.choose(config)
+    corpus = open_corpus(config, machine)
     if not options.losses:
         make_folder(options.out)
-    corpus = open_corpus(config, machine)
     print(f"{machine}; {corpus_title(corpus.meta)}, {config.tokens_per_iter:,} tokens a step", flush=True)
     if options.losses:
         compare_losses(config, corpus, machine, options.losses)
@@ -160,16 +162,18 @@ def profile(config, corpus, machine, out):
     print(f"written: {out / 'trace.json'}")
 
 
+def check_plain(config):
+    """UserError where the plain loop cannot train as a config says."""
+    if config.noisy:
+        raise UserError("--losses: the plain loop has no noise: use a config without it")
+    for name in ("optimizer", "input_noise", "init_from"):
+        if (value := getattr(config, name)) != getattr(Config, name):
+            raise UserError(f"--losses: the plain loop cannot train with {name}={value!r}: leave it out")
+
+
 def compare_losses(config, corpus, machine, seeds):
     """Train both loops with each of so many seeds, in turns; print mean ± sd over seeds of their losses, and
     ours minus the plain one's, paired by seed, with its 95 % interval."""
-    usual, lacking = Config(), ("optimizer", "input_noise", "init_from")
-    lacking = [name for name in lacking if getattr(config, name) != getattr(usual, name)]
-    if config.noisy or lacking:
-        what = "noise" if config.noisy else lacking[0]
-        raise UserError(
-            f"--losses: the plain loop has no {what}, so that losses could not be compared: leave it out"
-        )
     losses = {"train loss, last tenth of the iterations": [], "val loss at the end": []}  # a row a seed
     for seed in range(config.seed, config.seed + seeds):
         seeded = dataclasses.replace(config, seed=seed, data_seed=seed)

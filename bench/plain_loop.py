@@ -63,7 +63,8 @@ class PlainLoop:
         config, parts, loss = self.config, self.config.gradient_accumulation_steps, 0.0
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, config)
-        torch.manual_seed(stream_seed(config.seed, "plain dropout", self.step))
+        if config.dropout:
+            torch.manual_seed(stream_seed(config.seed, "plain dropout", self.step))
         for _ in range(parts):
             x, y = self.next or self.batch("train")
             with self.machine.autocast():

@@ -101,4 +101,4 @@ class Classify:
             )
         for name in ("task", "model", "val_file"):
             if getattr(self, name) is not None and not getattr(self, name).strip():
-                raise UserError(f"{name} is empty: name one, or leave it out for {getattr(Classify, name)}")
+                raise UserError(f"{name} is empty: name one, or leave it out")

@@ -115,12 +115,14 @@ def read_text(streams):
 
 def conversion(path, head):
     """How to make a text UTF-8, in a file of another name. head: its first bytes."""
-    marked = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    marks = {"utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)}  # before utf-16, whose mark begins as theirs
+    marks |= {"utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)}
+    marked = next((name for name, mark in marks.items() if head.startswith(mark)), None)
     if not marked and (b"\0" in head or head.startswith((b"\x1f\x8b", b"PK", b"%PDF", b"BZh", b"\xfd7zXZ"))):
-        return "it is no text; unpack it, or save its text by the program that made it"
+        return "it is no text, or one without a byte order mark: unpack it, or save it as UTF-8"
     target = Path(path).with_suffix(".utf8.txt")
     names = [shlex.quote(str(name)) for name in (path, target)]
-    how = f"iconv -f {'utf-16' if marked else 'latin1'} -t utf-8 {' > '.join(names)}"
+    how = f"iconv -f {marked or 'latin1'} -t utf-8 {' > '.join(names)}"
     return f"convert it, for instance by {how}"
 
 

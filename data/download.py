@@ -36,9 +36,10 @@ def fetch(urls, sha256, target, source=None, size=None, most=MOST, held="it", wo
     target = Path(target)
     if sha256 and target.is_file():
         if hash_of(target) != sha256:
+            own = f"; {command('data/text_char/prepare.py', 'FILE')} prepares a text of your own"
             raise UserError(
-                f"{shown(target)} is another file than this corpus's, which would take its place: rename it;"
-                f" a text of your own is prepared by {command('data/text_char/prepare.py', 'FILE')}"
+                f"{shown(target)} has another SHA-256 than this corpus's: delete it if it is a broken download,"
+                f" else rename it{own if target.name == 'input.txt' else ''}"
             )
         return target, target.name
     failures = []

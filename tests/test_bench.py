@@ -213,9 +213,9 @@ def test_a_measurement_is_whole_and_is_drawn(small, monkeypatch, capsys):
 
 
 def test_losses_and_a_profile_of_both_loops_are_printed(small, capsys):
-    for word, what in (("--noise_sigma=0.1", "noise"), ("--optimizer=sgd", "optimizer")):
-        with pytest.raises(UserError, match=f"the plain loop has no {what}"):
-            bench.main([small, word, "--losses=3"])
+    for word, what in (("--noise_sigma=0.1", "has no noise"), ("--optimizer=sgd", "with optimizer='sgd'")):
+        with pytest.raises(UserError, match=f"the plain loop .*{what}"):
+            bench.main([small, word, "--losses=3", "--dataset=nowhere"])
     Path("file").write_text("")
     with pytest.raises(FileExistsError):
         bench.main([small, "--out=file"])

@@ -69,7 +69,7 @@ def test_several_texts_of_any_system_are_one_corpus(tmp_path):
     assert decode(corpus.tokens["val"].tolist(), corpus.meta) == ("xyz" * 20)[-14:]
 
 
-@pytest.mark.parametrize("encoding", ["latin1", "utf-16"])
+@pytest.mark.parametrize("encoding", ["latin1", "utf-16", "utf-32"])
 def test_the_advice_for_other_encodings_can_be_followed(tmp_path, encoding):
     path = tmp_path / "my own.txt"
     path.write_bytes("café\n".encode(encoding) * 9)
@@ -83,7 +83,7 @@ def test_the_advice_for_other_encodings_can_be_followed(tmp_path, encoding):
 @pytest.mark.parametrize("head", [b"\x1f\x8b", b"PK\x03\x04", b"%PDF-1.7\n", b"\xe9\0"])
 def test_what_is_no_text_is_not_to_be_converted(tmp_path, head):
     (tmp_path / "my.txt").write_bytes(head + b"\xe9" * 99)
-    with pytest.raises(UserError, match="it is no text; unpack it"):
+    with pytest.raises(UserError, match=r"it is no text, .* unpack it"):
         text_char.main([str(tmp_path / "my.txt")], tmp_path)
 
 

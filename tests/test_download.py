@@ -189,7 +189,9 @@ def test_a_file_of_the_users_own_is_not_overwritten(server, tmp_path):
     own = tmp_path / "input.txt"
     own.write_text("my own novel")
     for source in (None, server.url + "/good"):
-        with pytest.raises(UserError, match=r"input\.txt is another file .*text_char/prepare\.py FILE"):
+        with pytest.raises(
+            UserError, match=r"input\.txt has another SHA-256 .* rename it; .*text_char/prepare\.py FILE"
+        ):
             download.fetch([server.url + "/good"], SHA256, own, source, SIZE)
     text_char.main([str(own), f"--source={server.url}/good"], tmp_path)
     assert own.read_text() == "my own novel"

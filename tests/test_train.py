@@ -648,6 +648,7 @@ BUILT = ["sm_75", "sm_80", "sm_90a"]
     ("capability", "built", "served"),
     [
         *(((7, 0), BUILT, False), ((7, 5), BUILT, True), ((8, 9), BUILT, True), ((12, 0), BUILT, False)),
+        *(((9, 0), ["gfx90a", "gfx942"], True), ((9, 0), [], True)),
         *(((12, 1), [*BUILT, "compute_120"], True), ((10, 0), [*BUILT, "compute_120"], False)),
     ],
 )

@@ -206,14 +206,11 @@ def best_device():
 
 def supported(device):
     """Whether this PyTorch has kernels for a card: an sm_XY serves the cards of X.Y to X.9, a compute_XY, which
-    is compiled there, those of X.Y and all later ones."""
+    is compiled there, those of X.Y and all later ones. Cards other than NVIDIA's are taken to be served."""
     major, minor = torch.cuda.get_device_capability(device)
-    for name in torch.cuda.get_arch_list():
-        kind, _, number = name.partition("_")
-        built = int(number.rstrip("abcdef"))
-        if built <= 10 * major + minor and (kind == "compute" or built // 10 == major):
-            return True
-    return False
+    built = re.findall(r"\b(sm|compute)_(\d+)", " ".join(torch.cuda.get_arch_list()))
+    fits = [kind == "compute" or int(number) // 10 == major for kind, number in built]
+    return not built or any(f and int(number) <= 10 * major + minor for f, (_, number) in zip(fits, built))
 
 
 def check_device(device):

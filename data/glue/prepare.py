@@ -145,18 +145,11 @@ def content(name, task, file, source, folder):
     """The bytes of a file; UserError where they are others than its SHA-256 says."""
     member = None if task.inside is None else task.inside + file.removeprefix(f"{name}_")
     path = (found if source else downloaded)(name, task, file, member, source or folder)
-    try:
-        data = b"".join(unzip.read_text(path, member, MOST))
-    except UserError:
-        if not source:
-            path.unlink()
-        raise
+    data = b"".join(unzip.read_text(path, member, MOST))
     if (actual := hashlib.sha256(data).hexdigest()) != SHA256[file]:
-        if not source:
-            path.unlink()
         raise UserError(
-            f"{path}: the SHA-256 of {member or file} is {actual}, and this task's is {SHA256[file]};"
-            " a table of your own needs no preparing (docs/glue.md)"
+            f"{path}: the SHA-256 of {member or file} is {actual}, and this task's is {SHA256[file]}: delete"
+            " the file if it is a broken download; a table of your own needs no preparing (docs/glue.md)"
         )
     return data
 
