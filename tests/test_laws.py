@@ -306,14 +306,14 @@ MAY_IMPORT = {  # of ours, by room or module; the longest name that fits counts
     "training": ["config", "data", "model", "noise", "training"],
     "sample": ["config", "data", "noise", "training"],
     "train": ["config", "noise", "sample", "training"],
-    "sweep": ["config", "data.files", "training.status", "training.terminal"],
+    "sweep": ["config", "data.files", "training.status", "training.terminal", "training.worker"],
     "analysis": ["config", "config.study", "data.files", "training.run_files", "analysis"],
     "plot": ["config", "data.files", "training.run_files", "analysis", "bench.report"],
     "bench": [*("config", "data", "model", "noise", "training", "train", "sweep", "analysis"), "bench"],
 }
 WITHOUT_TORCH = (
     *("config", "data.files", "data.meta", "data.build", "data.download", "data.unzip", "data.subword"),
-    *("training.run_files", "training.run_folder", "training.status", "training.terminal"),
+    *("training.run_files", "training.run_folder", "training.status", "training.terminal", "training.worker"),
     *("sweep", "analysis", "plot"),
 )
 
