@@ -39,6 +39,7 @@ from config._options import (
     Config,
     differences,
     identity,
+    options_of,
     source_wanted,
     unlike,
 )

@@ -87,6 +87,11 @@ def test_options_and_config_files_may_come_in_any_order(study):
         if words.index("tiny.py") < words.index("over.py"):
             arguments, plan = sweep.read_command(list(words))
             assert (arguments.jobs, plan.size) == (2, "over+max_iters=5")
+    sizes = {
+        read_study("tiny.py", [], words).size
+        for words in itertools.permutations(["--n_embd=32", "--max_iters=5"])
+    }
+    assert sizes == {"n_embd=32+max_iters=5"}, "one folder, or a study would be trained anew"
 
 
 def test_an_option_may_follow_from_the_run_and_have_its_earlier_name(study):

@@ -38,6 +38,7 @@ from config import (
     is_folder_name,
     kind_of,
     load,
+    options_of,
     quoted,
     read_option,
     run_file,
@@ -129,7 +130,8 @@ def read_study(file, overlays=(), options=(), seeds=None, arms=None):
         raise UserError(f"{file}: base={quoted(base)} are not the names of config files")
     files = [*map(from_root, base), *map(str, overlays)]
     labels = [Path(overlay).stem for overlay in overlays]
-    labels += [f"{name}={value}" for name, value in overrides.items() if name not in NOT_IDENTITY]
+    kept = [name for name in options_of(kind) if name in overrides and name not in NOT_IDENTITY]
+    labels += [f"{name}={overrides[name]}" for name in kept]  # in whatever order they were typed
     labels = [label.replace("/", "_") for label in labels]  # of a path: the size is the name of a folder
     study = Study(
         name=file.stem,
