@@ -31,7 +31,7 @@ FIGURES = {
     "power_law": (power_law.STUDIES, harm.power),
     "sensitivity": (("sensitivity",), effects.sensitivity),
     "schedules": (("schedules",), functools.partial(effects.differences, by=effects.by_scale)),
-    "flatness": (("flatness",), effects.flatness),
+    "flatness": (("curvature",), effects.flatness),
     "limited_data": (("limited_data",), functools.partial(figures.losses, parts=LIMITED)),
     "regime": (("regime", "regime_again"), figures.overview),
     "lambdas": (("noisytune_glue",), effects.lambdas),

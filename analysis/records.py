@@ -19,7 +19,7 @@ Columns of `runs`, missing values NaN:
     corpus_name, unit, data (SHA-256 of the training tokens)
     every option of Config     under its own name and as recorded; and `config`, the Config itself
     every field of result.json but its device
-    rise_<rho>, hessian_top, hessian_trace    sharpness.json's, means over the draws
+    rise_<rho>, hessian_top, hessian_trace, weight_rms    sharpness.json's, means over the draws
     parameters, noisy (noise in its gradients, or once in its weights)
     exploded                   finished with a higher train loss than it began with
     reached                    the last iteration that is logged
@@ -148,7 +148,7 @@ def read_folders(folders):
 
 
 FINITE = (int, float)
-SHARPNESS = {"rises": {str: [FINITE]}, "hessian?": {"top": FINITE, "traces": [FINITE]}}
+SHARPNESS = {"rises": {str: [FINITE]}, "hessian?": {"top": FINITE, "traces": [FINITE]}, "weight_rms?": FINITE}
 
 
 def read_run(path):
@@ -300,10 +300,10 @@ def device_kind(about, config):
 def sharpness(entry):
     """What training/sharpness.py measured of a run that has ended, means over the draws."""
     measured = (entry.get("sharpness") or {}) if entry["result"] else {}
-    rises = {f"rise_{rho}": float(np.mean(draws)) for rho, draws in measured.get("rises", {}).items()}
-    if not (hessian := measured.get("hessian")):
-        return rises
-    return rises | {"hessian_top": hessian["top"], "hessian_trace": float(np.mean(hessian["traces"]))}
+    found = {f"rise_{rho}": float(np.mean(draws)) for rho, draws in measured.get("rises", {}).items()}
+    if hessian := measured.get("hessian"):
+        found |= {"hessian_top": hessian["top"], "hessian_trace": float(np.mean(hessian["traces"]))}
+    return found | {name: measured[name] for name in ("weight_rms",) if name in measured}
 
 
 def describe(config, about):

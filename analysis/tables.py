@@ -265,8 +265,8 @@ def said(row):
 
 def sharpness_of(records):
     """A frame of one setting's arms whose sharpness was measured: n, final_train_loss of the runs that were
-    measured, rise_<rho>, hessian_top, hessian_trace, and the half_width of each."""
-    names = [name for name in records.runs if name.startswith(("rise_", "hessian_"))]
+    measured, rise_<rho>, hessian_top, hessian_trace, weight_rms, and the half_width of each."""
+    names = [name for name in records.runs if name.startswith(("rise_", "hessian_", "weight_rms"))]
     measured = records.runs[(records.runs.status == "finished") & records.runs[names].notna().any(axis=1)]
     table = means_of(measured, ["final_train_loss", *names])
     table.insert(0, "n", measured.groupby("arm").size())
@@ -281,7 +281,8 @@ def sharpness_table(records):
     rises = [name for name in numbers if name.startswith("rise_") and not name.endswith("half_width")]
     rises = {name: f"rise at rho {name.removeprefix('rise_')}" for name in rises}
     hessian = {"hessian_top": "top eigenvalue of the Hessian", "hessian_trace": "its trace"}
-    cells = cells_of(numbers, {"final_train_loss": LOSSES["final_train_loss"], **rises, **hessian})
+    scale = {"weight_rms": "RMS of the matrices"}
+    cells = cells_of(numbers, {"final_train_loss": LOSSES["final_train_loss"], **rises, **hessian, **scale})
     cells.insert(0, "n", numbers.n)
     return table_of("Sharpness of the last weights", records, numbers, cells)
 

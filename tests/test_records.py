@@ -23,7 +23,7 @@ def on(folder, device):
 # The frames.
 
 
-MEASURED = {"rises": {"0.05": [1.0, 2.0]}, "hessian": {"top": 9.0, "traces": [2.0, 4.0]}}
+MEASURED = {"rises": {"0.05": [1.0, 2.0]}, "hessian": {"top": 9.0, "traces": [2.0, 4.0]}, "weight_rms": 0.25}
 
 
 def test_a_run_is_a_row_with_what_was_recorded(tmp_path):
@@ -40,8 +40,8 @@ def test_a_run_is_a_row_with_what_was_recorded(tmp_path):
     assert (run.corpus, run.unit, run.parameters) == ("shakespeare_char", "character", 804_096)
     assert run.noisy
     assert (run.device_kind, run.machine, run.torch, run.began) == ("cuda", "A card", "2", "now")
-    columns = ["rise_0.05", "hessian_top", "hessian_trace"]
-    assert read([tmp_path]).runs[columns].values.tolist() == [[1.5, 9.0, 3.0]]
+    columns = ["rise_0.05", "hessian_top", "hessian_trace", "weight_rms"]
+    assert read([tmp_path]).runs[columns].values.tolist() == [[1.5, 9.0, 3.0, 0.25]]
     edit(folder / "run.json", corpus={**META, "partial": {"tokens": 1000, "of": 9000}})
     (run,) = read([tmp_path]).runs.itertuples()
     assert run.corpus == "shakespeare_char, the first 1,000 characters"

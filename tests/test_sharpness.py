@@ -76,6 +76,8 @@ def test_a_run_is_measured_where_it_ended_by_draws_that_all_runs_share(run, corp
     assert len(set(rises)) == sharpness.DRAWS
     text = Corpus(str(corpus), "cpu", 600)
     model = GPT.from_weights(checkpoint(folder)["model"]).eval()
+    matrices = [p.detach().flatten() for name, p in model.named_parameters() if "ln_" not in name]
+    assert measured["weight_rms"] == pytest.approx(torch.cat(matrices).square().mean().sqrt().item())
     losses = [mean_loss(model, text.windows("train", 16))]
     for place, parameter in enumerate(model.parameters()):
         generator = torch.Generator().manual_seed(stream_seed(3, "sharpness", place))

@@ -5,11 +5,13 @@
     rise(rho) = mean over xi of L(w + rho |w| xi) - L(w),    xi ~ N(0, 1) for every weight
     top, trace: of the Hessian of L, its eigenvalue of the largest magnitude, by power iteration, and its trace,
                 the mean over v of v . H v, v of independent signs (Hutchinson 1989)
+    weight_rms: the root mean square of w over the matrices, the embeddings among them
 
 w: the last weights. L: the mean loss over fixed windows of what the run was trained on, in float32, dropout
 off. A change is relative to each weight, so that a weight's scale does not matter to a rise; to the Hessian it
-does. The draws are the same for all runs of one shape, so that runs can be compared in pairs. What was measured
-of a run is written into its folder, as sharpness.json, which the analysis reads.
+does: beside it belongs weight_rms. The draws are the same for all runs of one shape, so that runs can be
+compared in pairs. What was measured of a run is written into its folder, as sharpness.json, which the analysis
+reads.
 
 What a rise means: the paper explains its gains by flat minima. In transformers sharpness by itself does not
 correlate with generalization, but it does with the learning rate (Andriushchenko et al. 2023,
@@ -88,8 +90,8 @@ def measurable(run):
 
 
 def sharpness(run, device):
-    """The content of sharpness.json: {"iter", "tokens", "rises": {rho: the rise at each draw, nats},
-    "hessian": {"tokens", "top", "residual", "traces": [of each draw]}}."""
+    """The content of sharpness.json: {"iter", "tokens", "weight_rms", "rises": {rho: the rise at each draw,
+    nats}, "hessian": {"tokens", "top", "residual", "traces": [of each draw]}}."""
     path, meta = run / "last.pt", corpus_meta(run)
     checkpoint = load_checkpoint(path)
     model = model_in(checkpoint, meta, path).to(device)
@@ -106,7 +108,14 @@ def sharpness(run, device):
     curved = hessian(model, list(corpus.windows("train", size, HESSIAN_TOKENS)))
     if not all(map(math.isfinite, (curved["top"], curved["residual"], *curved["traces"]))):
         raise UserError(f"{run}: its Hessian is not finite")
-    return {"iter": checkpoint["step"], "tokens": tokens, "rises": by_rho, "hessian": curved}
+    measured = {"iter": checkpoint["step"], "tokens": tokens, "weight_rms": weight_rms(model)}
+    return {**measured, "rises": by_rho, "hessian": curved}
+
+
+def weight_rms(model):
+    matrices = [parameter.detach().double() for parameter in model.parameters() if parameter.dim() > 1]
+    squares = sum(matrix.square().sum().item() for matrix in matrices)
+    return math.sqrt(squares / sum(matrix.numel() for matrix in matrices))
 
 
 @torch.no_grad()
