@@ -303,7 +303,9 @@ def sharpness(entry):
     found = {f"rise_{rho}": float(np.mean(draws)) for rho, draws in measured.get("rises", {}).items()}
     if hessian := measured.get("hessian"):
         found |= {"hessian_top": hessian["top"], "hessian_trace": float(np.mean(hessian["traces"]))}
-    return found | {name: measured[name] for name in ("weight_rms",) if name in measured}
+    if "weight_rms" in measured:
+        found["weight_rms"] = measured["weight_rms"]
+    return found
 
 
 def describe(config, about):

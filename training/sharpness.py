@@ -113,7 +113,7 @@ def sharpness(run, device):
 
 
 def weight_rms(model):
-    matrices = [parameter.detach().double() for parameter in model.parameters() if parameter.dim() > 1]
+    matrices = [parameter.detach().cpu().double() for parameter in model.parameters() if parameter.dim() > 1]
     squares = sum(matrix.square().sum().item() for matrix in matrices)
     return math.sqrt(squares / sum(matrix.numel() for matrix in matrices))
 
