@@ -37,7 +37,8 @@ from training.terminal import Signals, StatusLine
 from training.worker import last_line, output_of, start
 
 FAILED, TIME_IS_UP = 1, 4  # exit status
-STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM)  # exit status of a run that was asked to, at work or not yet
+# Exit status of a run that was asked to stop, at work or not yet; Windows ends it with 1.
+STOPPED = (128 + signal.SIGTERM, 1 if os.name == "nt" else -signal.SIGTERM)
 clock = tqdm.format_interval  # 12:34, or 3:12:34 from an hour on
 POLL = 0.2  # seconds between looks at the processes
 SECONDS_BETWEEN_LOOKS, SECONDS_BETWEEN_LINES = 1, 30  # at how far the runs are: on a terminal, in a file

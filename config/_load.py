@@ -43,7 +43,7 @@ ELSEWHERE = {  # options of nanoGPT and of transformers that are none here, and 
     "wandb_run_name": "set WANDB_NAME in the environment; it is the run folder without",
     "backend": "leave it out: under torchrun the device decides",
     "task": "python -m training.classify fine-tunes encoders on tasks of texts",
-    **dict.fromkeys(("epochs", "num_train_epochs"), "use --max_iters; a run says how many passes it makes"),
+    **dict.fromkeys(("epochs", "num_train_epochs"), "use --max_iters, which counts updates"),
     **dict.fromkeys(("model_name_or_path", "model_name"), "use --model"),
     **dict.fromkeys(("train_file", "task_name"), "use --task"),
     "validation_file": "use --val_file",
@@ -240,7 +240,8 @@ def from_text(text, kinds):
 def known_options(names, where, kind):
     """UserError unless all of some names are those of options; it names all that are not."""
     if strange := [name for name in names if name not in options_of(kind)]:
-        hint = "; ".join(dict.fromkeys(ELSEWHERE[name] for name in strange if name in ELSEWHERE))
+        hints = dict.fromkeys(ELSEWHERE[name] for name in strange if name in ELSEWHERE)
+        hint = "; ".join(hint for hint in hints if {*re.findall(r"--(\w+)", hint)} <= options_of(kind).keys())
         near = did_you_mean(str(strange[0]), options_of(kind)) if len(strange) == 1 else ""
         listed = f"{near} (python {kind.command} --help lists them all; a config file's own names begin with _)"
         raise UserError(

@@ -488,6 +488,10 @@ def test_a_way_of_computing_a_step_in_a_row():
     record["in CUDA graphs"] = part | {"how": "graphs", "evaluation": 0.4}
     assert gpu.fastest(record) == ["--compile=graphs"]
     assert gpu.fastest(record | {"tests failed": ["test_x[graphs-float32]"]}) == ["--compile=on"]
+    for dtype, other in (("bfloat16", "float16"), ("float16", "bfloat16")):
+        record["machine"]["dtype"] = dtype
+        assert gpu.fastest(record | {"tests failed": [f"test_x[graphs-{dtype}]"]}) == ["--compile=on"]
+        assert gpu.fastest(record | {"tests failed": [f"test_x[graphs-{other}]"]}) == ["--compile=graphs"]
     assert gpu.fastest({}) == []
 
 

@@ -485,6 +485,7 @@ def without_attention(folder):
         ({"warmup_iters": 13}, "warmup_iters=13"),
         ({"epochs": 3}, "--max_iters"),
         ({"n_layer": 3}, "no option is called 'n_layer'"),
+        ({"decay_lr": False}, "no option is called 'decay_lr'[^:]*--help"),  # --min_lr is the other program's
     ],
 )
 def test_a_mistake_in_the_command_is_one_line(words, bert, tmp_path, monkeypatch, options, said):

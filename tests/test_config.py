@@ -115,6 +115,9 @@ def test_a_reader_that_has_enough_is_no_mistake():
         ("seed=2", ["did you mean --seed=2"]),
         *((word, ["training.evaluate"]) for word in ("eval_only=True", "--eval-only", "--eval_only=True")),
         ("--learning-rte 1", ["did you mean 'learning_rate'"]),
+        ("--num_train_epochs=3", ["use --max_iters"]),
+        ("--eval_iters=20", ["use --eval_tokens"]),
+        ("--model_name=gpt2", ["--help"]),  # --model is the other program's
         ("config/train_shakespeare_char.py", ["did you mean 'config/shakespeare_baseline.py'"]),
         ("--out_dir=", ["out_dir is empty"]),
         ("--max_iters=99999999999999999999", ["max_iters", "1e8"]),

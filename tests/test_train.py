@@ -21,7 +21,7 @@ from data.corpus import Corpus
 from data.files import read_json, write_json
 from model import GPT
 from noise import stream_seed
-from training import lifecycle, machine
+from training import evaluate, lifecycle, machine, sharpness
 from training.evaluate import mean_loss
 from training.machine import Machine
 from training.run import Run
@@ -91,6 +91,13 @@ def test_a_step_with_infinite_gradients_is_skipped_counted_and_logged(run, monke
         assert event["sigma"] == pytest.approx(1e-3 * 0.9 ** event["iter"])
     before = [event["val_loss"] for event in read_log(folder)[0] if event["kind"] == "eval"][:2]
     assert before[0] == before[1], "nothing moved while every step was skipped"
+
+
+def test_a_loss_scale_of_0_ends_the_run_which_would_skip_every_step(run, monkeypatch):
+    monkeypatch.setattr(Machine, "scaler", lambda self: torch.amp.GradScaler("cpu", init_scale=1e-45))
+    result = read_json(run(status=3, dtype="float16") / "result.json")
+    assert result["status"] == "diverged"
+    assert result["diverged_at"] < 3, "rounding may keep the least scale for a step"
 
 
 def test_learning_rate_warms_up_from_above_zero_and_ends_at_min_lr():
@@ -659,6 +666,27 @@ def test_a_card_without_kernels_is_left_aside_in_words(monkeypatch, capsys, capa
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert machine.best_device() == ("cuda" if served else "cpu")
     assert ("A card has no kernels in this PyTorch" in capsys.readouterr().out) is not served
+
+
+def test_float16_on_an_apple_gpu_is_refused(command, monkeypatch):
+    monkeypatch.setattr(machine, "check_device", lambda device: None)
+    with pytest.raises(UserError, match="--dtype=bfloat16"):
+        Machine.choose(load(command(device="mps", dtype="float16")))
+    assert Machine.choose(load(command(device="mps", dtype="auto"))).dtype == "float32"
+
+
+def test_float32_stays_float32_whatever_the_environment_says(new_run, run, monkeypatch):
+    folder = run(max_iters=5)
+    monkeypatch.setattr(
+        "training.sharpness.sharpness", lambda *_: {"rises": {}, "hessian": {"top": 1, "traces": [1]}}
+    )
+    try:
+        for command in (new_run, lambda: evaluate.main([str(folder)]), lambda: sharpness.main([str(folder)])):
+            torch.set_float32_matmul_precision("high")  # as TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 does
+            command()
+            assert torch.get_float32_matmul_precision() == "highest"
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 @pytest.mark.parametrize(("capability", "emulated"), [((7, 5), True), ((8, 0), False)])

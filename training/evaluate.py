@@ -17,7 +17,7 @@ from data.corpus import Corpus, is_path
 from data.meta import same_corpus
 from model import GPT
 from training import gpt2
-from training.machine import best_device, enough_memory, out_of_memory
+from training.machine import best_device, enough_memory, keep_float32, out_of_memory
 from training.run_files import config_of, corpus_meta, corpus_title, load_checkpoint
 from training.shape import parameter_count, saved_shape
 
@@ -118,6 +118,7 @@ def main(argv):
     folder = user_path(argv[0])
     meta = corpus_meta(folder)
     device = best_device()
+    keep_float32()
     with enough_memory(device, "let no other process use it"):
         corpus = open_corpus(folder, meta, device)
         models = models_in(folder, meta)

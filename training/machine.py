@@ -58,6 +58,11 @@ class Machine:
             device = f"cuda:{rank}"
             check_device(device)
         dtype = best_dtype(device) if config.dtype == "auto" else config.dtype
+        if (device, dtype) == ("mps", "float16"):
+            raise UserError(
+                "dtype='float16' on an Apple GPU: PyTorch's AdamW may take the steps there that the gradient"
+                " scaler skips: use --dtype=bfloat16 or --dtype=float32"
+            )
         if device.startswith("cuda") and dtype == "bfloat16" and not has_bfloat16(device):
             print(f"{torch.cuda.get_device_name(device)} emulates bfloat16: --dtype=float16 is faster there")
         compiled = config.compile in ("on", "graphs", *(["auto"] if device.startswith("cuda") else []))
@@ -89,6 +94,7 @@ class Machine:
     def apply(self):
         """Set up this process accordingly."""
         torch.set_num_threads(self.threads)
+        keep_float32()
         if self.kind == "cpu":
             keep_freed_memory()
         if self.kind == "cuda":
@@ -151,6 +157,12 @@ class Machine:
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+
+
+def keep_float32():
+    """Have cards multiply float32 in float32. Under TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1, which NVIDIA's images
+    set, products would have 10 bits of mantissa, and evaluations would no longer be exact."""
+    torch.set_float32_matmul_precision("highest")
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h

@@ -17,7 +17,7 @@ from training.terminal import Meter
 
 
 class Diverged(Ending):
-    """The loss, or without a scaler the gradient, is not finite."""
+    """The loss is not finite; or the gradient, without a scaler or for so long that the scale has come to 0."""
 
     def __init__(self, iteration):
         super().__init__(iteration)
@@ -76,12 +76,15 @@ class Trained:
     def check_finite(self):
         """Raise Diverged at the first iteration since the last check whose loss is not finite.
 
-        A gradient that is not finite is the scaler's to skip; without one it has spoilt the weights.
+        A gradient that is not finite is the scaler's to skip; without one it has spoilt the weights. Each skip
+        halves the scale. Once that is 0, every step will be skipped.
         """
         columns = 1 if self.scaler.is_enabled() else 2
         bad = ~self.history[self.checked : self.step, :columns].isfinite().all(dim=1)
         if bad.any():
             raise Diverged(self.checked + int(bad.nonzero()[0]))
+        if self.scaler.is_enabled() and self.scaler.get_scale() == 0:
+            raise Diverged(self.step - 1)
         self.checked = self.step
 
     def skipped_steps(self):

@@ -30,7 +30,7 @@ from config import UserError, run_script, user_path
 from data.files import lock, write_json
 from noise import stream_seed
 from training.evaluate import mean_loss, model_in, open_corpus
-from training.machine import best_device, enough_memory
+from training.machine import best_device, enough_memory, keep_float32
 from training.run_files import corpus_meta, find_runs, load_checkpoint, read_result
 
 RHOS = (0.02, 0.05, 0.1)  # relative to each weight
@@ -47,6 +47,7 @@ def main(argv):
     if not runs:
         raise UserError("which finished runs? python -m training.sharpness out/quickstart/full/baseline/seed1")
     device, failed = best_device(), []
+    keep_float32()
     for run in runs:
         print(f"{run}: {DRAWS} draws at each of {len(RHOS)} sizes", flush=True)
         try:
