@@ -21,6 +21,7 @@ FEW = 5  # points; a shorter curve is drawn from its start
 THOUSAND, MILLION = (1e3, "thousand"), (1e6, "million")
 SECONDS, MINUTES = (1, "seconds"), (60, "minutes")
 VAL = "validation loss (nats)"
+DIFFERENCE = "difference to the baseline (nats)\nabove 0: worse"
 GROUPS = ("all", "embeddings", "attention", "mlp", "norms")  # of weights
 
 
@@ -179,23 +180,34 @@ def overview(found):
     for group, (left, right) in zip(groups, axes.reshape(-1, 2)):
         draw_curves(left, group, "eval", "val_loss")
         draw_differences(right, group)
+        right.set_ylabel(DIFFERENCE)
         left.set_title(title(group, groups))
     return labelled(figure, axes, VAL)
 
 
-def draw_differences(axes, group):
+@styled
+def differences(found):
+    """Of each study the arms minus the baseline, paired by seed, in a panel; whole curves on one scale."""
+    groups = [group for group in groups_of(found) if group[0].is_baseline and len(group) > 1]
+    figure, axes = panels(len(groups), 2.5, columns=2, sharey=True)
+    for ax, group in zip(axes, groups):
+        draw_differences(ax, group, few=np.inf)
+        ax.set_title(f"{group[0].config.max_iters:,} iterations")
+    return labelled(figure, axes, DIFFERENCE)
+
+
+def draw_differences(axes, group, few=FEW):
     """Each arm's paired difference to the baseline, the first, by iteration, with its 95 % t interval."""
     theirs, others = group[0].curve("eval", "val_loss"), group[1:]
     bands = [band_of((arm.curve("eval", "val_loss") - theirs).dropna(how="all")) for arm in others]
     axes.axhline(0, color=group[0].colour, linewidth=1.3)
-    draw_bands(axes, others, bands, limits_of(others, bands), marker="o")
+    draw_bands(axes, others, bands, limits_of(others, bands, few=few), marker="o")
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, -0.06 * high), max(high, -0.06 * low))  # 0 is in it
     for arm, band in zip(others, bands):
         if len(band):
             last = band.iloc[-1]
             label_end(axes, (band.index[-1], last["mean"]), signed(last["mean"], last.half_width), arm.colour)
-    axes.set_ylabel("difference to the baseline (nats)\nabove 0: worse")
 
 
 # Noise and cost.

@@ -24,6 +24,7 @@ FIGURES = {
     "noise_norms": (TABLE1[:1], functools.partial(figures.noise, names=CELLS)),
     "mechanism": (("mechanism",), figures.mechanism),
     "parts": (("mechanism", "two_effects", "decisive", "two_effects_long"), harm.parts),
+    "direction": (("direction", "direction_long"), figures.differences),
     "share": (
         (*TABLE1, "sensitivity", "schedules", "optimizers"),
         functools.partial(harm.share, names=NAMED),
