@@ -136,6 +136,8 @@ def conclude(found, out, paths):
         if found.studies.get(key, {}).get("purpose") == "tuning":
             continue
         rows = statistics.compare(found, *key, name)
+        if rows.empty and (why := uncompared(found.of(study=key.study, size=key.size))):
+            print(f"nothing is compared: {why}")
         noisy = rows[rows.index.isin(found.runs.arm[found.runs.noisy])]
         for arm, row in (noisy if len(noisy) else rows).head(1).iterrows():
             meaning = MEANING.get(row.verdict, ", ".join(row.remarks))
@@ -144,6 +146,16 @@ def conclude(found, out, paths):
             print(f"{what} (n = {row.n}, {better} is better): {meaning}")
     figure = next(name for name in ("overview", "figure2_validation_loss") if out / f"{name}.png" in paths)
     print(f"see {out / figure}.png")
+
+
+def uncompared(found):
+    """Why no arm of some Records has a reference; None of a single arm."""
+    table = records.arms(found)
+    if len(table) < 2:
+        return None
+    if table.setting.is_unique:
+        return "the arms differ in corpus, size, batch, length or evaluation"
+    return "call the arm that the others are to be compared with baseline"
 
 
 if __name__ == "__main__":

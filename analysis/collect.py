@@ -14,7 +14,7 @@ import hashlib
 import json
 
 from analysis.records import RUNS, read_folders, read_lines, read_study_json, run_path
-from config import UserError, identity, recorded, run_script, today, unlike, user_path
+from config import Parser, UserError, given, identity, recorded, run_script, today, unlike, user_path
 from data.files import replacing, write_json
 
 EVENTS = 100  # of a thinned log; every evaluation is kept, and at least a quarter as many log lines
@@ -24,12 +24,12 @@ KEPT = ("kind", "iter", "loss", "lr", "sigma", "grad_norm", "noise_norm")
 
 
 def main(argv):
-    targets = [word.removeprefix("--to=") for word in argv if word.startswith("--to=")]
-    target = user_path((targets or ["results"])[0])
-    folders = [user_path(word) for word in argv if not word.startswith("--to=")]
-    if strange := [word for word in map(str, folders) if word.startswith("-")]:
-        raise UserError(f"{strange[0]} is no option of collect; it has --to=DIR")
-    for study in find_studies(folders):
+    parser = Parser(prog="python -m analysis.collect", add_help=False)
+    parser.add_argument("folders", nargs="*", type=user_path)
+    parser.add_argument("--to", type=given, default="results")
+    options = parser.parse_intermixed_args(argv)
+    target = user_path(options.to)
+    for study in find_studies(options.folders):
         record = read_study_json(study)
         place = target / record["name"] / record["size"]
         ended, left = collect(study, record, place)

@@ -107,8 +107,9 @@ def forest(columns, union, share):
         direction = "difference   better →" if words.endswith("score") else "difference (nats)   worse →"
         ax.set(title=words + pairs(rows), xlabel=direction)
         ax.tick_params(labelleft=not (union and place))
-    resolved = {row["verdict"] in RESOLVED for _, rows in columns for row in rows}
-    legend = ((BLACK, "resolved"), ("white", "not resolved")) if len(resolved) > 1 else ()
+    verdicts = {row["verdict"] for _, rows in columns for row in rows}
+    unresolved = "not resolved" + (", or no verdict" if verdicts - {*RESOLVED, Verdict.NOT_RESOLVED} else "")
+    legend = ((BLACK, "resolved"), ("white", unresolved)) if len({v in RESOLVED for v in verdicts}) > 1 else ()
     for face, label in legend:
         axes[0].plot([], [], color=BLACK, marker="o", markersize=4, markerfacecolor=face, label=label)
     label_below(figure, axes[:1])
@@ -117,7 +118,8 @@ def forest(columns, union, share):
 
 def label_against(row):
     usual = row["against"].is_baseline
-    return row["arm"].label + ("" if usual else f" against {row['against'].label}")
+    label = row["arm"].label + ("" if usual else f" against {row['against'].label}")
+    return label + (f" ({', '.join(row['remarks'])})" if row["remarks"] else "")
 
 
 def draw_forest(axes, labels, rows, one_colour=None):
@@ -160,7 +162,9 @@ def told(row, far):
     if row is None:
         return "not run"
     if math.isnan(row["half_width"]):
-        return ", ".join(row["remarks"]) or f"{signed(row['mean'])}, one seed"
+        return ", ".join(row["remarks"]) or (
+            f"{signed(row['mean'])}, one seed" if row["n"] else "no seed in common"
+        )
     if abs(row["mean"]) < far and not row["arm"].row.exploded:
         return ""
     size = f"{row['mean']:+.3g} ± {row['half_width']:.2g}".replace("-", "−")
@@ -334,7 +338,7 @@ def draw_rates_apart(groups):
         name = measure(group)
         table = by_rate(group, name)
         mean = draw_seeds(ax, table, BLACK, None)
-        draw_best(ax, mean.idxmax() if statistics.is_score(name) else mean.idxmin(), mean, BLACK)
+        draw_best(ax, table, mean, BLACK, statistics.is_score(name))
         ax.set_title(title(group))
         rate_axis(ax, table)
         ax.tick_params(axis="x", labelrotation=35)
@@ -366,7 +370,7 @@ def draw_rates(kinds, group):
         label, colour = look.label_of(kind, arms[0].config) or arms[0].config.optimizer, arms[0].colour
         aside = step ** (place - (len(kinds) - 1) / 2)
         mean = draw_seeds(axes[0], losses[kind], colour, label, aside)
-        draw_best(axes[0], mean.idxmin(), mean, colour)
+        draw_best(axes[0], losses[kind], mean, colour)
         if beside and kind != first:
             draw_seeds(axes[1], losses[kind] - losses[first], colour, label, aside)
     axes[0].set(ylabel="best validation loss (nats)", title=title(group))
@@ -392,7 +396,11 @@ def draw_seeds(axes, table, colour, label, aside=1):
     return mean
 
 
-def draw_best(axes, rate, mean, colour):
+def draw_best(axes, table, mean, colour, score=False):
+    """A large dot at the best rate of those with the most seeds: the few that did not diverge may look good."""
+    counts = table.sort_index(axis=1).count()
+    means = mean[(counts == counts.max()).to_numpy()]
+    rate = means.idxmax() if score else means.idxmin()
     best = {"marker": "o", "markersize": 6, "markeredgecolor": "white", "zorder": 3, "clip_on": False}
     axes.plot(rate, mean[rate], color=colour, **best)
 

@@ -19,6 +19,7 @@ from analysis import power_law, predict, records, statistics, tables, theory
 from analysis.shares import arm_shares
 from analysis.tables import PAPER, probability, with_interval
 from config import ROOT, UserError, counted, did_you_mean, load
+from config.study import read_study
 
 LOSSES = {
     "minibatch": "minibatch_loss_last100",
@@ -337,9 +338,19 @@ class Fields:
         files |= {path.stem: f"config/{path.name}" for path in (ROOT / "config").glob("*.py")}
         words = [f"--{part}" if "=" in part else files.get(part, f"{part}.py") for part in parts]
         planned, there = self._records.studies[name, size]["arms"], self.arms(study)
-        words += [f"--arms={','.join(there)}"] if len(there) < len(planned) else []
         file = f"config/study/{name}.py"
+        if (ROOT / file).is_file():
+            overlays, keys = ([word for word in words if word.startswith("-") == key] for key in (False, True))
+            words += self._cadence(study, read_study(file, overlays, keys))
+        words += [f"--arms={','.join(there)}"] if len(there) < len(planned) else []
         return " ".join(["python sweep.py", file if (ROOT / file).is_file() else f"{name}.py", *words])
+
+    def _cadence(self, study, planned):
+        """["--eval_interval=N"] where the runs had another than the study as planned, which no folder names."""
+        planned = {run.arm: run.config.eval_interval for run in planned.runs}
+        runs = self._of(study).runs
+        pairs = {(config.eval_interval, planned.get(arm)) for arm, config in zip(runs.arm, runs.config)}
+        return [f"--eval_interval={here}" for here in sorted({here for here, there in pairs if here != there})]
 
     def tables(self, study):
         """(title, rows as Markdown) of its comparisons, losses and sharpness."""

@@ -189,10 +189,17 @@ def overview(found):
 def differences(found):
     """Of each study the arms minus the baseline, paired by seed, in a panel; whole curves on one scale."""
     groups = [group for group in groups_of(found) if group[0].is_baseline and len(group) > 1]
+    if not groups:
+        return None
     figure, axes = panels(len(groups), 2.5, columns=2, sharey=True)
+    limits = []
     for ax, group in zip(axes, groups):
         draw_differences(ax, group, few=np.inf)
-        ax.set_title(f"{group[0].config.max_iters:,} iterations")
+        limits += ax.get_ylim()
+        ax.set_title(
+            f"{group[0].config.max_iters:,} iterations (n = {span(len(arm.found.runs) for arm in group)})"
+        )
+    axes[0].set_ylim(min(limits), max(limits))
     return labelled(figure, axes, DIFFERENCE)
 
 

@@ -44,11 +44,11 @@ def compare(records, study, size, loss):
 
     setting, reference. n: pairs, or the smaller arm's seeds where not `paired`. mean: arm minus reference,
     below 0 better, of a score above it. half_width: half of its 95 % t interval, unadjusted. p, p_holm: of the
-    t-test, alone and adjusted over the frame. p_flip, flip_floor: of the sign-flip test, and the least that it
-    can give. mde: the minimum detectable effect, which this test would find with 80 % power at these seeds'
-    spread and the frame's strictest level. r: correlation of the pairs. verdict, and remarks: what is to be
-    said of runs that were lost, a list. seeds: "5 of 6" planned ones, or "" where none are. p_holm and mde are
-    NaN while incomplete.
+    t-test, alone and adjusted over the comparisons that the study plans. p_flip, flip_floor: of the sign-flip
+    test, and the least that it can give. mde: the minimum detectable effect, which this test would find with
+    80 % power at these seeds' spread and the family's strictest level. r: correlation of the pairs. verdict,
+    and remarks: what is to be said of runs that were lost, a list. seeds: "5 of 6" planned ones, or "" where
+    none are. p_holm and mde are NaN while incomplete.
     """
     here = records.of(study=study, size=size)
     found = {(row.setting, row.arm): row for row in arms(here).itertuples()}
@@ -58,7 +58,8 @@ def compare(records, study, size, loss):
     rows = [(arm, found[arm.setting, arm.reference]) for arm in rows]
     rows = [pair for pair in rows if all(len(series[r.setting, r.arm]) or r.diverged for r in pair)]
     unfinished = [bool(arm.missing or reference.missing) for arm, reference in rows]
-    table = compare_all([tuple(series[r.setting, r.arm] for r in pair) for pair in rows], unfinished)
+    pairs = [tuple(series[r.setting, r.arm] for r in pair) for pair in rows]
+    table = compare_all(pairs, unfinished, planned(records.studies.get((study, size), {})))
     table.insert(0, "setting", [arm.setting for arm, _ in rows])
     table.insert(1, "reference", [reference.arm for _, reference in rows])
     harms = -table["mean"] if is_score(loss) else table["mean"]
@@ -69,6 +70,13 @@ def compare(records, study, size, loss):
     there = [len({*arm.planned} - {*arm.missing, *reference.missing}) for arm, reference in rows]
     table["seeds"] = [f"{n} of {len(arm.planned)}" if arm.planned else "" for n, (arm, _) in zip(there, rows)]
     return table.set_index(pd.Index([arm.arm for arm, _ in rows], name="arm"))
+
+
+def planned(study):
+    """How many comparisons a study.json plans at least: one for each arm that is no reference."""
+    versus = study.get("versus", {})
+    references = {study.get("baseline"), *versus.values()} - versus.keys()
+    return len(set(study.get("arms", ())) - references)
 
 
 def is_score(name):
@@ -103,11 +111,11 @@ def lost(arm):
     return [f"{count} of {arm.runs} {words}" for words, count in parts.items() if count]
 
 
-def compare_all(pairs, unfinished=None):
+def compare_all(pairs, unfinished=None, planned=0):
     """A frame of differences, a row a pair of (losses, reference losses), tested as one family.
 
-    unfinished: for each pair whether seeds are still to come. It counts to the family and has no adjusted p;
-    when they come, that of no other pair grows.
+    unfinished: for each pair whether seeds are still to come. It counts to the family and has no adjusted p.
+    planned: the least size of the family, so that no adjusted p grows when pairs that are not here yet come.
 
     Losses are Series by seed. Seeds in common are paired; where fewer than two are common and both have two or
     more, Welch's test takes the paired one's place. Columns as those of `compare` from n to r.
@@ -117,7 +125,7 @@ def compare_all(pairs, unfinished=None):
     table = pd.DataFrame(rows, columns=columns)
     unfinished = np.array(unfinished or [False] * len(rows), dtype=bool)
     tested = table.index[table.p.notna() & ~unfinished]
-    family = len(tested) + unfinished.sum()
+    family = max(len(tested) + unfinished.sum(), planned)
     table.loc[tested, "p_holm"] = holm(table.p[tested], family)
     for i in tested:
         table.loc[i, "mde"] = detectable(rows[i]["half_width"], rows[i]["freedom"], LEVEL / family)

@@ -236,7 +236,9 @@ def comparison_cells(numbers):
 
 
 def comparison_row(row):
-    flips = DASH if math.isnan(row.p_flip) else f"{row.p_flip:.3f} (least {row.flip_floor:.3f})"
+    flips = (
+        DASH if math.isnan(row.p_flip) else f"{probability(row.p_flip)} (least {probability(row.flip_floor)})"
+    )
     return {
         "against": row.reference,
         "n": str(row.n) if row.paired or not row.n else f"{row.n}, Welch",

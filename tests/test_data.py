@@ -118,6 +118,17 @@ def test_a_text_that_will_not_do_is_named(tmp_path, content):
     assert not (tmp_path / "meta.json").exists()
 
 
+def test_a_text_of_more_symbols_than_tokens_can_tell_apart_is_refused(tmp_path):
+    text = "".join(map(chr, [*range(14, 0xD800), *range(0xE000, 0x14000)]))[: 1 << 16]
+    for name, symbols in (("most", text), ("more", text + chr(0x14000))):
+        (tmp_path / name).write_text(symbols, encoding="utf-8")
+    with pytest.raises(UserError, match=r"^more: 65,537 distinct symbols[^\n]*$"):
+        text_char.main([str(tmp_path / "more")], tmp_path / "corpus")
+    assert not (tmp_path / "corpus").exists()
+    text_char.main([str(tmp_path / "most")], tmp_path / "corpus")
+    assert Corpus(str(tmp_path / "corpus")).tokens["val"][-1] == 65_535
+
+
 def test_a_prepared_corpus_is_left_alone_without_force(tmp_path):
     def prepare(text, *options):
         (tmp_path / "my.txt").write_text(text * 9)

@@ -5,16 +5,18 @@ import contextlib
 import hashlib
 import http.server
 import io
+import itertools
 import re
 import threading
 import time
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 from conftest import TEXT
 
 from config import ROOT, UserError
-from data import build, download, unzip
+from data import build, connection, download, unzip
 from data.corpus import Corpus, corpus_folder
 from data.text8 import prepare as text8
 from data.text_char import prepare as text_char
@@ -182,6 +184,27 @@ def test_a_bad_mirror_is_refused_with_its_reason_and_a_good_one_used(server, tmp
     path, origin = download.fetch(urls, SHA256, tmp_path / "input.txt", size=SIZE)
     assert (path.read_bytes(), origin) == (BODY, server.url + "/good")
     assert [file.name for file in tmp_path.iterdir()] == ["input.txt"]
+
+
+@pytest.mark.parametrize(
+    ("rate", "seconds"), [(download.SLOWEST, 101), (download.SLOWEST - 1, download.TIMEOUT + 1)]
+)
+def test_a_download_may_last_long_where_each_time_out_brings_its_bytes(monkeypatch, rate, seconds):
+    """By a clock of the test's own: each second brings a piece, and the watch looks once."""
+    clock, looks, file = SimpleNamespace(now=0), itertools.cycle([False, True]), io.BytesIO()
+    monkeypatch.setattr(connection, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    session = connection.Patience(download.TIMEOUT)
+    session.over = SimpleNamespace(wait=lambda _: next(looks))
+
+    def read1(*_, **__):
+        clock.now += 1
+        session.watch()
+        return bytes(rate)
+
+    slow = pytest.raises(download.DownloadError, match="slower than")
+    with contextlib.nullcontext() if rate == download.SLOWEST else slow:
+        download.copy(SimpleNamespace(read1=read1), file, 100 * rate, 0, session, "it")
+    assert clock.now == seconds
 
 
 def test_a_file_of_the_users_own_is_not_overwritten(server, tmp_path):

@@ -125,6 +125,37 @@ def test_the_overview_shows_the_paired_difference(two_arms):
     assert texts(right) == ["+0.1600 ± 0.0745"]
 
 
+def test_differences_of_studies_are_on_one_scale_that_holds_both(tmp_path):
+    for name, sigma in (("one", 0.5), ("two", 0.05)):
+        make_study(tmp_path / name, {"baseline": {}, "noise": {"noise_sigma": sigma}}, name=name, together="t")
+    axes = figures.differences(read(tmp_path)).axes[:2]
+    (line,) = lines(axes[0]).values()
+    band = line.get_ydata()
+    assert max(band) == pytest.approx(0.5 * (1 + 0.3 * 2))
+    for ax in axes:
+        assert ax.get_ylim()[0] < 0 < max(band) < ax.get_ylim()[1]
+        assert ax.get_title("left") == "1,000 iterations (n = 3)"
+    assert figures.differences(read(tmp_path / "one" / "noise")) is None
+
+
+@pytest.mark.parametrize(
+    ("arms", "why"),
+    [
+        ({"slow": {}, "fast": {"learning_rate": 0.01}}, "call the arm that the others are to be compared with"),
+        ({"baseline": {}, "small": {"batch_size": 4}}, "the arms differ in corpus, size, batch"),
+        ({"baseline": {}}, None),
+        ({"baseline": {}, "fast": {"learning_rate": 0.01}}, None),
+    ],
+)
+def test_why_nothing_is_compared_is_said(tmp_path, capsys, monkeypatch, arms, why):
+    monkeypatch.setattr(plot, "FIGURES", {"figure2_validation_loss": figures.losses})
+    for arm, options in arms.items():
+        fake_run(tmp_path / arm / "seed1", **options)
+    plot.main([str(tmp_path)])
+    said = capsys.readouterr().out
+    assert said.count("nothing is compared") == said.count(f"nothing is compared: {why}") == bool(why)
+
+
 def test_an_empty_place_is_a_mistake(two_arms):
     with pytest.raises(UserError, match="--out: its value is empty"):
         plot.main([str(two_arms), "--out="])
@@ -184,8 +215,9 @@ def test_a_short_run_is_seen_whole_and_fills_its_panels(tmp_path, length):
     assert max(len(axes.get_xticks()) for axes in (tokens, seconds)) < 9
 
 
-def test_distances_are_drawn_from_the_start_on(tmp_path):
-    make_study(tmp_path, TWO)
+def test_distances_are_drawn_from_the_start_on_in_thousandths(tmp_path):
+    pretrained = {"init_from": "gpt2"}
+    make_study(tmp_path, {"baseline": pretrained, "tuned": {**pretrained, "noisytune_lambda": 0.2}})
     for path in tmp_path.rglob("log.jsonl"):
         events = [
             {"kind": "distance", "iter": at, **dict.fromkeys(figures.GROUPS, at)} for at in range(0, 1001, 50)
@@ -194,7 +226,10 @@ def test_distances_are_drawn_from_the_start_on(tmp_path):
     axes = figures.distance(read(tmp_path)).axes
     assert [ax.get_title("left") for ax in axes] == [*figures.GROUPS]
     assert all(ax.get_ylim()[0] <= 0 < 1000 <= ax.get_ylim()[1] for ax in axes)
+    assert all(ax.yaxis.get_major_formatter()(0.0025) == "2.5" for ax in axes)
     assert "W" in axes[0].get_ylabel()
+    moved = effects.lambdas(read(tmp_path)).axes[1].containers[0].lines[0]
+    assert moved.get_ydata() == pytest.approx([1e6, 1e6]), "of the last distance, 1,000"
 
 
 def test_corpora_and_sizes_are_panels_and_many_arms_are_spread(tmp_path):
@@ -260,6 +295,11 @@ def test_what_has_no_point_is_told_in_words(tmp_path):
     assert "3 of 3 diverged" in texts(one)
     assert [re.sub(" .*", "", text) for text in texts(one) if "→" in text] == ["+32"]
     assert texts(two) == ["not run"] * 5
+    diverge(tmp_path / "one" / "n1", [1], noise_sigma=0.01)
+    labels = [
+        label.get_text() for label in effects.differences(read(tmp_path / "one")).axes[0].get_yticklabels()
+    ]
+    assert "n1 (1 of 3 diverged)" in labels
 
 
 def test_the_map_needs_a_whole_grid_and_brackets_what_is_not_resolved(tmp_path):
@@ -308,6 +348,10 @@ def test_learning_rates_are_points_means_and_the_best(tmp_path):
     assert sum(len(line.get_xdata()) == 3 and line.get_linestyle() == "None" for line in left.get_lines()) == 4
     (difference,) = lines(right).values()
     assert difference.get_ydata() == pytest.approx(0.1)
+    diverge(tmp_path / "baseline_lr0.002", [1], learning_rate=0.002)
+    left = effects.learning_rates(read(tmp_path)).axes[0]
+    (best,) = [line for line in left.get_lines() if line.get_color() == BLACK and line.get_zorder() == 3]
+    assert best.get_xdata()[0] == pytest.approx(0.004, rel=0.03), "no best of survivors"
     for path in tmp_path.glob("**/noise*/**/result.json"):  # begun, and not ended
         path.unlink()
     assert [*lines(effects.learning_rates(read(tmp_path)).axes[0])] == ["baseline"]

@@ -1,5 +1,6 @@
 """The power law of the harm: what is put in comes out, and what it leaves out."""
 
+import dataclasses
 import itertools
 import math
 
@@ -90,6 +91,13 @@ def test_rates_above_the_best_and_no_noise_to_speak_of_are_left_out():
     table = harms(made(places, [*CELLS, (1e-6, 0.9)]), "best_val_loss")
     assert len(table) == len(PLACES) * len(CELLS)
     assert table.rate.max() == power_law.BEST_RATE
+
+
+def test_the_law_is_of_exponential_noise():
+    config = options(PLACES[0], CELLS[0])
+    linear = dataclasses.replace(config, noise_schedule="linear")
+    quiet = options(PLACES[0])
+    assert (power_law.holds_for(config, quiet), power_law.holds_for(linear, quiet)) == (True, False)
 
 
 def test_records_of_another_size_do_not_enter():

@@ -229,6 +229,8 @@ def study(tmp_path):
 
 def collected(study):
     target = study.parents[1] / "results"
+    with pytest.raises(UserError, match="its value is empty"):
+        collect.main([str(study.parent), "--to="])
     assert collect.main([str(study.parent), f"--to={target}"]) == 0
     return target / "tiny" / "cpu"
 

@@ -6,11 +6,12 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import make_study
+from made_up import fake_run, make_study
 from scipy import optimize, stats
 
 from analysis import fields, records, report, statistics, tables, theory
 from config import UserError
+from data.files import write_json
 
 NOISE = {"noise_sigma": 0.1, "noise_gamma": 0.99}
 ARMS = {
@@ -175,6 +176,18 @@ def test_a_study_of_two_sizes_is_named_with_its_size(folder, tmp_path):
         found.n("tiny", "noise")
     assert found.n("tiny/full", "noise") == 3
     assert found.studies() == ["tiny/cpu", "tiny/full"]
+
+
+def test_the_command_has_the_cadence_of_the_runs_where_the_study_plans_another(tmp_path):
+    for interval, told in ((250, ""), (500, " --eval_interval=500")):
+        for arm, sigma in (("baseline", 0.0), ("noise_0.1_0.99", 0.1), ("noise_0.01_0.95", 0.01)):
+            options = {"max_iters": 2000, "eval_interval": interval, "noise_sigma": sigma}
+            fake_run(tmp_path / "s" / arm / "seed1", **options)
+        record = {"name": "curvature", "size": "cpu", "title": "", "baseline": "baseline", "seeds": []}
+        names = [path.name for path in (tmp_path / "s").iterdir() if path.is_dir()]
+        write_json(tmp_path / "s" / "study.json", {**record, "arms": names})
+        command = fields.Fields(records.read([tmp_path])).command("curvature")
+        assert command == f"python sweep.py config/study/curvature.py config/cpu.py{told}"
 
 
 def test_records_of_ones_own_get_their_tables_and_check_notices_a_change(folder, capsys):

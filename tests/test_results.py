@@ -66,7 +66,8 @@ def test_the_records_are_whole_and_light():
     assert set(records.studies) <= set(zip(table.study, table["size"]))
     for (name, size), study in records.studies.items():
         planned = read_study(ROOT / "config" / "study" / f"{name}.py", [] if size == "full" else CPU)
-        assert (study["purpose"], study["together"]) == (planned.purpose, planned.together)
+        assert {**planned.record(), "size": size}.items() <= {**study, "seeds": planned.seeds}.items()
+        assert [*study["seeds"]] == [*planned.seeds]
         assert set(table.arm[table.study == name]) <= set(planned.arms)
     files = [path for path in own("results/**/*") if path.is_file()]
     assert len(files) < 200

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import diverge, make_study
+from made_up import diverge, edit, make_study
 from scipy import stats
 
 from analysis import statistics as st
@@ -287,6 +287,16 @@ def test_a_study_is_a_family_whatever_is_read_with_it(tmp_path):
     assert alone.p_holm.min() == pytest.approx(2 * alone.p.min())
 
 
+def test_a_verdict_is_as_strict_before_the_other_arms_of_a_study_have_begun(tmp_path):
+    """ "wide" is no more than a reference, so that it counts for none."""
+    arms = {"baseline": {}, "noise": {"noise_sigma": 0.001}}
+    planned = [*arms, "wide", "wide_noise", "later"]
+    make_study(tmp_path, arms, versus={"wide_noise": "wide"})
+    edit(tmp_path / "study.json", arms=planned)
+    row = compare(read([tmp_path]), "tiny", "cpu", "best_val_loss").loc["noise"]
+    assert row.p_holm == pytest.approx(3 * row.p)
+
+
 def test_no_survivors_are_better(tmp_path):
     folder = make_study(tmp_path, {"baseline": {}, "noise": {"noise_sigma": 0.1}, "low": {"weight_decay": 0.2}})
     diverge(folder / "noise", noise_sigma=0.1)
@@ -310,6 +320,13 @@ def test_a_reference_that_lost_runs_gives_no_arm_a_worse(tmp_path):
     for lost in (1, 4):
         diverge(folder / "rate", range(1, lost + 1), learning_rate=0.01)
         assert told() == (Verdict.REFERENCE_DIVERGED, [f"reference: {lost} of 4 diverged"])
+
+
+def test_what_is_better_is_so_beside_a_reference_that_lost_runs_too(tmp_path):
+    make_study(tmp_path, {"baseline": {"noise_sigma": 0.1}, "calm": {}}, seeds=(1, 2, 3, 4))
+    diverge(tmp_path / "baseline", [4], noise_sigma=0.1)
+    row = compare(read([tmp_path]), "tiny", "cpu", "best_val_loss").loc["calm"]
+    assert (row.n, row.verdict, row.remarks) == (3, Verdict.BETTER, ["reference: 1 of 4 diverged"])
 
 
 def test_there_is_no_verdict_before_the_planned_seeds_are_there(tmp_path):

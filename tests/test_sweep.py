@@ -27,6 +27,7 @@ import sweep
 from config import ROOT, UserError, load
 from config.study import parse_seeds, read_study
 from data.files import lock, read_json, write_json
+from noise import schedule
 from training import worker
 from training.run_files import read_log
 from training.run_folder import RunFolder
@@ -141,6 +142,20 @@ def test_the_studies_that_come_with_it_are_whole_at_both_sizes(name):
     for overlays in ([], *([[str(ROOT / "config" / "cpu.py")]] if gpts else ())):
         plan = read_study(file, overlays)
         assert plan.runs
+
+
+@pytest.mark.parametrize("overlays", [[], [str(ROOT / "config" / "cpu.py")]], ids=["full", "cpu"])
+def test_the_schedules_have_equal_sums_of_squares(overlays):
+    """But for what the closed forms of linear and cosine leave out, and plateau's, which goes by the losses."""
+    runs = read_study(ROOT / "config" / "study" / "schedules.py", overlays, seeds=[1]).runs
+    configs = {run.arm: run.config for run in runs}
+    for ending, start in (("", 0.1), ("_global", 1.0)):
+        for name in ("exponential", "linear", "cosine", "inverse", "constant"):
+            config = configs[name + ending]
+            constants = {key: getattr(config, f"noise_{key}") for key in ("sigma", "gamma", "eta", "steps")}
+            sigma = schedule(config.noise_schedule, **constants)
+            total = sum(sigma(t) ** 2 for t in range(config.max_iters))
+            assert total == pytest.approx(start**2 / (1 - 0.99**2), rel=2 / config.max_iters), name + ending
 
 
 @pytest.mark.parametrize(
@@ -266,6 +281,17 @@ def test_a_folder_of_another_config_is_refused_before_any_work(study, option, va
         sweep.main([file])
     assert "--" not in str(caught.value), "what it takes no option for"
     assert not (Path("out/tiny/full/baseline")).exists()
+
+
+def test_a_study_that_was_evaluated_at_other_times_is_refused_before_any_work(study):
+    """plot.py would compare none of its arms."""
+    file, words = study(), ["--max_iters=4", "--warmup_iters=1"]
+    (planned,) = [run for run in read_study(file, options=words).runs if (run.arm, run.seed) == ("baseline", 1)]
+    made_up.fake_run(
+        planned.folder, **{**vars(planned.config), "out_dir": str(planned.folder), "eval_interval": 7}
+    )
+    with pytest.raises(UserError, match=r"has an evaluation every 7 .*: give --eval_interval=7, or delete"):
+        sweep.main([file, *words])
 
 
 def test_a_start_that_is_not_there_is_refused_before_any_work(study):

@@ -8,7 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
-from made_up import DIVERGED, diverge, edit, fake_run, make_study, val_loss
+from made_up import DIVERGED, META, diverge, edit, fake_run, make_study, val_loss
 from scipy import stats
 
 from analysis import tables as t
@@ -39,6 +39,16 @@ def test_losses_are_means_with_t_intervals(two_arms):
     numbers = table.numbers.set_index("arm").loc["noise"]
     assert numbers.best_val_loss == pytest.approx(np.mean(values))
     assert "reduced size" in table.title
+
+
+@pytest.mark.parametrize("unit", ["token", "character"])
+def test_distances_are_in_thousandths_and_losses_of_subwords_in_bits_too(tmp_path, unit):
+    meta = {**META, "unit": unit, "pattern": ".", "special": []}
+    folder = fake_run(tmp_path / "baseline" / "seed1", meta=meta)
+    edit(folder / "result.json", final_distance=0.0025, final_val_bpc=1.25)
+    row = cells_of(t.loss_table(read([tmp_path])))["baseline"]
+    assert row[t.MOVED["final_distance"]] == "2.5000"
+    assert row.get(t.IN_BITS["final_val_bpc"]) == ("1.2500" if unit == "token" else None)
 
 
 def test_the_papers_table_stands_beside_what_repeats_it(two_arms, tmp_path):

@@ -34,9 +34,11 @@ def test_a_file_of_pairs_in_each_form(tmp_path, name, text):
 
 def test_a_text_of_a_file_that_is_validated_on_is_not_trained_on(tmp_path):
     table = tmp_path / "films.tsv"
-    table.write_text("label\ttext\n" + "good\twe saw it\nbad\tnever again\n" * 40)
+    texts = [(("good", "bad")[n % 2], f"film {n}", None) for n in range(80)]
+    table.write_text("label\ttext\n" + "".join(f"{label}\t{text}\n" for label, text, _ in texts))
     task = read_task(str(table))
     assert (len(task.train), len(task.val)) == (72, 8)
+    assert {*task.train, *task.val} == {*texts}
     other = read_task(str(table), str(table))
     assert len(other.train) == len(other.val) == 80
     assert other.meta["splits"]["train"]["sha256"] != task.meta["splits"]["train"]["sha256"]
@@ -138,6 +140,14 @@ def test_a_mistake_in_preparing_is_one_line(glue, tmp_path, words, change, said)
     with pytest.raises(UserError, match=said):
         prepare.main([*words, f"--source={glue}"], tmp_path / "glue")
     assert not list(tmp_path.glob("glue/*/meta.json"))
+
+
+def test_a_zip_that_cannot_be_read_says_what_to_do_and_options_may_stand_anywhere(tmp_path):
+    (tmp_path / "RTE.zip").write_bytes(b"half of it")
+    with pytest.raises(UserError, match=r"RTE\.zip.*: delete the file if it is a broken download"):
+        prepare.main([f"--source={tmp_path}", "rte", "--force"], tmp_path / "glue")
+    with pytest.raises(UserError, match="did you mean 'cola'"):
+        prepare.main(["rte", "--force", "colla"], tmp_path / "glue")
 
 
 def test_a_task_is_no_corpus(glue, tmp_path):

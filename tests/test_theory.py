@@ -118,6 +118,15 @@ def test_a_law_is_recovered_and_goes_on_smoothly_beyond_what_it_was_fitted_to():
     assert law.harm(1.0, 4000) == 0 < law.harm(0.9, 20_000) < law.harm(0.9, 4000) < law.harm(0.9)
 
 
+def test_an_arm_is_missed_by_what_the_others_tell_of_it():
+    shares = np.linspace(0.05, 0.9, 8)
+    harms = predict.powers(shares) @ [0.01, -0.1, 0.4] + 0.01 * np.random.default_rng(1).standard_normal(8)
+    fits = [predict.solved(predict.powers(np.delete(shares, i)), np.delete(harms, i)) for i in range(8)]
+    errors = [predict.powers(share) @ fit - harm for share, fit, harm in zip(shares, fits, harms)]
+    wanted = math.sqrt(np.mean(np.square(errors))), max(map(abs, errors))
+    assert predict.Law(shares, harms, drop=0.25).missed == pytest.approx(wanted)
+
+
 def test_the_predictions_on_the_page_are_those_of_the_records():
     """Of the seeds that were there before, at their size: later records change nothing."""
     page = (ROOT / "docs" / "hypotheses.md").read_text("utf-8")

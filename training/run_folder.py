@@ -40,6 +40,7 @@ from training.run_files import (
 )
 
 ADVICE = "choose another --out_dir, or begin afresh with --overwrite=True"
+WITHOUT_STEPS = ("exponential", "constant", "inverse", "plateau")  # of noise.SCHEDULES; this needs no torch
 LENGTHS = {"max_iters", "warmup_iters", "lr_decay_iters", "noise_steps"}  # max_iters, and what follows from it
 
 
@@ -268,7 +269,7 @@ def only_longer(changed, config):
 
 def unused(config):
     """The options that follow from max_iters and that this run's schedules do not have."""
-    return set() if config.noise_schedule in ("linear", "cosine") else {"noise_steps"}
+    return {"noise_steps"} if config.noise_schedule in WITHOUT_STEPS else set()
 
 
 def further(changed, config, path):

@@ -100,9 +100,8 @@ TASKS = {
 
 
 def main(argv, folder=HERE):
-    arguments = build.options(__doc__, source="FOLDER", tasks={"nargs": "*", "metavar": "TASK"}).parse_args(
-        argv
-    )
+    parser = build.options(__doc__, source="FOLDER", tasks={"nargs": "*", "metavar": "TASK"})
+    arguments = parser.parse_intermixed_args(argv)
     for name in arguments.tasks:
         if name not in TASKS:
             raise UserError(f"{name} is none of {', '.join(TASKS)}{did_you_mean(name, TASKS)}")
@@ -145,7 +144,10 @@ def content(name, task, file, source, folder):
     """The bytes of a file; UserError where they are others than its SHA-256 says."""
     member = None if task.inside is None else task.inside + file.removeprefix(f"{name}_")
     path = (found if source else downloaded)(name, task, file, member, source or folder)
-    data = b"".join(unzip.read_text(path, member, MOST))
+    try:
+        data = b"".join(unzip.read_text(path, member, MOST))
+    except UserError as error:
+        raise UserError(f"{error}: delete the file if it is a broken download") from None
     if (actual := hashlib.sha256(data).hexdigest()) != SHA256[file]:
         raise UserError(
             f"{path}: the SHA-256 of {member or file} is {actual}, and this task's is {SHA256[file]}: delete"
