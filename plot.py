@@ -153,8 +153,12 @@ def uncompared(found):
     table = records.arms(found)
     if len(table) < 2:
         return None
+    if table.reference.notna().any():
+        return "no runs of an arm and of its reference have ended"
     if table.setting.is_unique:
-        return "the arms differ in corpus, size, batch, length or evaluation"
+        return "the arms differ in corpus, size, batch, length, evaluation or device"
+    if table.noisy.all():
+        return "every arm has noise; a study file may say which is compared with which"
     return "call the arm that the others are to be compared with baseline"
 
 

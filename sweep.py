@@ -37,8 +37,7 @@ from training.terminal import Signals, StatusLine
 from training.worker import last_line, output_of, start
 
 FAILED, TIME_IS_UP = 1, 4  # exit status
-# Exit status of a run that was asked to stop, at work or not yet; Windows ends it with 1.
-STOPPED = (128 + signal.SIGTERM, 1 if os.name == "nt" else -signal.SIGTERM)
+STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM)  # exit status of a run that was asked to, at work or not yet
 clock = tqdm.format_interval  # 12:34, or 3:12:34 from an hour on
 POLL = 0.2  # seconds between looks at the processes
 SECONDS_BETWEEN_LOOKS, SECONDS_BETWEEN_LINES = 1, 30  # at how far the runs are: on a terminal, in a file
@@ -183,6 +182,8 @@ class Sweep:
                 self.line.print_above(f"{run}: {outcome(result)}")
             elif not is_free(run):  # another sweep was first
                 self.waiting += [] if self.stopping else [run]
+            elif os.name == "nt" and folder in self.told:  # ended at once, with the exit status of a failure
+                continue
             elif not (self.stopping and process.returncode in STOPPED):
                 self.failed.append((run, f"{last_line(output_of(run))} ({output_of(run)})"))
                 self.line.print_above(f"{run}: failed with exit status {process.returncode}")

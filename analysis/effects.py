@@ -338,7 +338,7 @@ def draw_rates_apart(groups):
         name = measure(group)
         table = by_rate(group, name)
         mean = draw_seeds(ax, table, BLACK, None)
-        draw_best(ax, table, mean, BLACK, statistics.is_score(name))
+        draw_best(ax, group, mean, BLACK, statistics.is_score(name))
         ax.set_title(title(group))
         rate_axis(ax, table)
         ax.tick_params(axis="x", labelrotation=35)
@@ -370,7 +370,7 @@ def draw_rates(kinds, group):
         label, colour = look.label_of(kind, arms[0].config) or arms[0].config.optimizer, arms[0].colour
         aside = step ** (place - (len(kinds) - 1) / 2)
         mean = draw_seeds(axes[0], losses[kind], colour, label, aside)
-        draw_best(axes[0], losses[kind], mean, colour)
+        draw_best(axes[0], arms, mean, colour, aside=aside)
         if beside and kind != first:
             draw_seeds(axes[1], losses[kind] - losses[first], colour, label, aside)
     axes[0].set(ylabel="best validation loss (nats)", title=title(group))
@@ -396,10 +396,10 @@ def draw_seeds(axes, table, colour, label, aside=1):
     return mean
 
 
-def draw_best(axes, table, mean, colour, score=False):
-    """A large dot at the best rate of those with the most seeds: the few that did not diverge may look good."""
-    counts = table.sort_index(axis=1).count()
-    means = mean[(counts == counts.max()).to_numpy()]
+def draw_best(axes, arms, mean, colour, score=False, aside=1):
+    """A large dot at the best rate at which no run diverged, if there is one: survivors may look good."""
+    whole = [aside * arm.config.learning_rate for arm in arms if not arm.row.diverged]
+    means = mean[mean.index.isin(whole)] if mean[mean.index.isin(whole)].notna().any() else mean
     rate = means.idxmax() if score else means.idxmin()
     best = {"marker": "o", "markersize": 6, "markeredgecolor": "white", "zorder": 3, "clip_on": False}
     axes.plot(rate, mean[rate], color=colour, **best)

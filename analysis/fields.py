@@ -8,6 +8,7 @@ A study, an arm, a loss or an option that is not there is a UserError of one lin
 than a verdict.
 """
 
+import contextlib
 import functools
 import math
 
@@ -339,8 +340,8 @@ class Fields:
         words = [f"--{part}" if "=" in part else files.get(part, f"{part}.py") for part in parts]
         planned, there = self._records.studies[name, size]["arms"], self.arms(study)
         file = f"config/study/{name}.py"
-        if (ROOT / file).is_file():
-            overlays, keys = ([word for word in words if word.startswith("-") == key] for key in (False, True))
+        overlays, keys = ([word for word in words if word.startswith("-") == key] for key in (False, True))
+        with contextlib.suppress(UserError):  # of a study of the user's own, or an overlay
             words += self._cadence(study, read_study(file, overlays, keys))
         words += [f"--arms={','.join(there)}"] if len(there) < len(planned) else []
         return " ".join(["python sweep.py", file if (ROOT / file).is_file() else f"{name}.py", *words])
@@ -349,8 +350,9 @@ class Fields:
         """["--eval_interval=N"] where the runs had another than the study as planned, which no folder names."""
         planned = {run.arm: run.config.eval_interval for run in planned.runs}
         runs = self._of(study).runs
-        pairs = {(config.eval_interval, planned.get(arm)) for arm, config in zip(runs.arm, runs.config)}
-        return [f"--eval_interval={here}" for here in sorted({here for here, there in pairs if here != there})]
+        here = {arm: config.eval_interval for arm, config in zip(runs.arm, runs.config)}
+        others = any(every != planned.get(arm, every) for arm, every in here.items())
+        return [f"--eval_interval={min(here.values())}"] if others and len({*here.values()}) == 1 else []
 
     def tables(self, study):
         """(title, rows as Markdown) of its comparisons, losses and sharpness."""

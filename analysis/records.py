@@ -451,7 +451,11 @@ def baseline_of(noisy, study):
     if study.get("baseline") in noisy.index:
         return study["baseline"]
     quiet = [name for name in noisy.index if not noisy[name]]
-    named = [name for name in quiet if "baseline" in name] or quiet
+    named = (
+        [name for name in quiet if name == "baseline"]
+        or [name for name in quiet if "baseline" in name]
+        or quiet
+    )
     return named[0] if len(named) == 1 else None
 
 

@@ -59,7 +59,7 @@ def compare(records, study, size, loss):
     rows = [pair for pair in rows if all(len(series[r.setting, r.arm]) or r.diverged for r in pair)]
     unfinished = [bool(arm.missing or reference.missing) for arm, reference in rows]
     pairs = [tuple(series[r.setting, r.arm] for r in pair) for pair in rows]
-    table = compare_all(pairs, unfinished, planned(records.studies.get((study, size), {})))
+    table = compare_all(pairs, unfinished, planned(records.studies.get((study, size), {}), found.values()))
     table.insert(0, "setting", [arm.setting for arm, _ in rows])
     table.insert(1, "reference", [reference.arm for _, reference in rows])
     harms = -table["mean"] if is_score(loss) else table["mean"]
@@ -72,11 +72,11 @@ def compare(records, study, size, loss):
     return table.set_index(pd.Index([arm.arm for arm, _ in rows], name="arm"))
 
 
-def planned(study):
-    """How many comparisons a study.json plans at least: one for each arm that is no reference."""
-    versus = study.get("versus", {})
-    references = {study.get("baseline"), *versus.values()} - versus.keys()
-    return len(set(study.get("arms", ())) - references)
+def planned(study, known):
+    """How many comparisons a study.json plans: one for each arm but the baseline, and but for those of `known`,
+    rows of `arms`, that have no reference."""
+    alone = {study.get("baseline"), *(row.arm for row in known if not row.reference)}
+    return len(set(study.get("arms", ())) - alone)
 
 
 def is_score(name):

@@ -143,6 +143,12 @@ def test_differences_of_studies_are_on_one_scale_that_holds_both(tmp_path):
     [
         ({"slow": {}, "fast": {"learning_rate": 0.01}}, "call the arm that the others are to be compared with"),
         ({"baseline": {}, "small": {"batch_size": 4}}, "the arms differ in corpus, size, batch"),
+        ({"weak": {"noise_sigma": 0.1}, "baseline": {"noise_sigma": 0.2}}, "every arm has noise"),
+        (
+            {"baseline": {}, "noise": {"noise_sigma": 0.2, "until": 500}},
+            "no runs of an arm and of its reference",
+        ),
+        ({"baseline": {}, "baseline_lr2": {"learning_rate": 0.01}, "noise": {"noise_sigma": 0.2}}, None),
         ({"baseline": {}}, None),
         ({"baseline": {}, "fast": {"learning_rate": 0.01}}, None),
     ],

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import fake_run, make_study
+from made_up import edit, fake_run, make_study
 from scipy import optimize, stats
 
 from analysis import fields, records, report, statistics, tables, theory
@@ -188,6 +188,9 @@ def test_the_command_has_the_cadence_of_the_runs_where_the_study_plans_another(t
         write_json(tmp_path / "s" / "study.json", {**record, "arms": names})
         command = fields.Fields(records.read([tmp_path])).command("curvature")
         assert command == f"python sweep.py config/study/curvature.py config/cpu.py{told}"
+    edit(tmp_path / "s" / "study.json", size="mine")
+    command = fields.Fields(records.read([tmp_path])).command("curvature")
+    assert command == "python sweep.py config/study/curvature.py mine.py", "an overlay of one's own"
 
 
 def test_records_of_ones_own_get_their_tables_and_check_notices_a_change(folder, capsys):

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import diverge, edit, make_study
+from made_up import diverge, edit, fake_run, make_study
 from scipy import stats
 
 from analysis import statistics as st
@@ -288,13 +288,19 @@ def test_a_study_is_a_family_whatever_is_read_with_it(tmp_path):
 
 
 def test_a_verdict_is_as_strict_before_the_other_arms_of_a_study_have_begun(tmp_path):
-    """ "wide" is no more than a reference, so that it counts for none."""
     arms = {"baseline": {}, "noise": {"noise_sigma": 0.001}}
     planned = [*arms, "wide", "wide_noise", "later"]
     make_study(tmp_path, arms, versus={"wide_noise": "wide"})
     edit(tmp_path / "study.json", arms=planned)
     row = compare(read([tmp_path]), "tiny", "cpu", "best_val_loss").loc["noise"]
-    assert row.p_holm == pytest.approx(3 * row.p)
+    assert row.p_holm == pytest.approx(4 * row.p)
+    for arm, options in {
+        "wide": {"weight_decay": 0.3},
+        "wide_noise": {"weight_decay": 0.3, "noise_sigma": 0.1},
+    }.items():
+        fake_run(tmp_path / arm / "seed1", **options)
+    after = compare(read([tmp_path]), "tiny", "cpu", "best_val_loss").loc["noise"]
+    assert after.p_holm == row.p_holm
 
 
 def test_no_survivors_are_better(tmp_path):

@@ -132,10 +132,8 @@ def check_runs(runs):
         earlier.add(run.folder.resolve())
         if not damage(run) and (run.folder / "config.json").is_file():
             advice = f"delete or rename {run.folder}, or give the study another name"
-            folder = RunFolder(run.folder)
-            folder.check_config(run.config, advice)
-            every = read_config(run.folder).eval_interval
-            if every != run.config.eval_interval and not folder.is_idle():
+            RunFolder(run.folder).check_config(run.config, advice)
+            if (every := read_config(run.folder).eval_interval) != run.config.eval_interval:
                 raise UserError(
                     f"{run.folder} has an evaluation every {every} iterations, and the lowest of many is not"
                     f" that of a few: give --eval_interval={every}, or {advice}"
