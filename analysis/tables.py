@@ -49,7 +49,8 @@ NOTES = {  # beneath the tables of a file
     " better, of a score above 0, ± half of its 95 % t interval (unadjusted). Verdict: paired t-test at"
     f" {LEVEL:g}, Holm-adjusted over the comparisons of one loss that the study plans. Sign flips: the"
     " permutation test's p, and the least that so many seeds can give. Detectable: what these seeds find with"
-    " 80 % power at the strictest of these levels. r: the correlation of the pairs. One seed gives no interval and no test.",
+    " 80 % power at the strictest of these levels. r: the correlation of the pairs. One seed gives no interval"
+    " and no test.",
     "sharpness": "Rise of the mean loss over fixed train windows when every weight w becomes w + rho |w| xi,"
     f" xi ~ N(0, 1): the mean over draws, in nats. {INTERVALS} It goes by the learning rate and by the train"
     " loss: compare arms of equal ones.",
