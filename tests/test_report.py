@@ -123,6 +123,9 @@ def test_studies_without_a_common_seed_are_pooled(folder, tmp_path):
         np.array([s * (1 + 0.3 * seed) for s, seeds in ((0.1, (1, 2, 3, 4)), (0.05, (5, 6))) for seed in seeds])
     )
     assert found.pooled_diff(("tiny", "noise"), ("weaker", "noise")) == f"{mean:+.4f} ± {half:.4f} (n = 6)"
+    mean, half = statistics.interval(np.array([0.05 * (1 + 0.3 * seed) for seed in range(1, 7)]))
+    other = found.pooled_diff(("tiny", "noise", "control"), ("weaker", "noise"))
+    assert other == f"{mean:+.4f} ± {half:.4f} (n = 6)", "against another arm than the reference"
     assert found.harm_ratio("tiny", "noise", "weaker", "noise") == f"{2 * 1.75 / 2.65:.1f}"
     a, b = ([s * (1 + 0.3 * seed) for seed in seeds] for s, seeds in ((0.1, (1, 2, 3, 4)), (0.05, (5, 6))))
     low, high = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
