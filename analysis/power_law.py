@@ -7,8 +7,8 @@
 T is the number of iterations, N that of parameters, lr the peak of the learning rate, S the share of it that
 the noise leaves, by gradients of norm 1. It is fitted by least squares to the arms of STUDIES with absolute
 exponential noise under AdamW: of two seeds or more, at rates up to BEST_RATE, above which the law does not
-hold, and where -ln S is LEAST or more. An arm that does no harm has no logarithm and is left out; there was
-none. The form was chosen when these runs had been seen: it describes them. Records of other studies, and of
+hold, and where -ln S is LEAST or more. An arm that does no harm has no logarithm and is left out; there is
+one. The form was chosen when these runs had been seen: it describes them. Records of other studies, and of
 runs at another size than config/cpu.py's and what `law` varies of it, do not enter.
 """
 
