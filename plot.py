@@ -149,7 +149,7 @@ def conclude(found, out, paths):
 
 
 def uncompared(found):
-    """Why no arm of some Records has a reference; None of a single arm."""
+    """Why nothing of some Records is compared; None of a single arm."""
     table = records.arms(found)
     if len(table) < 2:
         return None

@@ -399,7 +399,8 @@ def draw_seeds(axes, table, colour, label, aside=1):
 def draw_best(axes, arms, mean, colour, score=False, aside=1):
     """A large dot at the best rate at which no run diverged, if there is one: survivors may look good."""
     whole = [aside * arm.config.learning_rate for arm in arms if not arm.row.diverged]
-    means = mean[mean.index.isin(whole)] if mean[mean.index.isin(whole)].notna().any() else mean
+    means = mean[mean.index.isin(whole)].dropna()
+    means = means if len(means) else mean
     rate = means.idxmax() if score else means.idxmin()
     best = {"marker": "o", "markersize": 6, "markeredgecolor": "white", "zorder": 3, "clip_on": False}
     axes.plot(rate, mean[rate], color=colour, **best)

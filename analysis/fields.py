@@ -95,7 +95,7 @@ class Fields:
             raise UserError(f"the study {study} compares {arm!r} with nothing")
         return found.loc[arm]
 
-    def _both(self, study, arm, against=None, loss="val"):
+    def _both(self, study, arm, loss, against=None):
         """An arm's losses and its reference's, or another arm's, of the seeds that both have."""
         against = against or self._row(study, arm, loss).reference
         ours, reference = (self._losses(study, each, loss) for each in (arm, against))
@@ -140,7 +140,10 @@ class Fields:
     def pooled_diff(self, *pairs, loss="val"):
         """`diff` over some (study, arm), or (study, arm, against), that have no seed in common; outside the
         families of the verdicts."""
-        each = [ours - reference for ours, reference in (self._both(*pair, loss=loss) for pair in pairs)]
+        each = [
+            ours - reference
+            for ours, reference in (self._both(study, arm, loss, *against) for study, arm, *against in pairs)
+        ]
         found = pd.concat(each)
         if found.index.has_duplicates:
             raise UserError("a pooled difference is of studies that have no seed in common")
@@ -149,7 +152,7 @@ class Fields:
     def unpaired(self, first, second, loss="val"):
         """`diff` of one (study, arm) minus that of another on other seeds, with Welch's 95 % interval; outside
         the families of the verdicts."""
-        pairs = (self._both(*each, loss=loss) for each in (first, second))
+        pairs = (self._both(*each, loss) for each in (first, second))
         row = statistics.difference(*(ours - reference for ours, reference in pairs))
         if row["paired"] or not row["n"]:
             raise UserError("an unpaired difference is of studies of two seeds or more, none in common")
@@ -166,7 +169,7 @@ class Fields:
 
     def relative(self, study, arm, loss="val"):
         """`diff` in per cent of the reference's mean, Fieller's 95 % interval: "-31 % to 19 %"."""
-        ours, reference = self._both(study, arm, loss=loss)
+        ours, reference = self._both(study, arm, loss)
         found = statistics.fraction_of_effect(ours - reference, reference, 0 * reference)
         return " to ".join(map(percent, found[1:])) if found else "–"
 
@@ -190,7 +193,7 @@ class Fields:
     def equivalence(self, study, arm, loss="val", cells=1):
         """p of two one-sided t-tests that an arm is within the paper's best gain of its reference; by
         Bonferroni's adjustment for as many cells."""
-        ours, reference = self._both(study, arm, loss=loss)
+        ours, reference = self._both(study, arm, loss)
         p = statistics.equivalence_p(ours - reference, -paper_differences().min())
         return probability(float(np.minimum(1, cells * p)))
 
@@ -255,12 +258,12 @@ class Fields:
 
     def spread_p(self, study, arm, loss="val"):
         """p that an arm's losses and its reference's have one sd."""
-        return probability(statistics.spread_p(*self._both(study, arm, loss=loss)))
+        return probability(statistics.spread_p(*self._both(study, arm, loss)))
 
     def pooled_spread(self, *pairs, loss="val"):
         """Of some (study, arm): the sd over seeds of their references and of them, pooled, "0.0091 and 0.0059
         (p = 0.01)"."""
-        both = [self._both(*pair, loss=loss) for pair in pairs]
+        both = [self._both(*pair, loss) for pair in pairs]
         counts = [len(ours) for ours, _ in both]
         if min(counts, default=0) < 2 or max(counts) < 4 or any(x.std() == 0 for pair in both for x in pair):
             raise UserError("a pooled spread is of two seeds an arm or more that differ, and of four once")
