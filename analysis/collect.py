@@ -14,7 +14,7 @@ import hashlib
 import json
 
 from analysis.records import RUNS, read_folders, read_lines, read_study_json, run_path
-from config import Parser, UserError, given, identity, recorded, run_script, today, unlike, user_path
+from config import Parser, UserError, given, identity, recorded, run_script, unlike, user_path
 from data.files import replacing, write_json
 
 EVENTS = 100  # of a thinned log; every evaluation is kept, and at least a quarter as many log lines
@@ -75,7 +75,7 @@ def compact(entry, corpora):
     corpora[name := f"{corpus['name']}-{digest[:8]}"] = corpus
     line = {
         **{key: entry[key] for key in ("arm", "seed")},
-        "config": today(entry["config"]),
+        "config": entry["config"],
         "run": {**entry["run"], "corpus": name},
         **{key: entry[key] for key in ("result", "sharpness", "truncated") if entry[key]},
     }

@@ -149,10 +149,10 @@ class Fields:
             raise UserError("a pooled difference is of studies that have no seed in common")
         return averaged(found)
 
-    def unpaired(self, first, second, loss="val"):
+    def unpaired(self, first, second):
         """`diff` of one (study, arm) minus that of another on other seeds, with Welch's 95 % interval; outside
         the families of the verdicts."""
-        pairs = (self._both(*each, loss) for each in (first, second))
+        pairs = (self._both(*each, "val") for each in (first, second))
         row = statistics.difference(*(ours - reference for ours, reference in pairs))
         if row["paired"] or not row["n"]:
             raise UserError("an unpaired difference is of studies of two seeds or more, none in common")
@@ -180,9 +180,9 @@ class Fields:
         """Holm's."""
         return probability(self._row(study, arm, loss).p_holm)
 
-    def sign_flips(self, study, arm, loss="val"):
+    def sign_flips(self, study, arm):
         """p of the sign-flip test, and its least: "0.1250, where 5 pairs give 0.0625 at least"."""
-        row = self._row(study, arm, loss)
+        row = self._row(study, arm)
         return f"{probability(row.p_flip)}, where {row.n} pairs give {probability(row.flip_floor)} at least"
 
     def mde(self, study, arm, loss="val"):
@@ -260,10 +260,10 @@ class Fields:
         """p that an arm's losses and its reference's have one sd."""
         return probability(statistics.spread_p(*self._both(study, arm, loss)))
 
-    def pooled_spread(self, *pairs, loss="val"):
+    def pooled_spread(self, *pairs):
         """Of some (study, arm): the sd over seeds of their references and of them, pooled, "0.0091 and 0.0059
         (p = 0.01)"."""
-        both = [self._both(*pair, loss) for pair in pairs]
+        both = [self._both(*pair, "val") for pair in pairs]
         counts = [len(ours) for ours, _ in both]
         if min(counts, default=0) < 2 or max(counts) < 4 or any(x.std() == 0 for pair in both for x in pair):
             raise UserError("a pooled spread is of two seeds an arm or more that differ, and of four once")
@@ -436,22 +436,22 @@ class Fields:
                 with_interval(row.harm, row.half_width, "+"),
             ]
 
-    def _power_law(self, loss):
-        return power_law.fitted(self._records, LOSSES[loss])
+    def _power_law(self):
+        return power_law.fitted(self._records)
 
     def power(self, term):
         """The exponent of a term of the power law of the harm; of "1" the factor in front."""
-        value = self._power_law("val").coefficients[power_law.TERMS.index(term)]
+        value = self._power_law().coefficients[power_law.TERMS.index(term)]
         return f"{np.exp(value):.3f}" if term == "1" else f"{value:.2f}"
 
     def power_arms(self):
         """How many arms it is fitted to."""
-        return len(self._power_law("val").y)
+        return len(self._power_law().y)
 
     def power_missed(self, how="fitted", **place):
         """The factor by which it misses an arm, root mean square, or the "worst" one; "elsewhere", where all of
         a length, width and rate are left out of the fit; with length=5000, where all of that length are."""
-        law = self._power_law("val")
+        law = self._power_law()
         if place:
             ((name, value),) = place.items()
             missed = power_law.rms(law.errors_without(law.table[name] == value))
@@ -461,9 +461,9 @@ class Fields:
             missed = {**all_of_it, "elsewhere": law.missed_elsewhere}[how]
         return f"{np.exp(missed):.1f}"
 
-    def power_harm(self, *argv, loss="val"):
+    def power_harm(self, *argv):
         """What it predicts for a run of train.py: "+0.020 (+0.008 to +0.055)"."""
-        harm, low, high = self._power_law(loss).harm(load([*map(str, argv)], say=lambda _: None))
+        harm, low, high = self._power_law().harm(load([*map(str, argv)], say=lambda _: None))
         return f"{harm:+.3f} ({low:+.3f} to {high:+.3f})"
 
     def spearman(self, *studies, by="share"):

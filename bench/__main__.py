@@ -96,7 +96,7 @@ def read_options(argv):
     parser = Parser(prog="python -m bench", add_help=False)
     parser.add_argument("--out", type=user_path, default=Path("out/bench"))
     instead = parser.add_mutually_exclusive_group()
-    instead.add_argument("--losses", type=seeds, nargs="?", const=3)
+    instead.add_argument("--losses", type=seeds)
     instead.add_argument("--profile", action="store_true")
     instead.add_argument("--jobs", type=counts)
     return parser.parse_known_args(argv)

@@ -14,9 +14,8 @@ from config import ROOT, Parser, run_script, spin_less
 if __name__ == "__main__":
     spin_less()  # as training.classify, before torch is loaded
 
-from scipy import stats
-
 from analysis import records
+from analysis.statistics import welch
 from config.study import parse_seeds, read_study
 from data.texts import NAMES, read_task
 from training.encoder import needed, read_encoder
@@ -36,10 +35,10 @@ def main(argv):
     ours = records.losses(records.read([ROOT / "results" / STUDY]).of(arm=arm).runs, "final_val_score")
     print(f"training.classify: {', '.join(f'{score:.4f}' for score in ours)}")
     if len(theirs) > 1:
-        test = stats.ttest_ind(ours, theirs, equal_var=False)
-        low, high = test.confidence_interval()
-        print(f"ours minus Trainer's: {ours.mean() - sum(theirs) / len(theirs):+.4f}", end="")
-        print(f" ({low:+.4f} to {high:+.4f}), p = {test.pvalue:.2f} (n = {len(ours)} and {len(theirs)})")
+        row = welch(ours.to_numpy(), theirs)
+        low, high = row["mean"] - row["half_width"], row["mean"] + row["half_width"]
+        print(f"ours minus Trainer's: {row['mean']:+.4f}", end="")
+        print(f" ({low:+.4f} to {high:+.4f}), p = {row['p']:.2f} (n = {len(ours)} and {len(theirs)})")
     return 0
 
 

@@ -31,7 +31,6 @@ from config._load import (
     run_file,
     settle,
     spin_less,
-    today,
 )
 from config._options import (
     NOT_IDENTITY,

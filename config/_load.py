@@ -25,12 +25,6 @@ from config._command import ROOT, UserError, command, did_you_mean, quoted, run_
 from config._options import Config, derived, help_text, options_of
 
 KINDS = {kind.program: kind for kind in (Config, Classify)}  # of options
-ALIASES = {  # options' earlier names, which old records and command lines have
-    "noise_draw": "noise_distribution",
-    "noise_point": "noise_target",
-    "noise_where": "noise_params",
-    "noisytune_draw": "noisytune_distribution",
-}
 BEFORE = {"activation": "gelu_tanh"}  # what runs had before there was the option, where not its default
 # As nanoGPT says.
 SAME = {("compile", "true"): "on", ("compile", "false"): "off", ("init_from", "scratch"): None}
@@ -133,7 +127,7 @@ def recorded(options, where="a config.json"):
     if not isinstance(options, dict):
         raise UserError(f"{where} holds {quoted(options)} where the options should be")
     kind = kind_of(options)
-    options = (BEFORE if kind is Config else {}) | today(options)
+    options = (BEFORE if kind is Config else {}) | options
     if gone := options.keys() - options_of(kind).keys():
         raise UserError(
             f"{where} has the option {min(gone)!r}, which this version does not have:"
@@ -145,11 +139,6 @@ def recorded(options, where="a config.json"):
 def kind_of(options):
     """The kind that some options are of: texts are classified where they name a task."""
     return Classify if "task" in options else Config
-
-
-def today(options):
-    """Options under the names that they have now."""
-    return {ALIASES.get(name, name): value for name, value in options.items()}
 
 
 def read_file(path, kind):
@@ -166,8 +155,7 @@ def read_file(path, kind):
 
 
 def checked(options, where, kind=Config):
-    """Options by the names that they have now, each checked alone; a function is left as it is."""
-    options = today(options)
+    """Options, each checked alone; a function is left as it is."""
     known_options(options, where, kind)
     return {
         name: value if callable(value) else check_value(name, value, where, kind)
@@ -217,11 +205,10 @@ def read_option(word, kind=Config):
         name, _, value = word.lstrip("-").partition("=")
         name = name.replace("-", "_")
         if name.isidentifier():
-            known_options([ALIASES.get(name, name)], "the command line", kind)
+            known_options([name], "the command line", kind)
         example = f"--{name}={value or getattr(kind, name)}" if name in options_of(kind) else "--seed=2"
         raise UserError(f"{word} is no option; options are written --key=value, for instance {example}")
     name, text = match.groups()
-    name = ALIASES.get(name, name)
     known_options([name], "the command line", kind)
     return name, check_value(name, from_text(text, options_of(kind)[name].kinds), "the command line", kind)
 

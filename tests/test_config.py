@@ -139,7 +139,6 @@ def test_a_reader_that_has_enough_is_no_mistake():
         ("--min_lr=1", ["min_lr=1.0", "learning_rate", "--min_lr=None"]),
         ("--compile=graphs --gradient_accumulation_steps=2", ["steps=1", "compile='on'"]),
         ("--max_iters=10 --warmup_iters=11", ["warmup_iters=11", "max_iters"]),
-        ("--eval_iters=200", ["eval_iters", "eval_tokens"]),
         ("--decay_lr=False", ["decay_lr", "min_lr"]),
         ("learning_rte = 1\n", ["bad.py", "learning_rte", "learning_rate"]),
         ("eval_iters = 1\nn_heads = 1\n", ["bad.py", "'eval_iters'", "'n_heads'"]),
@@ -275,10 +274,8 @@ def test_cadence_logging_and_device_are_not_identity():
     assert recorded(dataclasses.asdict(here)) == here
 
 
-def test_a_record_is_read_by_todays_names_and_refused_where_it_has_an_option_that_is_no_more():
+def test_a_record_is_refused_where_it_has_an_option_that_is_no_more():
     here = dataclasses.asdict(settle({"noise_distribution": "laplace"}))
-    there = {"noise_draw" if name == "noise_distribution" else name: value for name, value in here.items()}
-    assert recorded(there) == recorded(here)
     assert recorded({"seed": 3}) == Config(seed=3, activation="gelu_tanh"), (
         "as it was before there was a choice"
     )

@@ -75,14 +75,11 @@ def model_and_batch(config, dtype):
 
 
 @pytest.mark.parametrize("activation", GELU)
-@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 2e-4)])
-def test_logits_and_gradients_are_the_formulas(activation, fused, bias, dtype, tolerance):
+def test_logits_and_gradients_are_the_formulas(activation, bias, dtype, tolerance):
     config = small(bias=bias, activation=activation)
     model, idx, targets = model_and_batch(config, dtype)
-    for block in model.blocks:
-        block.attn.fused = fused
     logits, loss = model(idx, targets)
     loss.backward()
     weights = {name: p.detach().double().requires_grad_() for name, p in model.named_parameters()}
@@ -165,14 +162,12 @@ def generate_without_cache(model, idx, length, own, temperature=1.0, top_k=None)
 
 
 @pytest.mark.parametrize(
-    ("fused", "size", "prompt"),
-    [(True, 9, 1), (False, 9, 20), (True, 8, 5), (False, 2, 5), (True, 1, 1), (True, 1, 20)],
+    ("size", "prompt"),
+    [(9, 1), (9, 20), (8, 5), (2, 5), (1, 1), (1, 20)],
 )
-def test_generation_with_the_cache_is_generation_without(monkeypatch, fused, size, prompt):
+def test_generation_with_the_cache_is_generation_without(monkeypatch, size, prompt):
     """Tokens, and the logits that they are drawn from: while the context grows, at and beyond block_size."""
     model, _, _ = model_and_batch(small(block_size=size, bias=True), torch.float64)
-    for block in model.blocks:
-        block.attn.fused = fused
     idx = torch.randint(11, (3, prompt), generator=torch.Generator().manual_seed(7))
     wanted, logits = generate_without_cache(model, idx, 25, generators(3))
     seen = []
@@ -186,13 +181,10 @@ def test_generation_with_the_cache_is_generation_without(monkeypatch, fused, siz
     torch.testing.assert_close(torch.stack(seen), torch.stack(logits), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("parts", [(9,), (1,) * 9, (4, 5), (3, 1, 2, 3)], ids=str)
-def test_logits_in_parts_are_the_logits_of_the_whole(fused, parts):
+def test_logits_in_parts_are_the_logits_of_the_whole(parts):
     """Of the last position of each part, of which alone they are."""
     model, idx, _ = model_and_batch(small(), torch.float64)
-    for block in model.blocks:
-        block.attn.fused = fused
     caches = model.empty_caches(4)
     logits = torch.cat([model(part, caches=caches)[0] for part in idx.split(parts, dim=1)], dim=1)
     last = torch.tensor(parts).cumsum(0) - 1
@@ -250,12 +242,9 @@ def test_generation_draws_from_the_softmax():
     assert (np.abs(counts - 20_000 * wanted) < 4.5 * sd + 1).all()
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_dropout_is_where_gpt2_has_it(monkeypatch, fused):
+def test_dropout_is_where_gpt2_has_it(monkeypatch):
     """On embeddings, attention weights and both residual branches in training; nowhere in evaluation."""
     model, idx, _ = model_and_batch(small(dropout=0.5), torch.float32)
-    for block in model.blocks:
-        block.attn.fused = fused
     seen = []
 
     dropout = operators.dropout

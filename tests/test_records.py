@@ -76,14 +76,12 @@ def test_unfinished_and_torn_runs_are_rows_with_a_note(two_arms):
         assert words in said
 
 
-def test_a_config_of_an_older_version_has_the_names_and_the_defaults_of_today(two_arms):
+def test_a_config_of_an_older_version_has_the_defaults_of_today(two_arms):
     path = two_arms / "noise" / "seed1" / "config.json"
     config = read_json(path)
-    config["noise_point"] = config.pop("noise_target")
     write_json(path, {name: value for name, value in config.items() if name != "noise_eta"})
     runs = read([two_arms]).runs
     assert (runs.noise_eta == 0).all()
-    assert (runs.noise_target == "gradient").all()
 
 
 def test_to_overfit_is_not_to_explode(two_arms):
@@ -317,17 +315,13 @@ def test_a_study_takes_its_own_runs_and_each_seed_once(study):
         collect.main([str(study), str(study / "typo"), f"--to={study.parents[1] / 'more'}"])
 
 
-def test_options_are_kept_under_the_names_of_today_and_no_vocabulary_of_subwords(study):
+def test_no_vocabulary_of_subwords_is_kept(study):
     subwords = {**META, "unit": "token", "vocab_size": 50_000, "vocabulary": ["a"] * 50_000}
     subwords |= {"pattern": ".", "special": []}
     for path in study.rglob("config.json"):
-        config = read_json(path)
-        write_json(path, {**config, "noise_draw": config.pop("noise_distribution")})
         edit(path.with_name("run.json"), corpus=subwords)
     place = collected(study)
     assert all("vocabulary" not in corpus for corpus in read_json(place / "study.json")["corpora"].values())
-    config = json.loads(gzip.open(place / RUNS, "rt").readline())["config"]
-    assert {"noise_distribution", "noise_draw"} & config.keys() == {"noise_distribution"}
 
 
 def test_a_thinned_log_keeps_every_evaluation_and_the_ends():

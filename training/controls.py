@@ -253,9 +253,9 @@ TARGETS = {
 def add_to_moments_(noise, step, optimizer, target, applies):
     """Give one moment of AdamW the noise of iteration `step` (the formulae above), the gradients left clean.
 
-    Call it in the place of `noise.add_`. The moments must exist (create_moments), betas be above 0, and weight
-    decay be decoupled. applies: a 0-dim bool tensor; where false, nothing changes. Returns the L2 norm of the
-    noise that this stands for.
+    Call it in the place of `noise.add_`. The moments must exist (create_moments), betas be above 0 and alike in
+    all groups, and weight decay be decoupled. applies: a 0-dim bool tensor; where false, nothing changes.
+    Returns the L2 norm of the noise that this stands for.
     """
     sigma = noise.sigma_at(step)
     if not sigma:
@@ -265,9 +265,9 @@ def add_to_moments_(noise, step, optimizer, target, applies):
     parameters, gradients, xis = noise.scaled(unit)
     torch._foreach_mul_(xis, sigma)
     norm = torch.nn.utils.get_total_norm(xis)
-    betas = {id(p): group["betas"] for group in optimizer.param_groups for p in group["params"]}
+    beta1, beta2 = optimizer.param_groups[0]["betas"]
     for parameter, gradient, xi in zip(parameters, gradients, xis):
-        state, (beta1, beta2) = optimizer.state[parameter], betas[id(parameter)]
+        state = optimizer.state[parameter]
         if target == "first_moment":
             change, moment, beta = xi, state["exp_avg"], beta1
         else:
@@ -280,12 +280,11 @@ def add_to_moments_(noise, step, optimizer, target, applies):
 
 
 def create_moments(optimizer):
-    """Give a stock Adam or AdamW the state that it would make at its first step, all zero."""
+    """Give a fused Adam or AdamW the state that it would make at its first step, all zero."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            device = parameter.device if group["fused"] or group["capturable"] else "cpu"
             optimizer.state[parameter].update(
-                step=torch.zeros((), dtype=torch.float32, device=device),
+                step=torch.zeros((), dtype=torch.float32, device=parameter.device),
                 exp_avg=torch.zeros_like(parameter, memory_format=torch.preserve_format),
                 exp_avg_sq=torch.zeros_like(parameter, memory_format=torch.preserve_format),
             )

@@ -29,9 +29,6 @@ class EncoderMachine(Machine):
             print(f"this CPU emulates {machine.dtype}: --dtype=float32 is faster here")
         return machine
 
-    def as_recorded(self, recorded):  # an earlier version said otherwise
-        return super().as_recorded({**recorded, "through_float32": False})
-
 
 class EncoderRun(Trained):
     """One run of training.classify in memory.

@@ -13,13 +13,10 @@ class Lion(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure=None):
-        """closure: there for PyTorch's interface; none is called."""
+    def step(self):
         for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
-            if not parameters:
-                continue
-            gradients, (beta1, beta2) = [p.grad for p in parameters], group["betas"]
+            parameters, (beta1, beta2) = group["params"], group["betas"]
+            gradients = [p.grad for p in parameters]
             momenta = [self.momentum(p) for p in parameters]
             updates = torch._foreach_lerp(momenta, gradients, 1 - beta1)
             torch._foreach_sign_(updates)

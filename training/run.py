@@ -68,7 +68,7 @@ class Trained:
         self.scaler.load_state_dict(state["scaler"])
         self.step = self.checked = self.saved = state["step"]
         self.meter.seconds_before = state["seconds"]
-        history = state["history"] if "history" in state else state["trace"][:, :3]  # of an older version
+        history = state["history"]
         if history.shape != (self.step, 3):
             raise ValueError("its history is of another length")
         self.history[: self.step] = history
