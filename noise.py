@@ -65,6 +65,7 @@ class Plateau:
 
     def observe(self, loss):
         """Count a loss that did not improve on the best one before it."""
+        loss = float(loss)
         self.failures += loss >= self.best
         self.best = min(self.best, loss)
 
@@ -199,7 +200,12 @@ class GradientNoise:
         where=None,
         anticorrelated=False,
     ):
-        chosen = {p: name for name, p in named_parameters if where is None or where(name, p)}
+        if not callable(sigma):
+            raise ValueError(f"sigma is no function of the iteration: use schedule('constant', sigma={sigma})")
+        named = list(named_parameters)
+        if any(isinstance(each, torch.Tensor) for each in named):
+            raise ValueError("these parameters have no names: give model.named_parameters()")
+        chosen = {p: name for name, p in named if where is None or where(name, p)}
         self.parameters, self.names = list(chosen), list(chosen.values())
         if not chosen:
             raise ValueError("no parameter was chosen to get noise")

@@ -88,8 +88,12 @@ def arguments(argv):
 
 
 def drawings(found, folders, out):
-    """[(Records drawn together, where)]: all into `out` if it is given, else study by study."""
-    if out or not found.studies:
+    """[(Records drawn together, where)]: all into `out` if it is given, else study by study.
+
+    Parts of studies, such as a run, go into the first of the folders: a study's own figures are of all of it.
+    """
+    wholes = {study["folder"] for study in found.studies.values()}
+    if out or not wholes or all(wholes.intersection(folder.parents) for folder in folders):
         return [(found, out or folders[0] / "figures")]
     studies = sorted(found.studies.values(), key=lambda study: (study["folder"], study["name"]))
     parts = [(part_of(found, [study]), study["folder"] / "figures") for study in studies]

@@ -22,6 +22,7 @@ THOUSAND, MILLION = (1e3, "thousand"), (1e6, "million")
 SECONDS, MINUTES = (1, "seconds"), (60, "minutes")
 VAL = "validation loss (nats)"
 DIFFERENCE = "difference to the baseline (nats)\nabove 0: worse"
+NORMS = {"noise_norm": ("noise", "-"), "grad_norm": ("gradient", (0, (1, 1)))}  # word, dash
 GROUPS = ("all", "embeddings", "attention", "mlp", "norms")  # of weights
 
 
@@ -74,7 +75,8 @@ def title(group, groups=()):
     studies = {other.study for other in runs if other.corpus == run.corpus}
     if run.study and len(studies) > 1:
         corpus = f"{corpus}, {run.study.replace('_', ' ')}"
-    apart = f"\n{run.description.removeprefix('reduced size, ')}" if len(sizes) > 1 else ""
+    size = run.description.removeprefix("reduced size, ").replace(" parameters, ", " parameters,\n")
+    apart = f"\n{size}" if len(sizes) > 1 else ""
     return f"{corpus} (n = {span(arm.row.finished or arm.row.runs for arm in group)}){apart}"
 
 
@@ -112,15 +114,23 @@ def draw_bands(axes, arms, bands, limits, log=False, direct=False, marker=None):
     axes.set(yscale="log" if log else "linear", xlim=(0, end_of_axis), ylim=limits, xlabel="iteration")
     axes.locator_params(axis="x", integer=True)
     low, high = axes.get_ylim()
-    for place, (arm, band) in enumerate(zip(arms, bands)):
-        under = next((other for other, b in zip(arms, bands[:place]) if coincide(axes, band, b)), None)
-        label = arm.described + (f" (lies on {under.label})" if under else "")
-        dash = (0, (3, 3)) if under else arm.dash
-        draw_band(axes, band, arm.colour, dash, label, marker)
+    before = []
+    for arm, band in zip(arms, bands):
+        label = draw_apart(axes, band, arm, arm.described, arm.dash, before, marker)
         if direct:
             at, end = (band.index[-1], band["mean"].iloc[-1]) if len(band) else (end_of_axis, high)
             label += " ↑" if end > high else " ↓" if end < low else "" if len(band) else ": no data"
             label_end(axes, (at, np.clip(end, low, high)), label, arm.colour)
+
+
+def draw_apart(axes, band, arm, label, dash, before, marker=None):
+    """Draw a band, dashed and said so where its curve lies on one of those `before`, [(arm, band)], which it
+    then joins; returns its label."""
+    under = next((other for other, b in before if coincide(axes, band, b)), None)
+    label += f" (lies on {under.label})" if under else ""
+    draw_band(axes, band, arm.colour, (0, (3, 3)) if under else dash, label, marker)
+    before.append((arm, band))
+    return label
 
 
 def draw_band(axes, band, colour, dash, label, marker=None):
@@ -211,6 +221,7 @@ def draw_differences(axes, group, few=FEW):
     draw_bands(axes, others, bands, limits_of(others, bands, few=few), marker="o")
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, -0.06 * high), max(high, -0.06 * low))  # 0 is in it
+    axes.set_xlim(right=1.012 * axes.get_xlim()[1])  # the last marker is whole
     for arm, band in zip(others, bands):
         if len(band):
             last = band.iloc[-1]
@@ -230,19 +241,20 @@ def noise(found, names=None):
         return None
     figure, axes = panels(len(groups), 2.6)
     for ax, group in zip(axes, groups):
-        bands = []
-        for arm in group:
-            for name, dash, word in (("noise_norm", "-", "noise"), ("grad_norm", (0, (1, 1)), "gradient")):
-                band = band_of(arm.curve("train", name), log=True)
-                draw_band(ax, band, arm.colour, dash, f"{word}, {arm.described}")
-                bands.append(band)
+        bands = {name: [band_of(arm.curve("train", name), log=True) for arm in group] for name in NORMS}
         ax.set(xlim=(0, group[0].config.max_iters), xlabel="iteration")
         ax.locator_params(axis="x", integer=True)
         ax.set_title(title(group, groups))
-        values = pd.concat(bands)[["mean", "low"]]
+        ended = [not (arm.row.exploded or arm.row.diverged) for arm in group]
+        calm = list(itertools.chain(*(itertools.compress(its, ended) for its in bands.values())))
+        values = pd.concat(calm or bands["noise_norm"])[["mean", "low"]]
         if (top := values["mean"].max()) > 0:  # none is, before the first step
             ax.set_yscale("log")
             ax.set_ylim(max(FADED * top, values.min().min() / 3), 3 * top)
+        for name, (word, dash) in NORMS.items():
+            before = []
+            for arm, band in zip(group, bands[name]):
+                draw_apart(ax, band, arm, f"{word}, {arm.described}", dash, before)
     return labelled(figure, axes, "norm", axes)
 
 
@@ -253,6 +265,7 @@ def cost(found):
     figure, axes = panels(2 * len(groups), 2.4, columns=2)
     for group, pair in zip(groups, axes.reshape(-1, 2)):
         bands = [band_of(arm.curve("eval", "val_loss")) for arm in group]
+        limits = limits_of(group, [band.assign(low=band["mean"], high=band["mean"]) for band in bands])
         for ax, name, units in zip(pair, ("tokens", "seconds"), ((THOUSAND, MILLION), (SECONDS, MINUTES))):
             spent = [
                 arm.curve("eval", name).mean(axis=1).reindex(band.index) for arm, band in zip(group, bands)
@@ -261,7 +274,7 @@ def cost(found):
             for arm, band, each in zip(group, bands, spent):
                 ax.plot(each / size, band["mean"], color=arm.colour, linestyle=arm.dash, label=arm.described)
             of = f" {group[0].found.runs.unit.iloc[0]}s" if name == "tokens" else ""
-            ax.set(xlabel=words + of, ylim=limits_of(group, bands))
+            ax.set(xlabel=words + of, ylim=limits)
             ax.set_xlim(left=0)
             ax.locator_params(axis="x", nbins=6)
         pair[0].set_title(title(group, groups))

@@ -35,6 +35,10 @@ SCORES = {"final_val_score": "val score, final", "best_val_score": "val score, b
 MOVED = {"final_distance": "mean |W − W₀|, thousandths", "final_update": "mean |W − W₁|, thousandths"}
 NAMED = SCORES | LOSSES | MOVED
 DASH = "–"
+SIGNS = {  # in LaTeX
+    **{"±": r"$\pm$", "×": r"$\times$", "−": "$-$", "–": "--", "<": "$<$", "|": "$|$"},
+    **{"₀": "$_0$", "₁": "$_1$"},
+}
 
 INTERVALS = "Means over n seeds ± half of the 95 % t interval."
 NOTES = {  # beneath the tables of a file
@@ -329,7 +333,7 @@ def latex(tables, note):
 
 def escaped(text):
     text = re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", "/"))
-    for sign, command in {"±": r"$\pm$", "×": r"$\times$", "–": "--", "<": "$<$", "|": "$|$"}.items():
+    for sign, command in SIGNS.items():
         text = text.replace(sign, command)
     return text
 

@@ -35,6 +35,7 @@ from config._load import (
 from config._options import (
     NOT_IDENTITY,
     OPTIONS,
+    WITHOUT_STEPS,
     Config,
     differences,
     identity,

@@ -17,6 +17,7 @@ from config._options import (
     Strength,
     Threads,
     UpToOne,
+    check_noise_steps,
 )
 
 Schedule = Literal["exponential", "linear", "cosine", "constant"]
@@ -99,6 +100,7 @@ class Classify:
             raise UserError(
                 f"warmup_iters={self.warmup_iters} is beyond max_iters={self.max_iters}: warm up for less"
             )
+        check_noise_steps(self)
         for name in ("task", "model", "val_file"):
             if getattr(self, name) is not None and not getattr(self, name).strip():
                 raise UserError(f"{name} is empty: name one, or leave it out")

@@ -39,6 +39,7 @@ Device = Annotated[
     ),
 ]
 Schedule = Literal["exponential", "linear", "cosine", "constant", "inverse", "plateau"]
+WITHOUT_STEPS = ("exponential", "constant", "inverse", "plateau")  # schedules that do not end at noise_steps
 Scale = Literal["absolute", "global", "tensor"]
 Target = Literal[
     *("gradient", "first_moment", "second_moment", "second_moment_mean", "weights", "learning_rate"),
@@ -172,6 +173,7 @@ def check_together(c):
         raise UserError(
             "reset_below_sigma needs a sigma that follows from the step: no noise_schedule='plateau'"
         )
+    check_noise_steps(c)
     if inverse and (c.noise_sigma or not c.noise_eta):
         raise UserError("noise_schedule='inverse' takes a variance, as --noise_eta=0.01, and noise_sigma=0")
     if c.noise_eta and not inverse:
@@ -184,6 +186,13 @@ def check_together(c):
         raise UserError("init_from is empty: name a run folder, or leave it out for fresh weights")
     if c.init_from and place(c.init_from) == place(c.out_dir):
         raise UserError(f"init_from={c.init_from!r} is the run's own folder: choose another --out_dir")
+
+
+def check_noise_steps(c):
+    if c.noise_steps != c.max_iters and c.noise_schedule in WITHOUT_STEPS:
+        raise UserError(
+            f"noise_steps={c.noise_steps}: noise_schedule={c.noise_schedule!r} has none, leave it out"
+        )
 
 
 def place(path):

@@ -82,6 +82,11 @@ def test_each_study_is_drawn_for_itself_and_those_that_belong_together_as_one(tm
     drawn.clear()
     plot.main([str(tmp_path), f"--out={tmp_path / 'all'}"])
     assert drawn == {tmp_path / "all": ["", "a", "b", "c"]}
+    drawn.clear()
+    parts = [tmp_path / "a" / "cpu" / "noise" / "seed1", tmp_path / "b" / "cpu" / "noise"]
+    plot.main([str(parts[0])])
+    plot.main([*map(str, parts[::-1])])
+    assert drawn == {parts[0] / "figures": ["a"], parts[1] / "figures": ["a", "b"]}, "no study's own"
 
 
 def test_records_of_all_that_pages_show_get_the_pages_figures_alone(tmp_path, monkeypatch):
@@ -261,6 +266,12 @@ def test_norms_are_drawn_on_a_logarithmic_axis_for_arms_with_noise(tmp_path):
     assert axes.get_yscale() == "log"
     assert len(drawn) == 2
     assert figures.noise(read(tmp_path / "baseline")) is None
+    make_study(tmp_path / "twins", {**TWO, "twin": {"noise_sigma": 0.1, "learning_rate": 0.1}})
+    drawn = lines(figures.noise(read(tmp_path / "twins")).axes[0])
+    assert [label for label, line in drawn.items() if line.is_dashed() and "lies on" in label]
+    make_study(tmp_path / "wild", {**TWO, "wild": {"noise_sigma": 1e5}})
+    diverge(tmp_path / "wild" / "wild", noise_sigma=1e5)
+    assert figures.noise(read(tmp_path / "wild")).axes[0].get_ylim()[1] < 1000, "it hides no other"
 
 
 def test_mechanism_needs_decisive_arms_and_a_diagnosis(tmp_path):

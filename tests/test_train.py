@@ -18,12 +18,12 @@ from torch import nn
 
 import noise
 import train
-from config import ROOT, UserError, load
+from config import ROOT, WITHOUT_STEPS, UserError, load
 from data.corpus import Corpus
 from data.files import read_json, write_json
 from model import GPT
 from noise import stream_seed
-from training import evaluate, lifecycle, machine, run_folder, sharpness
+from training import evaluate, lifecycle, machine, sharpness
 from training.evaluate import mean_loss
 from training.machine import Machine
 from training.run import Run
@@ -114,7 +114,7 @@ def test_learning_rate_warms_up_from_above_zero_and_ends_at_min_lr():
 def test_schedules_that_do_not_follow_the_length_of_a_run_are_those_without_steps():
     """So that a schedule of one's own, which is not among them, is not lengthened unasked."""
     takes = {name: "steps" in inspect.signature(each).parameters for name, each in noise.SCHEDULES.items()}
-    assert {*run_folder.WITHOUT_STEPS} == {name for name, steps in takes.items() if not steps}
+    assert {*WITHOUT_STEPS} == {name for name, steps in takes.items() if not steps}
 
 
 def test_the_log_and_the_result_tell_what_was_promised(run):

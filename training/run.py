@@ -232,7 +232,8 @@ def parameter_groups(model, weight_decay):
 
 
 def gradient_noise(config, model, where):
-    constants = {name: getattr(config, f"noise_{name}") for name in ("sigma", "gamma", "eta", "steps")}
+    options = {name: value for name, value in vars(config).items() if name.startswith("noise_")}
+    constants = {name.removeprefix("noise_"): value for name, value in options.items()}
     return GradientNoise(
         model.named_parameters(),
         schedule(config.noise_schedule, **constants),

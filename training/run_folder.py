@@ -11,7 +11,7 @@ import shlex
 import sys
 import zlib
 
-from config import UserError, identity, unlike, user_path
+from config import WITHOUT_STEPS, UserError, identity, unlike, user_path
 from data.files import (
     files_like,
     lock,
@@ -40,7 +40,6 @@ from training.run_files import (
 )
 
 ADVICE = "choose another --out_dir, or begin afresh with --overwrite=True"
-WITHOUT_STEPS = ("exponential", "constant", "inverse", "plateau")  # of noise.SCHEDULES; this needs no torch
 LENGTHS = {"max_iters", "warmup_iters", "lr_decay_iters", "noise_steps"}  # max_iters, and what follows from it
 
 
