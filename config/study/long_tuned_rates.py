@@ -1,7 +1,7 @@
 """Learning rates for long_tuned.py: a grid by sqrt 2 over 5,000 iterations, on seeds of its own.
 
 In long_rate.py no noise at 2e-3 has a lower loss than at 4e-3, and the noise a lower one at 4e-3 than either.
-When two seeds had ended, the lowest rate was the best of the noise and of wide_init: each got one more below it.
+When two seeds had ended, the lowest rate was the best of the noise and of wide_init: each got one below it.
 """
 
 base = "config/shakespeare_baseline.py"
