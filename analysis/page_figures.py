@@ -21,6 +21,7 @@ FIGURES = {
     "table1_loss": (TABLE1, figures.losses),
     "learning_rates": (("tuning",), effects.learning_rates),
     "learning_rates_finer": (("equivalence_rates",), effects.learning_rates),
+    "learning_rates_long": (("long_tuned_rates",), effects.learning_rates),
     "noise_norms": (TABLE1[:1], functools.partial(figures.noise, names=CELLS)),
     "mechanism": (("mechanism",), figures.mechanism),
     "parts": (("mechanism", "two_effects", "decisive", "two_effects_long"), harm.parts),

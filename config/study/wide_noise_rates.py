@@ -1,4 +1,4 @@
-"""Learning rates for wide_noise.py: the strongest cell on initial weights of twice the usual sd, 5,000 iterations.
+"""Learning rates for wide_noise.py: the strongest cell on initial weights twice as wide, 5,000 iterations.
 
 Without noise long_tuned_rates.py has the best rate of such weights, 2e-3.
 """
