@@ -3,9 +3,9 @@
     python plot.py FOLDER [FOLDER ...] [--out=DIR]       the default DIR is FOLDER/figures
 
 All runs at or below the folders are read; out/<arm>/seed<n> is a run of that arm. Each study (sweep.py) is
-drawn into its own figures folder; studies that belong together (table1) are drawn as one too, beside them; so
-are arms of no study. With --out all is drawn as one. Figures are PNG and PDF, tables Markdown, LaTeX (booktabs)
-and CSV, of whatever the runs allow:
+drawn into its own figures folder, a part of one (a run) into the part's; studies that belong together (table1)
+are drawn as one too, beside them; so are arms of no study. With --out all is drawn as one. Figures are PNG and
+PDF, tables Markdown, LaTeX (booktabs) and CSV, of whatever the runs allow:
 
     overview                  validation loss, and the differences to the baseline, paired by seed
     figure1_training_loss     mean loss over fixed train windows, dropout off
@@ -88,23 +88,28 @@ def arguments(argv):
 
 
 def drawings(found, folders, out):
-    """[(Records drawn together, where)]: all into `out` if it is given, else study by study.
-
-    Parts of studies, such as a run, go into the first of the folders: a study's own figures are of all of it.
-    """
-    wholes = {study["folder"] for study in found.studies.values()}
-    if out or not wholes or all(wholes.intersection(folder.parents) for folder in folders):
+    """[(Records drawn together, where)]: all into `out` if it is given, else study by study."""
+    if out or not found.studies:
         return [(found, out or folders[0] / "figures")]
     studies = sorted(found.studies.values(), key=lambda study: (study["folder"], study["name"]))
-    parts = [(part_of(found, [study]), study["folder"] / "figures") for study in studies]
+    places = [given_part(study["folder"], folders) or study["folder"] for study in studies]
+    parts = [(part_of(found, [study]), place / "figures") for study, place in zip(studies, places)]
+    wholes = [study for study, place in zip(studies, places) if place == study["folder"]]
     key = lambda study: (str(study["folder"].parent.parent), study["together"] or "", study["size"])  # noqa: E731
-    for (place, name, size), alike in itertools.groupby(sorted(studies, key=key), key):
+    for (place, name, size), alike in itertools.groupby(sorted(wholes, key=key), key):
         if name and len(alike := list(alike)) > 1:
             parts.append((part_of(found, alike), Path(place) / "figures" / name / size))
     loose = found.runs[found.runs.study == ""]
     homes = loose.folder.map(lambda folder: home(Path(folder)))
     parts += [(found.of(folder=list(its.folder)), place / "figures") for place, its in loose.groupby(homes)]
     return parts
+
+
+def given_part(study, folders):
+    """The first of the given folders that is a part of a study's, such as a run; None if all of it is given."""
+    if any(folder in (study, *study.parents) for folder in folders):
+        return None
+    return next((folder for folder in folders if study in folder.parents), None)
 
 
 def part_of(found, studies):

@@ -246,8 +246,9 @@ def noise(found, names=None):
         ax.locator_params(axis="x", integer=True)
         ax.set_title(title(group, groups))
         ended = [not (arm.row.exploded or arm.row.diverged) for arm in group]
-        calm = list(itertools.chain(*(itertools.compress(its, ended) for its in bands.values())))
-        values = pd.concat(calm or bands["noise_norm"])[["mean", "low"]]
+        calm = ended if any(ended) else [True] * len(group)
+        values = pd.concat(itertools.chain(*(itertools.compress(its, calm) for its in bands.values())))
+        values = values[["mean", "low"]]
         if (top := values["mean"].max()) > 0:  # none is, before the first step
             ax.set_yscale("log")
             ax.set_ylim(max(FADED * top, values.min().min() / 3), 3 * top)

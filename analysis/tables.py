@@ -36,7 +36,7 @@ MOVED = {"final_distance": "mean |W − W₀|, thousandths", "final_update": "me
 NAMED = SCORES | LOSSES | MOVED
 DASH = "–"
 SIGNS = {  # in LaTeX
-    **{"±": r"$\pm$", "×": r"$\times$", "−": "$-$", "–": "--", "<": "$<$", "|": "$|$"},
+    **{"±": r"$\pm$", "×": r"$\times$", "−": "$-$", "–": "--", "<": "$<$", "|": "$|$", "~": r"$\sim$"},
     **{"₀": "$_0$", "₁": "$_1$"},
 }
 

@@ -189,7 +189,7 @@ def check_together(c):
 
 
 def check_noise_steps(c):
-    if c.noise_steps != c.max_iters and c.noise_schedule in WITHOUT_STEPS:
+    if c.noisy and c.noise_steps != c.max_iters and c.noise_schedule in WITHOUT_STEPS:
         raise UserError(
             f"noise_steps={c.noise_steps}: noise_schedule={c.noise_schedule!r} has none, leave it out"
         )

@@ -483,6 +483,7 @@ def without_attention(folder):
         ({"model": without_attention, "noise_params": "attention"}, "noise_params='attention'.*but embeddings"),
         ({"model": without_attention, "noisytune_params": "attention"}, "noisytune_params='attention'"),
         ({"warmup_iters": 13}, "warmup_iters=13"),
+        ({"noise_sigma": 1.0, "noise_steps": 9}, "noise_steps=9"),
         ({"epochs": 3}, "--max_iters"),
         ({"n_layer": 3}, "no option is called 'n_layer'"),
         ({"decay_lr": False}, "no option is called 'decay_lr'[^:]*--help"),  # --min_lr is the other program's

@@ -136,7 +136,7 @@ def test_a_reader_that_has_enough_is_no_mistake():
         ("--noise_schedule=inverse", ["noise_eta"]),
         ("--noise_schedule=inverse --noise_eta=1 --noise_sigma=1", ["noise_sigma=0"]),
         ("--noise_eta=0.3", ["noise_eta=0.3", "inverse"]),
-        ("--noise_steps=9", ["noise_steps=9", "'exponential'", "leave it out"]),
+        ("--noise_sigma=1 --noise_steps=9", ["noise_steps=9", "'exponential'", "leave it out"]),
         ("--min_lr=1", ["min_lr=1.0", "learning_rate", "--min_lr=None"]),
         ("--compile=graphs --gradient_accumulation_steps=2", ["steps=1", "compile='on'"]),
         ("--max_iters=10 --warmup_iters=11", ["warmup_iters=11", "max_iters"]),

@@ -84,9 +84,10 @@ def test_each_study_is_drawn_for_itself_and_those_that_belong_together_as_one(tm
     assert drawn == {tmp_path / "all": ["", "a", "b", "c"]}
     drawn.clear()
     parts = [tmp_path / "a" / "cpu" / "noise" / "seed1", tmp_path / "b" / "cpu" / "noise"]
-    plot.main([str(parts[0])])
-    plot.main([*map(str, parts[::-1])])
-    assert drawn == {parts[0] / "figures": ["a"], parts[1] / "figures": ["a", "b"]}, "no study's own"
+    plot.main([*map(str, parts), str(tmp_path / "c")])
+    assert drawn == {
+        folder / "figures": [name] for folder, name in zip([*parts, tmp_path / "c" / "cpu"], "abc")
+    }
 
 
 def test_records_of_all_that_pages_show_get_the_pages_figures_alone(tmp_path, monkeypatch):

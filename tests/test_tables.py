@@ -179,6 +179,6 @@ def test_sharpness_stands_beside_the_train_loss_of_the_runs_that_were_measured(t
 
 
 def test_latex_escapes_what_it_must():
-    assert t.escaped("a_b & 95 % ± {x} < #1") == r"a\_b \& 95 \% $\pm$ \{x\} $<$ \#1"
+    assert t.escaped("a_b & 95 % ± {x} < #1 ~") == r"a\_b \& 95 \% $\pm$ \{x\} $<$ \#1 $\sim$"
     words = [*t.NOTES.values(), *t.NAMED.values(), *t.IN_BITS.values(), t.DASH, "3 × 4"]
     assert t.escaped(" ".join(words)).isascii(), "pdflatex refuses other signs"
