@@ -245,10 +245,9 @@ def noise(found, names=None):
         ax.set(xlim=(0, group[0].config.max_iters), xlabel="iteration")
         ax.locator_params(axis="x", integer=True)
         ax.set_title(title(group, groups))
-        ended = [not (arm.row.exploded or arm.row.diverged) for arm in group]
-        calm = ended if any(ended) else [True] * len(group)
-        values = pd.concat(itertools.chain(*(itertools.compress(its, calm) for its in bands.values())))
-        values = values[["mean", "low"]]
+        calm = [at for at, arm in enumerate(group) if not (arm.row.exploded or arm.row.diverged)]
+        shown = calm or range(len(group))
+        values = pd.concat([its[at] for its in bands.values() for at in shown])[["mean", "low"]]
         if (top := values["mean"].max()) > 0:  # none is, before the first step
             ax.set_yscale("log")
             ax.set_ylim(max(FADED * top, values.min().min() / 3), 3 * top)
